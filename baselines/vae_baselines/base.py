@@ -1,0 +1,102 @@
+"""What every baseline adds to its pythae class, and the base of those that pythae lacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from pythae.models import BaseAE, BaseAEConfig
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    from vae_baselines.plugin import Network
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Scales = Annotated[list[Positive], Field(min_length=1)]
+ReconstructionLoss = Literal["bce", "mse"]
+
+
+class BaselineModel:
+    """Mixin for a ``pythae.models.BaseAE``: deterministic codes and the model's own prior.
+
+    It serves models whose encoder returns the code, or the mean of its posterior, as
+    ``embedding``, and whose prior is N(0, I). A model with another prior overrides
+    :meth:`sample_latent`.
+
+    Attributes:
+        config_class: the pythae config that the model is built from.
+        encoder_kind: the method of the network that gives a fitting encoder.
+    """
+
+    config_class: ClassVar[type[Any]]
+    encoder_kind: ClassVar[Literal["gaussian_encoder", "point_encoder"]] = "gaussian_encoder"
+
+    if TYPE_CHECKING:  # what the pythae class beside the mixin brings
+        latent_dim: int
+        encoder: nn.Module
+
+        def __init__(self, config: Any, *, encoder: nn.Module, decoder: nn.Module) -> None: ...
+
+    @classmethod
+    def from_network(cls, config: Any, network: Network) -> Self:
+        """Build the model with the parts of ``network``, freshly initialised."""
+        encoder = getattr(network, cls.encoder_kind)(config.latent_dim)
+        return cls(config, encoder=encoder, decoder=network.decoder(config.latent_dim))
+
+    def latent_code(self, data: Tensor) -> Tensor:
+        """The deterministic code (B, L) of images (B, C, H, W): the posterior mean."""
+        encoded: ModelOutput = self.encoder(data)
+        code: Tensor = encoded.embedding
+        return code
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """The code (B, L) again: pythae's own ``embed`` samples, even in eval mode."""
+        return self.latent_code(inputs)
+
+    @torch.no_grad()
+    def sample_latent(self, n_samples: int) -> Tensor:
+        """Draw (n_samples, L) from the prior N(0, I) with torch's global generator."""
+        return torch.randn(n_samples, self.latent_dim, device=device_of(self))
+
+
+@dataclass
+class BaselineConfig(BaseAEConfig):  # type: ignore[misc]
+    """Settings of every :class:`BaselineAE`.
+
+    Attributes:
+        reconstruction_loss: the dataset's term, ``bce`` or ``mse``.
+    """
+
+    reconstruction_loss: ReconstructionLoss = "mse"
+
+
+class BaselineAE(BaselineModel, BaseAE):  # type: ignore[misc]
+    """Base of the models that pythae lacks.
+
+    Args:
+        model_config: the settings.
+        encoder: images (B, C, H, W) to ``embedding``, and what else the model's posterior needs.
+        decoder: codes (B, L) to ``reconstruction``, images in [0, 1].
+    """
+
+    def __init__(
+        self, model_config: BaselineConfig, *, encoder: BaseEncoder, decoder: BaseDecoder
+    ) -> None:
+        BaseAE.__init__(self, model_config, decoder=decoder)
+        self.model_name = type(self).__name__
+        self.set_encoder(encoder)
+        model_config.uses_default_encoder = False
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model's parameters are (pythae sets ``model.device`` only when it trains)."""
+    parameter: Tensor = next(model.parameters())
+    return parameter.device

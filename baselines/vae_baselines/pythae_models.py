@@ -1,0 +1,278 @@
+"""pythae's other models, with pythae's own settings, for ``pythae:NAME``.
+
+Each class adds to pythae's what the suite asks of a model. They keep pythae's defaults; where a
+model of pythae has no choice of reconstruction loss it takes the dataset's here, so that every
+model of a dataset has the same one (except ``MSSSIM_VAE``, which is about another).
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import MISSING, fields
+from typing import Any
+
+import pythae.models
+import torch
+from pydantic.dataclasses import dataclass
+from pythae.models import BaseAEConfig
+from pythae.models.base.base_utils import ModelOutput
+from torch import Tensor, nn
+
+from vae_baselines.base import BaselineModel, ReconstructionLoss
+from vae_baselines.plugin import Baseline, Setting
+from vae_baselines.terms import reconstruction_term
+
+
+@dataclass
+class AEConfig(pythae.models.AEConfig):  # type: ignore[misc]
+    """pythae's settings, and the dataset's reconstruction loss."""
+
+    reconstruction_loss: ReconstructionLoss = "mse"
+
+
+class AE(BaselineModel, pythae.models.AE):  # type: ignore[misc]
+    """Autoencoder. It has no prior; samples are decoded from N(0, I), as pythae's are."""
+
+    config_class = AEConfig
+    encoder_kind = "point_encoder"
+
+    def loss_function(self, recon_x: Tensor, x: Tensor) -> Tensor:
+        """The reconstruction loss, a scalar, of reconstructions and images (B, C, H, W)."""
+        return reconstruction_term(recon_x, x, self.model_config.reconstruction_loss).mean()
+
+
+@dataclass
+class RAEL2Config(pythae.models.RAE_L2_Config):  # type: ignore[misc]
+    """pythae's settings, and the dataset's reconstruction loss."""
+
+    reconstruction_loss: ReconstructionLoss = "mse"
+
+
+class RAEL2(BaselineModel, pythae.models.RAE_L2):  # type: ignore[misc]
+    """Regularised autoencoder with a penalty on the decoder's weights (Ghosh et al. 2020).
+
+    pythae leaves that penalty to the weight decay of a second optimiser, for the decoder alone;
+    here it is a term of the loss, ``reg_weight``·½·‖θ‖², whose gradient is the same. The model
+    has no prior; samples are decoded from N(0, I).
+    """
+
+    config_class = RAEL2Config
+    encoder_kind = "point_encoder"
+
+    def __init__(self, model_config: RAEL2Config, **parts: nn.Module) -> None:
+        super().__init__(model_config, **parts)
+        self.model_name = "RAEL2"  # pythae's pipeline would add its own decay to a "RAE_L2"
+
+    def forward(self, inputs: Any, **_: Any) -> ModelOutput:
+        """Losses, reconstructions (B, C, H, W) and codes (B, L) of ``inputs["data"]``."""
+        config, data = self.model_config, inputs["data"]
+        code = self.encoder(data).embedding
+        reconstruction = self.decoder(code)["reconstruction"]
+        recon_loss = reconstruction_term(reconstruction, data, config.reconstruction_loss).mean()
+        embedding_loss = 0.5 * code.square().sum(dim=1).mean()
+        decoder_loss = 0.5 * sum(weights.square().sum() for weights in self.decoder.parameters())
+        loss = recon_loss + config.embedding_weight * embedding_loss
+        return ModelOutput(
+            loss=loss + config.reg_weight * decoder_loss,
+            recon_loss=recon_loss,
+            embedding_loss=embedding_loss,
+            decoder_l2_loss=decoder_loss,
+            recon_x=reconstruction,
+            z=code,
+        )
+
+
+@dataclass
+class RAEGPConfig(pythae.models.RAE_GP_Config):  # type: ignore[misc]
+    """pythae's settings, and the dataset's reconstruction loss."""
+
+    reconstruction_loss: ReconstructionLoss = "mse"
+
+
+class RAEGP(BaselineModel, pythae.models.RAE_GP):  # type: ignore[misc]
+    """Regularised autoencoder with a gradient penalty, as pythae computes it.
+
+    That is the squared norm of the gradient of the summed reconstruction in the image. The model
+    has no prior; samples are decoded from N(0, I).
+    """
+
+    config_class = RAEGPConfig
+    encoder_kind = "point_encoder"
+
+    @torch.enable_grad()
+    def forward(self, inputs: Any, **_: Any) -> ModelOutput:
+        """Losses, reconstructions (B, C, H, W) and codes (B, L) of ``inputs["data"]``."""
+        config, data = self.model_config, inputs["data"].detach().requires_grad_()
+        code = self.encoder(data).embedding
+        reconstruction = self.decoder(code)["reconstruction"]
+        (gradient,) = torch.autograd.grad(reconstruction.sum(), data, create_graph=True)
+        recon_loss = reconstruction_term(reconstruction, data, config.reconstruction_loss).mean()
+        embedding_loss = 0.5 * code.square().sum(dim=1).mean()
+        penalty = gradient.flatten(1).square().sum(dim=1).mean()
+        loss = recon_loss + config.embedding_weight * embedding_loss
+        return ModelOutput(
+            loss=loss + config.reg_weight * penalty,
+            recon_loss=recon_loss,
+            embedding_loss=embedding_loss,
+            gen_reg_loss=penalty,
+            recon_x=reconstruction,
+            z=code,
+        )
+
+
+class DisentangledBetaVAE(BaselineModel, pythae.models.DisentangledBetaVAE):  # type: ignore[misc]
+    """β-VAE whose KL is drawn towards a rising capacity C (Burgess et al. 2018)."""
+
+    config_class = pythae.models.DisentangledBetaVAEConfig
+
+
+class IWAE(BaselineModel, pythae.models.IWAE):  # type: ignore[misc]
+    """Importance weighted autoencoder (Burda et al. 2016)."""
+
+    config_class = pythae.models.IWAEConfig
+
+
+class MIWAE(BaselineModel, pythae.models.MIWAE):  # type: ignore[misc]
+    """Multiply importance weighted autoencoder (Rainforth et al. 2018)."""
+
+    config_class = pythae.models.MIWAEConfig
+
+
+class CIWAE(BaselineModel, pythae.models.CIWAE):  # type: ignore[misc]
+    """Combined importance weighted autoencoder (Rainforth et al. 2018)."""
+
+    config_class = pythae.models.CIWAEConfig
+
+
+class PIWAE(BaselineModel, pythae.models.PIWAE):  # type: ignore[misc]
+    """Partially importance weighted autoencoder (Rainforth et al. 2018).
+
+    The encoder follows the MIWAE loss and the decoder the IWAE loss, as in the paper; pythae's
+    ``CoupledOptimizerTrainer`` lets the encoder follow their sum.
+    """
+
+    config_class = pythae.models.PIWAEConfig
+
+    def objectives(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that follow each loss."""
+        return {
+            "encoder_loss": list(self.encoder.parameters()),
+            "decoder_loss": list(self.decoder.parameters()),
+        }
+
+
+class MSSSIMVAE(BaselineModel, pythae.models.MSSSIM_VAE):  # type: ignore[misc]
+    """VAE whose reconstruction loss is 1 − MS-SSIM, whatever the dataset's (Snell et al. 2017)."""
+
+    config_class = pythae.models.MSSSIM_VAEConfig
+
+
+class AdversarialAE(BaselineModel, pythae.models.Adversarial_AE):  # type: ignore[misc]
+    """Adversarial autoencoder (Makhzani et al. 2015), each part on its own loss."""
+
+    config_class = pythae.models.Adversarial_AE_Config
+
+    def objectives(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that follow each loss."""
+        return {
+            "autoencoder_loss": [*self.encoder.parameters(), *self.decoder.parameters()],
+            "discriminator_loss": list(self.discriminator.parameters()),
+        }
+
+
+class VAELinNF(BaselineModel, pythae.models.VAE_LinNF):  # type: ignore[misc]
+    """VAE with planar or radial flows on its posterior (Rezende and Mohamed 2015)."""
+
+    config_class = pythae.models.VAE_LinNF_Config
+
+    def latent_code(self, data: Tensor) -> Tensor:
+        """The posterior's mean before the flows, taken through them: (B, L), deterministic."""
+        code = super().latent_code(data)
+        for flow in self.net:
+            code = flow(code).out
+        return code
+
+
+class VAEIAF(BaselineModel, pythae.models.VAE_IAF):  # type: ignore[misc]
+    """VAE with inverse autoregressive flows on its posterior (Kingma et al. 2016)."""
+
+    config_class = pythae.models.VAE_IAF_Config
+
+    def latent_code(self, data: Tensor) -> Tensor:
+        """The posterior's mean before the flows, taken through them: (B, L), deterministic."""
+        code: Tensor = self.iaf_flow.inverse(super().latent_code(data)).out
+        return code
+
+
+ADAPTED: dict[str, type[BaselineModel]] = {
+    "AE": AE,
+    "Adversarial_AE": AdversarialAE,
+    "CIWAE": CIWAE,
+    "DisentangledBetaVAE": DisentangledBetaVAE,
+    "IWAE": IWAE,
+    "MIWAE": MIWAE,
+    "MSSSIM_VAE": MSSSIMVAE,
+    "PIWAE": PIWAE,
+    "RAE_GP": RAEGP,
+    "RAE_L2": RAEL2,
+    "VAE_IAF": VAEIAF,
+    "VAE_LinNF": VAELinNF,
+}
+
+REFUSED: dict[str, str] = {
+    "BetaTCVAE": "it is registered, with its weights mended, as beta-tc-vae",
+    "BetaVAE": "it is registered as beta-vae",
+    "FactorVAE": "it is registered, with its two losses kept apart, as factor-vae",
+    "HVAE": "its posterior is moved by random Hamiltonian steps, so that it has no deterministic "
+    "code, and under BCE it takes logits where the suite's decoder gives probabilities",
+    "INFOVAE_MMD": "it is registered as info-vae; pythae's own defaults maximise the MMD",
+    "PoincareVAE": "its codes lie in a hyperbolic space, which the suite's metrics do not know",
+    "RHVAE": "its metric is rebuilt from the training data and is no part of its state_dict, so "
+    "that a saved model would be another",
+    "SVAE": "its codes lie on a hypersphere, and its encoder must give a concentration",
+    "VAE": "it is registered as vae",
+    "VAEGAN": "its training decides at every step which of three networks learn, which losses with "
+    "fixed followers cannot express",
+    "VAMP": "it is registered, with its prior sampled rightly, as vamp",
+    "VQVAE": "its codes are grids of entries of a codebook, with neither a vector code nor a prior",
+    "WAE_MMD": "it is registered as wae-imq and wae-rbf",
+}
+
+_SET_BY_THE_SUITE = {field.name for field in fields(BaseAEConfig)} | {
+    "reconstruction_loss",
+    "uses_default_discriminator",
+    "discriminator_input_dim",
+}
+
+
+def find(name: str) -> Baseline:
+    """The plug-in for the class ``name`` of ``pythae.models``.
+
+    Raises:
+        LookupError: if pythae has no such model; the message lists the nearest names.
+        ValueError: if it has, but the suite cannot run it; the message says why.
+    """
+    if name in REFUSED:
+        raise ValueError(f"pythae's {name} cannot be run as 'pythae:{name}': {REFUSED[name]}")
+    if name not in ADAPTED:
+        nearest = difflib.get_close_matches(name, ADAPTED, n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(ADAPTED)}"
+        )
+        raise LookupError(f"unknown pythae model '{name}'; {hint}")
+    model_class = ADAPTED[name]
+    return Baseline(
+        title=name,
+        reference=f"{name} of pythae (Chadebec et al. 2022, Pythae: unifying generative "
+        "autoencoders in Python)",
+        model=f"{__name__}:{model_class.__name__}",
+        settings=_own_settings(model_class.config_class),
+    )
+
+
+def _own_settings(config_class: type[Any]) -> dict[str, Setting]:
+    """The settings of a pythae config that are the model's own, with pythae's defaults."""
+    own = [field for field in fields(config_class) if field.name not in _SET_BY_THE_SUITE]
+    factories = {f.name: f.default_factory for f in own if f.default_factory is not MISSING}
+    constants = {f.name: f.default for f in own if f.default_factory is MISSING}
+    return {**constants, **{name: factory() for name, factory in factories.items()}}

@@ -1,0 +1,98 @@
+"""VAE with a VampPrior (Tomczak and Welling 2018, arXiv:1705.07120)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import pythae.models
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from pythae.models.base.base_utils import ModelOutput
+from torch import Tensor
+
+from vae_baselines.base import BaselineModel, Count, device_of
+from vae_baselines.terms import gaussian_log_density, reconstruction_term, sample_gaussian
+
+
+@dataclass
+class VAMPConfig(pythae.models.VAMPConfig):  # type: ignore[misc]
+    """Settings of :class:`VAMP`.
+
+    Attributes:
+        number_components: pseudo-inputs of the prior. 50 in pythae's
+            ``examples/scripts/configs/mnist`` and ``celeba/vamp_config.json``.
+        linear_scheduling_steps: epochs over which the weight of the KL rises to 1; 0 for none.
+    """
+
+    number_components: Count = 50
+    linear_scheduling_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class VAMP(BaselineModel, pythae.models.VAMP):  # type: ignore[misc]
+    """VAE whose prior is the mixture of its own posteriors at learned pseudo-inputs.
+
+    Scalars in the output: ``loss``, ``recon_loss``, ``reg_loss`` (log q(z|x) − log p(z) at one
+    sample, without the schedule's weight).
+
+    Departures from pythae: the pseudo-inputs go through the encoder in one batch with the data,
+    so that batch norm sees both with the same statistics in training and in evaluation (a pass of
+    their own would mix theirs into the running ones); :meth:`sample_latent` draws components at
+    random with their own variances (pythae's ``VAMPSampler`` takes the first ones in order and
+    squashes their log-variances). The reconstruction loss is the dataset's.
+    """
+
+    config_class = VAMPConfig
+
+    def forward(self, inputs: Any, *, epoch: int | None = None, **_: Any) -> ModelOutput:
+        """Losses, reconstructions (B, C, H, W) and sampled codes (B, L) of ``inputs["data"]``.
+
+        Args:
+            inputs: ``data``, images (B, C, H, W).
+            epoch: the trainer's epoch, from 1, for the schedule; without it the KL weighs 1.
+        """
+        config, data = self.model_config, inputs["data"]
+        encoded = self.encoder(torch.cat([data, self.pseudo_images()]))
+        mean, prior_mean = encoded.embedding.tensor_split([len(data)])
+        log_var, prior_log_var = encoded.log_covariance.tensor_split([len(data)])
+        latent = sample_gaussian(mean, log_var)
+        reconstruction = self.decoder(latent)["reconstruction"]
+        recon = reconstruction_term(reconstruction, data, config.reconstruction_loss)
+        log_prior = mixture_log_density(latent, prior_mean, prior_log_var)
+        kl = gaussian_log_density(latent, mean, log_var) - log_prior
+        return ModelOutput(
+            loss=(recon + self.kl_weight(epoch) * kl).mean(),
+            recon_loss=recon.mean(),
+            reg_loss=kl.mean(),
+            recon_x=reconstruction,
+            z=latent,
+        )
+
+    def kl_weight(self, epoch: int | None) -> float:
+        """Weight in [0, 1] of the KL in an epoch of training; 1 in evaluation."""
+        steps: int = self.model_config.linear_scheduling_steps
+        if epoch is None or steps == 0 or not self.training:
+            return 1.0
+        return min(epoch / steps, 1.0)
+
+    def pseudo_images(self) -> Tensor:
+        """The learned pseudo-inputs, images (number_components, C, H, W) in [0, 1]."""
+        flat = self.pseudo_inputs(self.idle_input.to(device_of(self)))
+        images: Tensor = flat.unflatten(1, self.model_config.input_dim)
+        return images
+
+    @torch.no_grad()
+    def sample_latent(self, n_samples: int) -> Tensor:
+        """Draw (n_samples, L) from the prior: a uniform pseudo-input, then its posterior."""
+        encoded = self.encoder(self.pseudo_images())
+        component = torch.randint(
+            self.model_config.number_components, (n_samples,), device=device_of(self)
+        )
+        return sample_gaussian(encoded.embedding[component], encoded.log_covariance[component])
+
+
+def mixture_log_density(latent: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """Log-density (B,) of codes (B, L) under the even mixture of K Gaussians (K, L)."""
+    log_density = gaussian_log_density(latent.unsqueeze(1), mean, log_var)
+    return log_density.logsumexp(dim=1) - math.log(len(mean))

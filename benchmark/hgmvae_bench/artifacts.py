@@ -1,0 +1,56 @@
+"""The files that a run leaves beside its record: weights and test codes, as safetensors.
+
+Nothing here executes anything when it is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from hgmvae_bench.errors import UserError
+from hgmvae_bench.outputs import Outputs
+from hgmvae_bench.plugins import BenchmarkModel
+
+WEIGHTS = "model.safetensors"
+CODES = "codes.safetensors"
+
+
+class ArtifactError(UserError, RuntimeError):
+    """A file of a run that is absent, damaged or of another model; the message names it."""
+
+
+def save_weights(model: BenchmarkModel, folder: Path) -> None:
+    """Write every parameter and buffer of ``model``."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    # Copies, since safetensors refuses tensors that share memory or have gaps.
+    save_file(
+        {name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / WEIGHTS
+    )
+
+
+def load_weights(model: BenchmarkModel, folder: Path) -> None:
+    """Read parameters and buffers into ``model``, which is built with the run's settings.
+
+    Raises:
+        ArtifactError: if the file is absent or damaged, or holds another model's weights.
+    """
+    path = folder / WEIGHTS
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: not there; the run's weights were not kept") from error
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path}: damaged: {error}") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ArtifactError(f"{path}: weights of another model: {error}") from error
+
+
+def save_codes(outputs: Outputs, folder: Path) -> None:
+    """Write the deterministic test codes (N, L), for notebooks and figures."""
+    save_file({"test_codes": torch.from_numpy(outputs.test_codes)}, folder / CODES)

@@ -1,0 +1,310 @@
+"""Decoded images on disk, memory-mapped: the second start of an image-file dataset is quick.
+
+An entry is a folder of .npy files with a JSON sidecar, made whole under another name and then
+renamed. It lies below the data folder or, where that is read-only, in the user's cache folder, and
+may be deleted at any time. The arrays are mapped copy-on-write: processes on one machine share the
+pages, a tensor on them can be written to, and what is written never reaches the file.
+
+An entry is used while two things hold: the sidecar's ``source`` is the identity of the image files
+as they are now (`ImageFiles.identity`), and each array has the size and the time of change that it
+was written with. Otherwise it is made anew. That notices every ordinary change of the source or of
+the cache; against a change that also forges the times, `Entry.is_intact` hashes all of it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hgmvae_bench.data import DataError, ImageData
+from hgmvae_bench.data.source import FileState, is_writable, reason
+
+if TYPE_CHECKING:
+    from hgmvae_bench.data.images import ImageFiles, SplitName
+    from hgmvae_bench.data.source import Progress
+
+ENVIRONMENT = "HGMVAE_BENCH_CACHE"
+BELOW_ROOT = ".hgmvae-bench-cache"
+SIDECAR = "entry.json"
+FORMAT = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A usable entry.
+
+    Attributes:
+        folder: holds the sidecar and the arrays.
+        data: the images, memory-mapped, and the labels; with the digest of the sidecar.
+    """
+
+    folder: Path
+    data: ImageData
+
+    def is_intact(self) -> bool:
+        """Whether the arrays still hold what was written, by hashing all of them again."""
+        return _read_arrays(self.folder, self.data.class_names).digest == self.data.digest
+
+
+def load(images: ImageFiles, root: Path) -> ImageData:
+    """The dataset from the cache; if it is not there, decoded first and put there.
+
+    Args:
+        images: what to load.
+        root: the data folder.
+
+    Raises:
+        DataError: if an image file is absent or damaged, or the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    source = images.identity()
+    entry = find(images, root, source)
+    if entry is None:
+        home = _writable_home(images, root)
+        with _as_data_error(images, home):
+            home.mkdir(parents=True, exist_ok=True)
+            # One process decodes; the others wait and then find what it made.
+            with FileLock(home / f".{_entry_name(images, root)}.lock"):
+                entry = find(images, root, source)
+                if entry is None:
+                    entry = _write(images, source, home / _entry_name(images, root))
+    return entry.data
+
+
+def find(images: ImageFiles, root: Path, source: str | None = None) -> Entry | None:
+    """The entry for these image files as they are now, if there is one.
+
+    Args:
+        images: what to look for.
+        root: the data folder.
+        source: ``images.identity()``, where it is known already.
+
+    Raises:
+        DataError: if an image file is absent.
+    """
+    source = source or images.identity()
+    for home in _homes(root):
+        entry = _open(home / _entry_name(images, root), source)
+        if entry is not None:
+            return entry
+    return None
+
+
+def check(
+    images: ImageFiles, root: Path, progress: Progress, expected: int | None = None
+) -> list[FileState]:
+    """Say whether all images are there and can be decoded.
+
+    If they have been decoded before and nothing has changed since, the entry is hashed again
+    instead, which takes seconds rather than minutes.
+
+    Args:
+        images: what to look at.
+        root: the data folder.
+        progress: is told the number of images.
+        expected: how many there should be, if that is known.
+    """
+    states = []
+    if expected not in (None, images.count):
+        fault = f"{images.count:,} images, expected {expected:,}"
+        states.append(FileState(images.folder, "damaged", fault))
+    try:
+        entry = find(images, root)
+    except DataError:
+        entry = None
+    if entry is None:
+        return [*states, *images.check(progress)]
+    if entry.is_intact():
+        intact = f"all {images.count:,} images were decoded, and the copy is intact"
+        return [*states, FileState(entry.folder, "whole", intact)]
+    fault = "is not what was decoded; delete it, and the images are decoded anew"
+    return [*states, FileState(entry.folder, "damaged", fault)]
+
+
+def _homes(root: Path) -> list[Path]:
+    """Where entries for the data in ``root`` may lie, in the order of preference."""
+    from platformdirs import user_cache_path
+
+    # Other places serve several data folders, so each has its own part there.
+    own = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
+    chosen = os.environ.get(ENVIRONMENT)
+    if chosen:
+        return [Path(chosen).expanduser() / own]
+    return [root / BELOW_ROOT, user_cache_path("hgmvae-bench") / "decoded" / own]
+
+
+def _writable_home(images: ImageFiles, root: Path) -> Path:
+    homes = _homes(root)
+    for home in homes:
+        if is_writable(home):
+            return home
+    raise DataError(
+        f"{images.title}: the decoded images cannot be kept, because "
+        f"{' and '.join(str(home) for home in homes)} cannot be written to; "
+        f"name a folder with {ENVIRONMENT}"
+    )
+
+
+def _entry_name(images: ImageFiles, root: Path) -> str:
+    """One name per dataset and rule: an entry that a changed source outdates is replaced."""
+    folder, root = images.folder.resolve(), root.resolve()
+    # Relative where it can be, so that a data folder may be moved together with its cache.
+    place = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    rule = images.rule
+    recipe = f"{place}\n{rule.image_size} {rule.channels} {rule.crop}"
+    unique = hashlib.sha256(recipe.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return f"{images.slug}-{rule.image_size}px-{unique}"
+
+
+def _open(folder: Path, source: str) -> Entry | None:
+    try:
+        sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+        if sidecar["format"] != FORMAT or sidecar["source"] != source:
+            return None
+        if sidecar["arrays"] != _array_states(folder):
+            log.warning("%s was changed after it was written; decoding anew", folder)
+            return None
+        data = _read_arrays(folder, tuple(sidecar["class_names"]))
+        # `cached_property` keeps its value there; `dataclasses.replace` does not take it along.
+        vars(data)["digest"] = sidecar["digest"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s cannot be used (%s); decoding anew", folder, reason(error))
+        return None
+    return Entry(folder, data)
+
+
+def _array_states(folder: Path) -> dict[str, list[int]]:
+    """Size in bytes and time of change in ns of each array file."""
+    states = {}
+    for file in sorted(folder.glob("*.npy")):
+        status = file.stat()
+        states[file.name] = [status.st_size, status.st_mtime_ns]
+    return states
+
+
+def _read_arrays(folder: Path, class_names: tuple[str, ...]) -> ImageData:
+    import numpy as np
+    import torch
+
+    arrays: dict[str, Any] = {}
+    for split in ("train", "validation", "test"):
+        images, labels = folder / f"{split}_images.npy", folder / f"{split}_labels.npy"
+        if images.exists():
+            arrays[f"{split}_images"] = torch.from_numpy(
+                np.load(images, mmap_mode="c", allow_pickle=False)
+            )
+            arrays[f"{split}_labels"] = (
+                torch.from_numpy(np.load(labels, allow_pickle=False)) if labels.exists() else None
+            )
+    return ImageData(**arrays, class_names=class_names)
+
+
+def _write(images: ImageFiles, source: str, folder: Path) -> Entry:
+    """Decode all images into a new entry; called under the entry's lock."""
+    import numpy as np
+
+    log.info("decoding %s images of %s once, into %s", f"{images.count:,}", images.title, folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    _remove(partial)  # what a killed process left
+    try:
+        partial.mkdir()
+        for split, content in images.splits.items():
+            _write_images(images, split, partial / f"{split}_images.npy")
+            if content.labels is not None:
+                with _synced(partial / f"{split}_labels.npy") as file:
+                    np.save(file, np.asarray(content.labels, dtype=np.int64), allow_pickle=False)
+        sidecar = {
+            "format": FORMAT,
+            "dataset": images.title,
+            "source": source,
+            # Of the files as they now are on disk, not of what was meant to be written.
+            "digest": _read_arrays(partial, images.class_names).digest,
+            "class_names": images.class_names,
+            "arrays": _array_states(partial),
+        }
+        with _synced(partial / SIDECAR) as file:
+            file.write(json.dumps(sidecar, indent=1).encode())
+        _sync_folder(partial)
+        _remove(folder)
+        partial.rename(folder)
+        _sync_folder(folder.parent)
+    except BaseException:
+        _remove(partial)
+        raise
+    entry = _open(folder, source)
+    if entry is None:
+        raise DataError(f"{images.title}: {folder} was changed while it was written; try again")
+    return entry
+
+
+def _write_images(images: ImageFiles, split: SplitName, path: Path) -> None:
+    """Write one split as .npy, block by block.
+
+    Not through a writable memory map: on a full disk that ends the process with SIGBUS, where an
+    ordinary write raises an error that can be answered.
+    """
+    from numpy.lib import format as npy
+
+    side, channels = images.rule.image_size, images.rule.channels
+    header = {
+        "descr": "|u1",
+        "fortran_order": False,
+        "shape": (len(images.splits[split].files), channels, side, side),
+    }
+    with _synced(path) as file:
+        npy.write_array_header_1_0(file, header)
+        for block in images.blocks(split):
+            file.write(block.data)
+
+
+@contextmanager
+def _synced(path: Path) -> Iterator[Any]:
+    """A new binary file that is on the disk when the block ends; errors name it."""
+    try:
+        with path.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder last; a no-op where folders cannot be opened."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _as_data_error(images: ImageFiles, home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        size = images.count * images.rule.channels * images.rule.image_size**2 / 1e6
+        raise DataError(
+            f"{images.title}: cannot write {error.filename or home}: {reason(error)}; the decoded "
+            f"images take {size:,.0f} MB: make room, or name another folder with {ENVIRONMENT}"
+        ) from error

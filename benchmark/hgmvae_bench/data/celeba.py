@@ -1,0 +1,164 @@
+"""CelebA: aligned faces, in the layout that its authors publish and torchvision uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hgmvae_bench.data import DataError, ImageData, cache
+from hgmvae_bench.data.download import fetch_from_drive, md5_of, unpack
+from hgmvae_bench.data.images import ImageFiles, Rule, Split, SplitName, warn_if_incomplete
+from hgmvae_bench.data.source import FileFault, FileState, Progress, Report, Source, unusable
+from hgmvae_bench.plugins import ReconstructionLoss
+
+FOLDER, IMAGES, PARTITION = "celeba", "img_align_celeba", "list_eval_partition.txt"
+ARCHIVE = f"{IMAGES}.zip"
+COUNT = 202_599
+SIZE = (178, 218)
+CROP = 148
+# What the partition file's second column means.
+SPLITS: dict[str, SplitName] = {"0": "train", "1": "validation", "2": "test"}
+
+SOURCE = Source(
+    name="celeba",
+    address="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+    layout=f"{FOLDER}/{PARTITION} and {FOLDER}/{IMAGES}/{{000001,…,{COUNT}}}.jpg",
+    size="1.4 GB",
+)
+
+
+@dataclass(frozen=True)
+class CelebA:
+    """202,599 aligned faces of 178×218, cropped to the centre 148×148 and resized.
+
+    Split by the official partition file: 162,770 training images, 19,867 for validation, 19,962
+    for test, no person in two of them. The validation images serve `with_validation_as_test` and
+    nothing else: they are neither trained on nor tested on. There are attributes but no classes,
+    so there are no labels.
+    """
+
+    title: str = "CelebA"
+    reference: str = "Liu, Luo, Wang & Tang 2015, Deep learning face attributes in the wild"
+    image_size: int = 64
+    channels: int = 3
+    reconstruction_loss: ReconstructionLoss = "mse"
+    source: Source = SOURCE
+
+    def load(self, root: Path, *, image_size: int) -> ImageData:
+        """Read ``root/celeba`` by way of the cache.
+
+        Raises:
+            hgmvae_bench.data.DataError: if an image or the partition file is absent or damaged.
+            ValueError: if ``image_size`` is not positive.
+        """
+        try:
+            images = self._images(root, image_size)
+        except FileFault as fault:
+            raise unusable(self.title, fault.file, self.source, root) from fault
+        warn_if_incomplete(images, COUNT)
+        return cache.load(images, root)
+
+    def fetch(self, root: Path, progress: Progress) -> None:
+        """Get the partition file and the images' archive through torchvision, and unpack.
+
+        Both lie on Google Drive, which torchvision reads with the package ``gdown`` and which
+        often refuses; files that were put in place by hand are taken, once their MD5 is right.
+
+        Raises:
+            hgmvae_bench.data.DataError: if that fails; the message says what to do by hand.
+        """
+        from torchvision import datasets
+
+        folder = root / FOLDER
+        published = {name: (drive_id, md5) for drive_id, md5, name in datasets.CelebA.file_list}
+        drive_id, md5 = published[PARTITION]
+        self._from_drive(folder / PARTITION, drive_id, md5)
+        try:
+            images = self._images(root, self.image_size)
+            images.identity()
+        except (FileFault, DataError):
+            pass
+        else:
+            return
+        drive_id, md5 = published[ARCHIVE]
+        downloaded = self._from_drive(folder / ARCHIVE, drive_id, md5)
+        unpack(folder / ARCHIVE, folder, IMAGES)
+        if downloaded:
+            (folder / ARCHIVE).unlink()
+
+    def _from_drive(self, target: Path, drive_id: str, md5: str) -> bool:
+        return fetch_from_drive(
+            drive_id,
+            target,
+            md5=md5,
+            by_hand=f"by hand: from {self.source.address} (its Google Drive or Baidu folder) get "
+            f"{PARTITION} and Img/{ARCHIVE} ({self.source.size}), put both into {target.parent}, "
+            "and fetch again, which verifies and unpacks them",
+        )
+
+    def check(self, root: Path, progress: Progress) -> Report:
+        """Compare the partition file with the official one and look at every image."""
+        from torchvision import datasets
+
+        published = {name: md5 for _, md5, name in datasets.CelebA.file_list}
+        partition = root / FOLDER / PARTITION
+        try:
+            images = self._images(root, self.image_size)
+        except FileFault as fault:
+            return Report(self.title, (fault.file,), self.source.advice(root))
+        if md5_of(partition) == published[PARTITION]:
+            official = FileState(partition, "whole", "the official split, by its MD5")
+        else:
+            official = FileState(
+                partition, "damaged", f"not the official file ({images.count:,} images)"
+            )
+        files = (official, *cache.check(images, root, progress))
+        return Report(self.title, files, self.source.advice(root))
+
+    def _images(self, root: Path, image_size: int) -> ImageFiles:
+        """The image files by the partition file.
+
+        Raises:
+            FileFault: if the partition file or the images' folder cannot be used.
+        """
+        folder = root / FOLDER
+        names = read_partition(folder / PARTITION)
+        if not (folder / IMAGES).is_dir():
+            raise FileFault(folder / IMAGES, "absent", "there is no such folder")
+        return ImageFiles(
+            title=self.title,
+            slug="celeba",
+            folder=folder / IMAGES,
+            splits={split: Split(files) for split, files in names.items()},
+            rule=Rule(image_size, self.channels, size=SIZE, crop=CROP),
+        )
+
+
+def read_partition(path: Path) -> dict[SplitName, Sequence[str]]:
+    """File names by split, from lines such as ``000001.jpg 0``.
+
+    Raises:
+        FileFault: if the file is absent, a line is not of that form, or a split is empty.
+    """
+    names: dict[SplitName, list[str]] = {split: [] for split in SPLITS.values()}
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError as error:
+        raise FileFault(path, "absent", "not there") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFault(path, "damaged", f"cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        name, _, split = line.strip().partition(" ")
+        if split not in SPLITS or os.sep in name:
+            fault = f"line {number} is {line!r}, expected a file name and 0, 1 or 2"
+            raise FileFault(path, "damaged", fault)
+        names[SPLITS[split]].append(name)
+    for split, files in names.items():
+        if not files:
+            raise FileFault(path, "damaged", f"no image is in its {split} split")
+    return dict(names)
+
+
+CELEBA = CelebA()

@@ -1,0 +1,151 @@
+"""3D Chairs: renderings of 1,393 chairs from 62 directions, in its authors' layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hgmvae_bench.data import ImageData, cache
+from hgmvae_bench.data.download import fetch_file, unpack
+from hgmvae_bench.data.images import (
+    ImageFiles,
+    Rule,
+    Split,
+    SplitName,
+    common_size,
+    warn_if_incomplete,
+)
+from hgmvae_bench.data.source import FileFault, Progress, Report, Source, unusable
+from hgmvae_bench.data.splits import share, shuffled
+from hgmvae_bench.plugins import ReconstructionLoss
+
+FOLDER, RENDERS = "rendered_chairs", "renders"
+ARCHIVE = f"{FOLDER}.tar"
+COUNT = 1_393 * 62
+HELD_OUT = 0.1
+
+SOURCE = Source(
+    name="3d-chairs",
+    address="https://www.di.ens.fr/willow/research/seeing3Dchairs/",
+    layout=f"{FOLDER}/CHAIR/{RENDERS}/*.png, 1,393 chairs with 62 views each",
+    size="about 3 GB",
+)
+
+
+@dataclass(frozen=True)
+class Chairs:
+    """86,366 renderings of chairs on white, resized.
+
+    There is no official split. Chairs are put in an order that depends on nothing but their
+    identity (`splits.shuffled`); the first tenth of them is the test split, the next tenth is for
+    validation, the others are for training. All views of a chair are in one split, so that a model
+    is tested on chairs that it has not seen. There are no classes.
+
+    Attributes:
+        url: the authors' archive. They publish no checksum of it.
+    """
+
+    title: str = "3D Chairs"
+    reference: str = "Aubry, Maturana, Efros, Russell & Sivic 2014, Seeing 3D chairs"
+    image_size: int = 64
+    channels: int = 3
+    reconstruction_loss: ReconstructionLoss = "mse"
+    url: str = "https://www.di.ens.fr/willow/research/seeing3Dchairs/data/rendered_chairs.tar"
+    source: Source = SOURCE
+
+    def load(self, root: Path, *, image_size: int) -> ImageData:
+        """Read ``root/rendered_chairs`` by way of the cache.
+
+        Raises:
+            hgmvae_bench.data.DataError: if there are no chairs, a chair has no image, or an
+                image is damaged or of another size than the first.
+            ValueError: if ``image_size`` is not positive.
+        """
+        try:
+            images = self._images(root, image_size)
+        except FileFault as fault:
+            raise unusable(self.title, fault.file, self.source, root) from fault
+        warn_if_incomplete(images, COUNT)
+        return cache.load(images, root)
+
+    def fetch(self, root: Path, progress: Progress) -> None:
+        """Download the authors' archive and unpack it, if the data is not there.
+
+        Raises:
+            hgmvae_bench.data.DataError: if that fails.
+        """
+        try:
+            if self._images(root, self.image_size).count == COUNT:
+                return
+        except FileFault:
+            pass
+        archive = root / ARCHIVE
+        downloaded = fetch_file(
+            [self.url],
+            archive,
+            md5=None,
+            progress=progress,
+            by_hand=f"without network, put {ARCHIVE} ({self.source.size}) into {root} and fetch "
+            "again, which unpacks it",
+        )
+        unpack(archive, root, FOLDER)
+        if downloaded:
+            archive.unlink()
+
+    def check(self, root: Path, progress: Progress) -> Report:
+        """Count the images and look at every one."""
+        try:
+            images = self._images(root, self.image_size)
+        except FileFault as fault:
+            return Report(self.title, (fault.file,), self.source.advice(root))
+        files = cache.check(images, root, progress, expected=COUNT)
+        return Report(self.title, tuple(files), self.source.advice(root))
+
+    def _images(self, root: Path, image_size: int) -> ImageFiles:
+        """The image files, split by chair.
+
+        Raises:
+            FileFault: if there are too few chairs, or one has no images.
+        """
+        folder = root / FOLDER
+        if not folder.is_dir():
+            raise FileFault(folder, "absent", "there is no such folder")
+        views = {chair.name: _views(chair) for chair in sorted(folder.iterdir()) if chair.is_dir()}
+        held_out = share(len(views), HELD_OUT)
+        if len(views) < 2 * held_out + 1:
+            fault = f"{len(views)} chairs are too few for training, validation and test"
+            raise FileFault(folder, "damaged", fault)
+        order = shuffled(views)
+        chairs: dict[SplitName, list[str]] = {
+            "test": order[:held_out],
+            "validation": order[held_out : 2 * held_out],
+            "train": order[2 * held_out :],
+        }
+        splits = {
+            split: Split([view for chair in sorted(names) for view in views[chair]])
+            for split, names in chairs.items()
+        }
+        size, first = common_size(folder, splits)
+        return ImageFiles(
+            title=self.title,
+            slug="3d-chairs",
+            folder=folder,
+            splits=splits,
+            rule=Rule(image_size, self.channels, size=size, size_of=first),
+        )
+
+
+def _views(chair: Path) -> list[str]:
+    """The images of one chair, below the dataset's folder.
+
+    Raises:
+        FileFault: if it has none.
+    """
+    renders = chair / RENDERS
+    views = sorted(renders.glob("*.png"))
+    if not views:
+        raise FileFault(renders, "damaged", "this chair has no images")
+    return [f"{chair.name}/{RENDERS}/{view.name}" for view in views]
+
+
+CHAIRS = Chairs()

@@ -1,0 +1,227 @@
+"""CIFAR-10 in torchvision's on-disk layout, as it was published: 32×32 in colour.
+
+The published Python archive holds pickles, which in general can run any code when they are read.
+It is read all the same, because torchvision knows its address and the checksum of every file, and
+because it is the copy that people have; but by an unpickler that can build nothing but containers,
+strings, numbers and NumPy arrays. Any other name in the file is refused before it is looked up.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hgmvae_bench.data import ImageData, IncompleteDataWarning
+from hgmvae_bench.data.download import fetch_file, md5_of, unpack
+from hgmvae_bench.data.source import (
+    FileFault,
+    FileState,
+    Progress,
+    Report,
+    Source,
+    reason,
+    unusable,
+)
+from hgmvae_bench.plugins import ReconstructionLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+SIDE, CHANNELS, N_CLASSES = 32, 3, 10
+N_TRAIN, N_TEST = 50_000, 10_000
+CLASS_NAMES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+
+SOURCE = Source(
+    name="cifar10",
+    address="https://www.cs.toronto.edu/~kriz/cifar.html",
+    layout="cifar-10-batches-py/{data_batch_1,…,data_batch_5,test_batch}",
+    size="170 MB",
+)
+
+
+@dataclass(frozen=True)
+class Cifar10:
+    """50,000 training and 10,000 test images of 32×32 in colour, 10 classes.
+
+    The files hold plain arrays, which are read whole: there is nothing to decode, so nothing is
+    cached.
+    """
+
+    title: str = "CIFAR-10"
+    reference: str = "Krizhevsky 2009, Learning multiple layers of features from tiny images"
+    image_size: int = SIDE
+    channels: int = CHANNELS
+    reconstruction_loss: ReconstructionLoss = "mse"
+    source: Source = SOURCE
+
+    def load(self, root: Path, *, image_size: int) -> ImageData:
+        """Read ``root/cifar-10-batches-py``, the official split.
+
+        Raises:
+            hgmvae_bench.data.DataError: if a file is absent, damaged or more than arrays.
+            ValueError: if ``image_size`` is not 32.
+        """
+        import torch
+        from torchvision import datasets
+
+        if image_size != SIDE:
+            raise ValueError(f"image_size is {image_size}, but {self.title} is {SIDE}×{SIDE}")
+        published = datasets.CIFAR10
+        folder = root / published.base_folder
+        try:
+            train = [read_batch(folder / name) for name, _ in published.train_list]
+            test = [read_batch(folder / name) for name, _ in published.test_list]
+        except FileFault as fault:
+            raise unusable(self.title, fault.file, self.source, root) from fault
+        data = ImageData(
+            train_images=torch.cat([images for images, _ in train]),
+            train_labels=torch.cat([labels for _, labels in train]),
+            test_images=torch.cat([images for images, _ in test]),
+            test_labels=torch.cat([labels for _, labels in test]),
+            class_names=CLASS_NAMES,
+        )
+        if (len(data.train_images), len(data.test_images)) != (N_TRAIN, N_TEST):
+            warnings.warn(
+                f"{folder} holds {len(data.train_images):,} training and "
+                f"{len(data.test_images):,} test images, {self.title} has {N_TRAIN:,} and "
+                f"{N_TEST:,}",
+                IncompleteDataWarning,
+                stacklevel=2,
+            )
+        return data
+
+    def fetch(self, root: Path, progress: Progress) -> None:
+        """Download torchvision's archive and unpack it, if the data is not there.
+
+        Raises:
+            hgmvae_bench.data.DataError: if that fails.
+        """
+        from torchvision import datasets
+
+        if self.check(root, progress).whole:
+            return
+        published = datasets.CIFAR10
+        archive = root / published.filename
+        downloaded = fetch_file(
+            [published.url],
+            archive,
+            md5=published.tgz_md5,
+            progress=progress,
+            by_hand=f"without network, put {archive.name} ({self.source.size}) into {root} "
+            "and fetch again, which unpacks it",
+        )
+        unpack(archive, root, published.base_folder)
+        if downloaded:
+            archive.unlink()
+
+    def check(self, root: Path, progress: Progress) -> Report:
+        """Compare the MD5 of every file with the published one."""
+        from torchvision import datasets
+
+        published = datasets.CIFAR10
+        folder = root / published.base_folder
+        files = tuple(
+            _state(folder / name, md5)
+            for name, md5 in [*published.train_list, *published.test_list]
+        )
+        return Report(self.title, files, self.source.advice(root))
+
+
+def _state(path: Path, md5: str) -> FileState:
+    if not path.exists():
+        return FileState(path, "absent", "not there")
+    if md5_of(path) != md5:
+        return FileState(path, "damaged", f"not the published file (its MD5 is not {md5})")
+    return FileState(path, "whole", "the published file, by its MD5")
+
+
+def read_batch(path: Path) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of one file.
+
+    Raises:
+        FileFault: if the file is absent or damaged, or holds more than arrays.
+    """
+    import numpy as np
+    import torch
+
+    try:
+        with path.open("rb") as file:
+            batch = ArrayUnpickler(file).load()
+    except FileNotFoundError as error:
+        raise FileFault(path, "absent", "not there") from error
+    # A damaged pickle makes the unpickler trip in many ways: EOFError, KeyError, struct.error, …
+    except Exception as error:
+        raise FileFault(path, "damaged", f"cannot be read ({reason(error)})") from error
+    if not isinstance(batch, Mapping) or not {"data", "labels"} <= batch.keys():
+        raise FileFault(path, "damaged", "holds no mapping with 'data' and 'labels'")
+    pixels = batch["data"]
+    row = CHANNELS * SIDE * SIDE
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.shape[1:] != (row,)
+        or pixels.ndim != 2
+    ):
+        raise FileFault(path, "damaged", f"its 'data' is not a uint8 array of shape (N, {row})")
+    labels = batch["labels"]
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(pixels)
+        or not all(isinstance(label, int) and 0 <= label < N_CLASSES for label in labels)
+    ):
+        fault = f"its 'labels' are not {len(pixels)} whole numbers below {N_CLASSES}"
+        raise FileFault(path, "damaged", fault)
+    images = torch.from_numpy(pixels.reshape(-1, CHANNELS, SIDE, SIDE).copy())
+    return images, torch.tensor(labels, dtype=torch.int64)
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """An unpickler that builds containers, strings, numbers and NumPy arrays, and nothing else.
+
+    The published files were written by Python 2, so their strings are read as Latin-1.
+    """
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The few callables that NumPy's arrays are pickled with, from a table.
+
+        Raises:
+            pickle.UnpicklingError: for any other name.
+        """
+        import numpy as np
+
+        # How an array is rebuilt, asked of NumPy itself: the function's home is private to it.
+        rebuild = np.empty(0, np.uint8).__reduce__()[0]
+        admitted = {
+            # NumPy's inner package was called `core` before NumPy 2.
+            "numpy.core.multiarray._reconstruct": rebuild,
+            "numpy._core.multiarray._reconstruct": rebuild,
+            "numpy.ndarray": np.ndarray,
+            "numpy.dtype": np.dtype,
+            # Python 3 writes bytes so, where a file is to be readable by Python 2.
+            "_codecs.encode": _latin1_bytes,
+        }
+        if f"{module}.{name}" not in admitted:
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, and only arrays are admitted"
+            )
+        return admitted[f"{module}.{name}"]
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding {encoding}")
+    return text.encode("latin-1")
+
+
+CIFAR10 = Cifar10()

@@ -1,0 +1,182 @@
+"""MNIST and Fashion-MNIST in torchvision's on-disk layout, zero-padded to 32×32."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hgmvae_bench.data import ImageData, pad_to
+from hgmvae_bench.data.download import fetch_file, gunzip
+from hgmvae_bench.data.source import (
+    FileFault,
+    FileState,
+    Progress,
+    Report,
+    Source,
+    reason,
+    unusable,
+)
+from hgmvae_bench.plugins import ReconstructionLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+N_TRAIN, N_TEST, SIDE, N_CLASSES = 60_000, 10_000, 28, 10
+SHAPES: dict[str, tuple[int, ...]] = {
+    "train-images-idx3-ubyte": (N_TRAIN, SIDE, SIDE),
+    "train-labels-idx1-ubyte": (N_TRAIN,),
+    "t10k-images-idx3-ubyte": (N_TEST, SIDE, SIDE),
+    "t10k-labels-idx1-ubyte": (N_TEST,),
+}
+
+
+@dataclass(frozen=True)
+class MnistLike:
+    """A dataset of the MNIST family: 60,000 training and 10,000 test images of 28×28, 10 classes.
+
+    The files hold plain arrays, which are read whole: there is nothing to decode, so nothing is
+    cached.
+
+    Attributes:
+        torchvision_class: the class of ``torchvision.datasets`` that knows its addresses,
+            checksums and class names, and names its folder.
+        source: where it comes from.
+    """
+
+    title: str
+    reference: str
+    torchvision_class: str
+    source: Source
+    reconstruction_loss: ReconstructionLoss
+    image_size: int = 32
+    channels: int = 1
+
+    def load(self, root: Path, *, image_size: int) -> ImageData:
+        """Read ``root/<torchvision_class>/raw/*-ubyte``, the official split.
+
+        Raises:
+            hgmvae_bench.data.DataError: if a file is absent, truncated or of another shape.
+            ValueError: if ``image_size`` cannot be reached by even zero-padding.
+        """
+        from torchvision import datasets
+
+        try:
+            train_images, train_labels, test_images, test_labels = (
+                read_idx(self._folder(root) / name, shape) for name, shape in SHAPES.items()
+            )
+        except FileFault as fault:
+            raise unusable(self.title, fault.file, self.source, root) from fault
+        return ImageData(
+            train_images=pad_to(train_images[:, None], image_size),
+            train_labels=train_labels.long(),
+            test_images=pad_to(test_images[:, None], image_size),
+            test_labels=test_labels.long(),
+            class_names=tuple(getattr(datasets, self.torchvision_class).classes),
+        )
+
+    def fetch(self, root: Path, progress: Progress) -> None:
+        """Download what is missing from torchvision's mirrors and unpack it.
+
+        Raises:
+            hgmvae_bench.data.DataError: if that fails.
+        """
+        from torchvision import datasets
+
+        published = getattr(datasets, self.torchvision_class)
+        folder = self._folder(root)
+        for archive, md5 in published.resources:
+            name = archive.removesuffix(".gz")
+            state = _state(folder / name, SHAPES[name])
+            if state.state == "whole":
+                continue
+            if state.state == "damaged":
+                raise unusable(self.title, state, self.source, root)
+            zipped = folder / archive
+            downloaded = fetch_file(
+                [f"{mirror}{archive}" for mirror in published.mirrors],
+                zipped,
+                md5=md5,
+                progress=progress,
+                by_hand=f"without network, put {archive} from {self.source.address} into {folder} "
+                f"({self.source.size} in all four files) and fetch again, which unpacks it",
+            )
+            gunzip(zipped, folder / name)
+            if downloaded:
+                zipped.unlink()
+
+    def check(self, root: Path, progress: Progress) -> Report:
+        """Look at all four files: their lengths, shapes and labels."""
+        files = tuple(_state(self._folder(root) / name, shape) for name, shape in SHAPES.items())
+        return Report(self.title, files, self.source.advice(root))
+
+    def _folder(self, root: Path) -> Path:
+        return root / self.torchvision_class / "raw"
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """The uint8 tensor of an IDX file.
+
+    Raises:
+        FileFault: if the file is absent, truncated or of another shape, or has unknown labels.
+    """
+    import torch
+    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
+
+    if not path.exists():
+        raise FileFault(path, "absent", "not there")
+    length = 4 * (1 + len(shape)) + math.prod(shape)
+    if path.stat().st_size != length:
+        found = f"damaged: {path.stat().st_size:,} bytes, expected {length:,}"
+        raise FileFault(path, "damaged", found)
+    try:
+        tensor: Tensor = read_sn3_pascalvincent_tensor(str(path))
+    # A damaged header makes torchvision's reader trip in many ways, KeyError among them.
+    except Exception as error:
+        raise FileFault(path, "damaged", f"damaged header ({reason(error)})") from error
+    if tensor.dtype != torch.uint8 or tensor.shape != shape:
+        found = f"holds {tensor.dtype} {tuple(tensor.shape)}, expected torch.uint8 {shape}"
+        raise FileFault(path, "damaged", found)
+    if tensor.ndim == 1 and tensor.max() >= N_CLASSES:
+        raise FileFault(path, "damaged", f"damaged: it has a label {int(tensor.max())}")
+    return tensor
+
+
+def _state(path: Path, shape: tuple[int, ...]) -> FileState:
+    try:
+        read_idx(path, shape)
+    except FileFault as fault:
+        return fault.file
+    return FileState(path, "whole", f"{' × '.join(f'{n:,}' for n in shape)} bytes")
+
+
+def _source(name: str, folder: str, address: str, size: str) -> Source:
+    return Source(
+        name=name,
+        address=address,
+        layout=f"{folder}/raw/{{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte",
+        size=size,
+    )
+
+
+MNIST = MnistLike(
+    title="MNIST",
+    reference="LeCun, Bottou, Bengio & Haffner 1998, Gradient-based learning",
+    torchvision_class="MNIST",
+    source=_source("mnist", "MNIST", "http://yann.lecun.com/exdb/mnist/", "12 MB"),
+    reconstruction_loss="bce",
+)
+FASHION_MNIST = MnistLike(
+    title="Fashion-MNIST",
+    reference="Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747",
+    torchvision_class="FashionMNIST",
+    source=_source(
+        "fashion-mnist",
+        "FashionMNIST",
+        "https://github.com/zalandoresearch/fashion-mnist",
+        "31 MB",
+    ),
+    reconstruction_loss="mse",
+)

@@ -1,0 +1,8 @@
+"""The root of the suite's errors."""
+
+
+class UserError(Exception):
+    """Something that the user can mend; the message names the thing and says what to do.
+
+    The command line shows the message without a traceback and exits with status 2.
+    """

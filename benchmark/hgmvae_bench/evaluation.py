@@ -1,0 +1,32 @@
+"""Scoring: metrics of a run's outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from hgmvae_bench.outputs import Outputs
+from hgmvae_bench.plugins import METRICS, MetricMissingError
+from hgmvae_bench.records import MetricValue
+
+
+def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
+    """Compute metrics by their registered names.
+
+    A metric that cannot be computed, or whose code fails, is recorded as missing with the reason:
+    it must not cost the run what has been trained.
+    """
+    values = {}
+    for name in metrics:
+        metric = METRICS[name]
+        start = time.perf_counter()
+        try:
+            value = metric.compute(outputs)
+            fingerprint = dict(metric.fingerprint(outputs))
+        except MetricMissingError as reason:
+            values[name] = MetricValue(missing=str(reason))
+        except Exception as error:
+            values[name] = MetricValue(missing=f"error: {type(error).__name__}: {error}")
+        else:
+            values[name] = MetricValue.of(value, fingerprint, time.perf_counter() - start)
+    return values

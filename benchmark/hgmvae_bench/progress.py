@@ -1,0 +1,144 @@
+"""What the user sees of a running grid: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from hgmvae_bench.executor import EpochEnded, Event, Finished, Started
+from hgmvae_bench.records import Record, ScoreRecord
+from hgmvae_bench.runner import Plan
+
+NOTHING_TO_DO = "nothing to train"
+
+
+def summary(plan: Plan) -> str:
+    """One line on what a grid still needs."""
+    counts = [
+        f"{len(plan.train)} to train",
+        f"{len(plan.rescore)} to score",
+        f"{len(plan.done)} done",
+    ]
+    if plan.unsuccessful:
+        counts.append(
+            f"{len(plan.unsuccessful)} failed or diverged (--retry-failed does them again)"
+        )
+    if not plan.tasks:
+        counts[0:2] = [NOTHING_TO_DO]
+    return f"{plan.total} runs: {', '.join(counts)}"
+
+
+def outcome(event: Finished) -> str:
+    """One line on a run that has just been recorded."""
+    record, seconds = event.record, ""
+    if isinstance(record, Record):
+        seconds = f" in {sum(record.seconds.values()):.1f} s"
+        if record.status != "complete":
+            reason = (record.error or "").strip().splitlines()[-1]
+            return f"{record.key}: {record.status}{seconds}: {reason}"
+    missing = [f"; {name} missing ({m.missing})" for name, m in record.metrics.items() if m.missing]
+    return f"{record.key}: complete{seconds}{''.join(missing)}"
+
+
+class PlainReporter:
+    """A line when a run begins and one when it ends."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._total = self._finished = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def planned(self, plan: Plan) -> None:
+        """Say what there is to do."""
+        self._total = len(plan.tasks)
+        self._line(summary(plan))
+
+    def happened(self, event: Event) -> None:
+        """Say that a run begins, or how it ended; epochs are not worth a line each."""
+        if isinstance(event, Started):
+            self._line(f"{event.run.key}: started")
+        elif isinstance(event, Finished):
+            self._finished += 1
+            self._line(f"[{self._finished}/{self._total}] {outcome(event)}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(escape(text), soft_wrap=True, highlight=False)
+
+
+class LiveReporter:
+    """A bar for the grid, with the time left, and one for each run under way."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=console,
+        )
+        self._bars: dict[str, TaskID] = {}
+        self._shares: dict[str, float] = {}
+        self._started_at = time.monotonic()
+        self._total = self._finished = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def planned(self, plan: Plan) -> None:
+        """Show how many runs there are to do."""
+        self._progress.console.print(escape(summary(plan)), highlight=False)
+        self._total = len(plan.tasks)
+        self._grid = self._progress.add_task("runs", total=self._total, status="")
+
+    def happened(self, event: Event) -> None:
+        """Move the bars; tell of a run that did not end well or lacks a metric."""
+        key = event.run.key
+        if isinstance(event, Started):
+            name = escape(f"{event.run.cell.slug} seed {event.run.seed}")
+            epochs = event.run.cell.training.epochs
+            self._bars[key] = self._progress.add_task(name, total=epochs, status="")
+        elif isinstance(event, EpochEnded):
+            loss = f"loss {event.terms['loss']:.4g}" if "loss" in event.terms else ""
+            self._progress.update(self._bars[key], completed=event.epoch, status=loss)
+            self._shares[key] = event.epoch / event.run.cell.training.epochs
+        else:
+            self._finished += 1
+            self._shares.pop(key, None)
+            self._progress.remove_task(self._bars.pop(key))
+            if not _clean(event.record):
+                self._progress.console.print(escape(outcome(event)), highlight=False)
+        done = self._finished + sum(self._shares.values())
+        left = (time.monotonic() - self._started_at) * (self._total - done) / done if done else None
+        status = f"{_duration(left)} left" if left is not None else ""
+        self._progress.update(self._grid, completed=self._finished, status=status)
+
+
+def _clean(record: Record | ScoreRecord) -> bool:
+    """Whether there is nothing to tell of a recorded run."""
+    if isinstance(record, Record) and record.status != "complete":
+        return False
+    return not any(value.missing for value in record.metrics.values())
+
+
+def reporter(console: Console) -> PlainReporter | LiveReporter:
+    """The reporter that fits the console."""
+    return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"

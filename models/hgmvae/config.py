@@ -1,0 +1,86 @@
+"""Configuration of HGMVAE."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+from pythae.models.base import BaseAEConfig
+
+
+@dataclass
+class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
+    """Settings of :class:`~hgmvae.model.HGMVAE`.
+
+    The loss is Eq. 14 with a weight for each term:
+
+    reconstruction + w_prior_weight · w-prior + Σ (weight · term of the z-prior)
+    + conditional_prior_weight · conditional prior − fisher_weight · Fisher.
+
+    Training has three stages, counted in epochs from 1. The warm-up, epochs 1 to
+    ``warmup_epochs``, leaves out the two terms that need the global mixture, which is fitted to
+    the codes of the last warm-up epoch. Then the conditional prior joins, and after
+    ``fisher_delay`` more epochs the Fisher term. A call without an epoch is past all stages.
+
+    Attributes:
+        reconstruction_loss: ``bce`` or ``mse``, summed over pixels.
+        coefficient_prior: p(w); ``gaussian`` is HGMVAE-G, ``uniform`` is HGMVAE-U.
+        n_components: K, sub-Gaussians of an image and clusters of the global mixture.
+        subcomponents: components of the global mixture per cluster (M = K · subcomponents).
+        w_prior_weight: weight of KL(q(w|y) ‖ p(w)).
+        mutual_information_weight: weight of the z-prior's index-code mutual information.
+        component_correlation_weight: weight of its total correlation over components (Eq. 6).
+        dimension_correlation_weight: weight of its total correlation over the dimensions of each
+            component (C of Eq. 7).
+        dimension_kl_weight: weight of its dimension-wise KL (D of Eq. 7).
+        estimator: how the z-prior's terms are estimated where their weights differ, and for the
+            history: ``gaussian`` from the batch's second moments, or ``weighted``, the
+            minibatch-weighted sampling of β-TCVAE and HFVAE.
+        conditional_prior: reading of Eq. 4. ``uniform`` and ``shared`` are Eq. 4 as printed, with
+            ŵ uniform over the clusters or equal to the image's own weights; ``responsibility``
+            is the divergence of q(x|y) to the global components, weighted by their
+            responsibilities; ``none`` leaves the term out.
+        conditional_prior_weight: its weight.
+        fisher: form of the Fisher term. ``sample_raw`` is Eq. 13, ``sample_log`` log(1 + Eq. 13);
+            ``batch_log`` takes the scatter over the batch, by cluster; ``none`` leaves it out.
+        fisher_weight: its weight; it is maximised.
+        warmup_epochs: epochs of the warm-up.
+        fisher_delay: epochs between the warm-up and the Fisher term.
+
+    Raises:
+        ValueError: if a count is below its least value, or a weight negative or not finite.
+    """
+
+    reconstruction_loss: Literal["bce", "mse"] = "mse"
+    coefficient_prior: Literal["gaussian", "uniform"] = "uniform"
+    n_components: int = 10
+    subcomponents: int = 5
+    w_prior_weight: float = 1.0
+    mutual_information_weight: float = 0.1
+    component_correlation_weight: float = 0.1
+    dimension_correlation_weight: float = 0.1
+    dimension_kl_weight: float = 0.1
+    estimator: Literal["gaussian", "weighted"] = "gaussian"
+    conditional_prior: Literal["none", "uniform", "shared", "responsibility"] = "responsibility"
+    conditional_prior_weight: float = 1.0
+    fisher: Literal["none", "sample_raw", "sample_log", "batch_log"] = "batch_log"
+    fisher_weight: float = 1.0
+    warmup_epochs: int = 4
+    fisher_delay: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {
+            "latent_dim": 1,
+            "n_components": 1,
+            "subcomponents": 1,
+            "warmup_epochs": 0,
+            "fisher_delay": 0,
+        }
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}")
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if name.endswith("_weight") and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}; it must be finite and at least 0")

@@ -1,0 +1,187 @@
+"""Mixtures of Gaussians: an image's own latent moments, and the global mixture that is the prior.
+
+The paper's conditional prior (Eq. 4) compares an image's latent with a "hatted" mixture whose
+origin it leaves open. Here that is :class:`GlobalMixture`, whose parameters are learned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hgmvae.losses import LOG_2PI
+
+LOG_SCALE_LIMIT = 8.0
+"""Bound on the log of every diagonal entry of a precision factor."""
+
+
+def latent_moments(weights: Tensor, mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the latent x = Σ_k w_k z_k (Eq. 1) given the coefficients.
+
+    Args:
+        weights: coefficients w (B, K).
+        mean: component means (B, K, L).
+        log_var: component log-variances (B, K, L).
+
+    Returns:
+        Σ_k w_k μ_k and Σ_k w_k² σ_k², both (B, L).
+    """
+    weights = weights.unsqueeze(-1)
+    return (weights * mean).sum(-2), (weights.square() * log_var.exp()).sum(-2)
+
+
+class GlobalMixture(nn.Module):
+    """A learned mixture of M Gaussians in R^L whose components are grouped into K clusters.
+
+    A cluster of codes is seldom Gaussian, so that each may have several components. Precisions are
+    U Uᵀ with U upper triangular.
+
+    Args:
+        n_clusters: K.
+        subcomponents: components per cluster on average, M = K · subcomponents.
+        latent_dim: L.
+
+    Attributes:
+        mean: component means (M, L).
+        log_scale: logarithms of U's diagonal (M, L).
+        skew: U above its diagonal (M, L, L); the rest is ignored.
+        logits: unnormalised log weights (M,).
+        cluster: index in 0..K-1 of each component's cluster (M,); set by :meth:`fit`.
+    """
+
+    cluster: Tensor
+
+    def __init__(self, n_clusters: int, subcomponents: int, latent_dim: int) -> None:
+        super().__init__()
+        n_components = n_clusters * subcomponents
+        self.n_clusters = n_clusters
+        self.mean = nn.Parameter(torch.randn(n_components, latent_dim))
+        self.log_scale = nn.Parameter(torch.zeros(n_components, latent_dim))
+        self.skew = nn.Parameter(torch.zeros(n_components, latent_dim, latent_dim))
+        self.logits = nn.Parameter(torch.zeros(n_components))
+        self.register_buffer("cluster", torch.arange(n_components) % n_clusters)
+
+    @property
+    def precision_factor(self) -> Tensor:
+        """U (M, L, L), upper triangular with a positive diagonal."""
+        return self.skew.triu(1) + torch.diag_embed(self._bounded_log_scale().exp())
+
+    def _bounded_log_scale(self) -> Tensor:
+        return self.log_scale.clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
+
+    def log_weights(self) -> Tensor:
+        """Logarithms of the mixture weights (M,)."""
+        return self.logits.log_softmax(0)
+
+    def component_log_density(self, x: Tensor) -> Tensor:
+        """Log N(x; μ̂_m, Σ̂_m) of latents (B, L) under every component, (B, M)."""
+        return (
+            self._bounded_log_scale().sum(-1)
+            - 0.5 * self._distance(x, self.precision_factor)
+            - 0.5 * x.shape[-1] * LOG_2PI
+        )
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Posterior probabilities (B, M) of the components given latents (B, L)."""
+        return (self.component_log_density(x) + self.log_weights()).softmax(-1)
+
+    def divergence(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """KL(N(mean, variance) ‖ N(μ̂_m, Σ̂_m)) to every component.
+
+        Args:
+            mean: (..., L).
+            variance: diagonal of the covariance (..., L), positive.
+
+        Returns:
+            (..., M), at least 0.
+        """
+        factor = self.precision_factor
+        trace = variance @ factor.square().sum(-1).T
+        log_det = 2 * self._bounded_log_scale().sum(-1) + variance.log().sum(-1, keepdim=True)
+        return 0.5 * (trace + self._distance(mean, factor) - log_det - mean.shape[-1])
+
+    def _distance(self, x: Tensor, factor: Tensor) -> Tensor:
+        """Squared Mahalanobis distances (..., M) of (..., L) to every component."""
+        offset = x.unsqueeze(-2) - self.mean
+        whitened: Tensor = torch.einsum("...mi,mij->...mj", offset, factor)
+        return whitened.square().sum(-1)
+
+    def by_cluster(self, membership: Tensor) -> Tensor:
+        """Sum probabilities of components (..., M) into those of the clusters (..., K)."""
+        shape = (*membership.shape[:-1], self.n_clusters)
+        return membership.new_zeros(shape).index_add(-1, self.cluster, membership)
+
+    def by_component(self, cluster_weights: Tensor) -> Tensor:
+        """Spread weights of clusters (..., K) over their components (..., M).
+
+        Within a cluster the components share as the mixture weights have it.
+        """
+        weights = self.log_weights().exp()
+        share = weights / self.by_cluster(weights)[self.cluster]
+        return cluster_weights[..., self.cluster] * share
+
+    def sample(self, n_samples: int, weights: Tensor | None = None) -> Tensor:
+        """Draw latents (n_samples, L) with torch's global generator.
+
+        Args:
+            n_samples: how many.
+            weights: component weights (M,); the mixture's own if None.
+        """
+        if weights is None:
+            weights = self.log_weights().exp()
+        index = torch.multinomial(weights, n_samples, replacement=True)
+        noise = torch.randn(n_samples, self.mean.shape[1], 1, device=weights.device)
+        factor = self.precision_factor[index]
+        spread: Tensor = torch.linalg.solve_triangular(factor.mT, noise.to(factor), upper=False)
+        return self.mean[index] + spread.squeeze(-1)
+
+    @torch.no_grad()
+    def fit(self, codes: Tensor, noise: Tensor) -> None:
+        """Fit the mixture to codes by expectation-maximisation, then group its components.
+
+        The M components are grouped into K clusters by spectral clustering of their overlap
+        (mean products of their responsibilities): components that claim the same codes belong
+        together, so that clusters follow the valleys of the density whatever their shape. At last
+        the posterior variance widens every component, because the prior meets latents, which
+        scatter around their codes. All randomness comes from torch's global generator.
+
+        Args:
+            codes: (N, L). Fewer than M are repeated with a jitter of 1% of their spread.
+            noise: mean posterior variance of the latents (L,), positive.
+        """
+        # scikit-learn is slow to import and used nowhere else.
+        from sklearn.cluster import SpectralClustering
+        from sklearn.mixture import GaussianMixture
+
+        n_components = len(self.logits)
+        seed = int(torch.randint(2**31 - 1, ()))
+        codes = codes.double()
+        spread = codes.var(0, correction=0).mean().clamp_min(torch.finfo(torch.float32).eps)
+        if len(codes) < n_components:
+            codes = codes.repeat(math.ceil(n_components / len(codes)), 1)
+            codes = codes + 0.01 * spread.sqrt() * torch.randn_like(codes)
+        data = codes.cpu().numpy()
+        mixture = GaussianMixture(
+            n_components, reg_covar=1e-3 * float(spread), max_iter=50, random_state=seed
+        ).fit(data)
+        covariance = torch.from_numpy(mixture.covariances_) + noise.double().cpu().diag()
+        root = torch.linalg.cholesky(covariance)
+        identity = torch.eye(root.shape[-1], dtype=root.dtype)
+        factor = torch.linalg.solve_triangular(root, identity, upper=False).mT
+        self.mean.copy_(torch.from_numpy(mixture.means_))
+        self.log_scale.copy_(factor.diagonal(dim1=-2, dim2=-1).log())
+        self.skew.copy_(factor)
+        self.logits.copy_(torch.from_numpy(mixture.weights_).clamp_min(1e-6).log())
+        if 1 < self.n_clusters < n_components:
+            claims = torch.from_numpy(mixture.predict_proba(data))
+            overlap = claims.T @ claims
+            size = overlap.sum(0).sqrt()
+            # The floor connects what nothing else does: the spectrum needs one connected graph.
+            affinity = overlap / (size * size[:, None]).clamp_min(1e-9) + 1e-9
+            affinity.fill_diagonal_(0)
+            clusters = SpectralClustering(
+                self.n_clusters, affinity="precomputed", random_state=seed
+            ).fit_predict(affinity.numpy())
+            self.cluster.copy_(torch.from_numpy(clusters))

@@ -1,0 +1,108 @@
+"""HGMVAE as plug-ins of the benchmark: two priors of the coefficients, each with an ablation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    from hgmvae.model import HGMVAE
+
+Setting = bool | int | float | str | list[float] | None
+
+
+class Network(Protocol):
+    """The parts of the benchmark's shared network that HGMVAE takes."""
+
+    def feature_encoder(self) -> BaseEncoder:
+        """A trunk from images to features."""
+
+    def decoder(self, latent_dim: int) -> BaseDecoder:
+        """A decoder from latents to images."""
+
+
+REFERENCE = (
+    "Zhou, Liu and Du, HGMVAE: hierarchical disentanglement in Gaussian mixture variational "
+    "autoencoder, The Visual Computer, 2024"
+)
+
+SETTINGS: Mapping[str, Setting] = {
+    "n_components": 10,
+    "subcomponents": 5,
+    "w_prior_weight": 1.0,
+    "mutual_information_weight": 0.1,
+    "component_correlation_weight": 0.1,
+    "dimension_correlation_weight": 0.1,
+    "dimension_kl_weight": 0.1,
+    "estimator": "gaussian",
+    "conditional_prior": "responsibility",
+    "conditional_prior_weight": 1.0,
+    "fisher": "batch_log",
+    "fisher_weight": 1.0,
+    "warmup_epochs": 4,
+    "fisher_delay": 2,
+}
+"""Defaults of :class:`~hgmvae.config.HGMVAEConfig`, repeated here because it imports torch."""
+
+
+@dataclass(frozen=True)
+class HGMVAEPlugin:
+    """One row of the paper's tables; satisfies ``hgmvae_bench.plugins.ModelPlugin``.
+
+    Attributes:
+        title: the name in tables and figures.
+        coefficient_prior: p(w) of the model.
+        settings: the config's fields that a grid may change, with their defaults.
+        reference: who published the model.
+    """
+
+    title: str
+    coefficient_prior: Literal["gaussian", "uniform"]
+    settings: Mapping[str, Setting] = field(default_factory=lambda: SETTINGS)
+    reference: str = REFERENCE
+
+    def build(
+        self,
+        *,
+        input_dim: tuple[int, int, int],
+        latent_dim: int,
+        reconstruction_loss: Literal["bce", "mse"],
+        network: Network,
+        settings: Mapping[str, Any],
+    ) -> HGMVAE:
+        """Build the model with freshly initialised parameters.
+
+        Args:
+            input_dim: image shape (C, H, W).
+            latent_dim: L.
+            reconstruction_loss: ``bce`` or ``mse``.
+            network: the source of encoder and decoder.
+            settings: values for some or all of ``self.settings``.
+
+        Raises:
+            ValueError: if a setting is unknown or has a value that the model cannot take.
+        """
+        from hgmvae.config import HGMVAEConfig
+        from hgmvae.model import HGMVAE
+
+        if unknown := sorted(settings.keys() - self.settings.keys()):
+            raise ValueError(f"{self.title} has no setting {', '.join(unknown)}")
+        config = HGMVAEConfig(
+            input_dim=input_dim,
+            latent_dim=latent_dim,
+            reconstruction_loss=reconstruction_loss,
+            coefficient_prior=self.coefficient_prior,
+            **{**self.settings, **settings},
+        )
+        return HGMVAE(config, network.feature_encoder(), network.decoder(latent_dim))
+
+
+NO_FISHER: Mapping[str, Setting] = {**SETTINGS, "fisher_weight": 0.0}
+
+HGMVAE_G = HGMVAEPlugin("HGMVAE-G", "gaussian")
+HGMVAE_U = HGMVAEPlugin("HGMVAE-U", "uniform")
+HGMVAE_G_NOFISHER = HGMVAEPlugin("HGMVAE-G w/o Fisher", "gaussian", NO_FISHER)
+HGMVAE_U_NOFISHER = HGMVAEPlugin("HGMVAE-U w/o Fisher", "uniform", NO_FISHER)

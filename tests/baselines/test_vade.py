@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import vae_baselines
+from torch.distributions import Categorical, Independent, Normal
+from vae_baselines.terms import reconstruction_term
+from vae_baselines.vade import vade_terms
+
+B, K, L = 3, 4, 2
+N_SAMPLES = 100_000
+
+
+def normal(mean, log_var):
+    return Independent(Normal(mean, torch.exp(0.5 * log_var)), 1)
+
+
+def test_bound_equals_monte_carlo() -> None:
+    """The two terms are E[log q(z|x) + log q(c|x) − log p(c) − log p(z|c)], z and c drawn."""
+    torch.manual_seed(0)
+    mean, log_var = torch.randn(2, B, L, dtype=torch.float64)
+    logits = torch.randn(K, dtype=torch.float64)
+    mixture_mean, mixture_log_var = torch.randn(2, K, L, dtype=torch.float64)
+    latent = normal(mean, log_var).sample()
+    ours = sum(vade_terms(latent, mean, log_var, logits, mixture_mean, mixture_log_var))
+
+    components, weights = normal(mixture_mean, mixture_log_var), Categorical(logits=logits)
+    joint = weights.probs * components.log_prob(latent.unsqueeze(1)).exp()
+    q_z, q_c = normal(mean, log_var), Categorical(joint / joint.sum(dim=1, keepdim=True))
+    z, c = q_z.sample((N_SAMPLES,)), q_c.sample((N_SAMPLES,))
+    p_z = normal(mixture_mean[c], mixture_log_var[c])
+    draws = q_z.log_prob(z) + q_c.log_prob(c) - weights.log_prob(c) - p_z.log_prob(z)
+    error = draws.std(dim=0) / math.sqrt(N_SAMPLES)
+    assert ((draws.mean(dim=0) - ours).abs() < 4 * error).all()
+
+
+def run_epoch(model, digits, epoch: int):
+    model.train()
+    outputs = [model({"data": batch}, epoch=epoch) for batch in digits.split(32)]
+    model.update()
+    return outputs
+
+
+def test_pretraining_is_a_plain_autoencoder(build, digits) -> None:
+    model = build(vae_baselines.VADE).eval()
+    output = model({"data": digits}, epoch=1)
+    reconstruction = model.decoder(model.latent_code(digits))["reconstruction"]
+    torch.testing.assert_close(
+        output.loss, reconstruction_term(reconstruction, digits, "bce").mean()
+    )
+    assert output.latent_loss == output.cluster_loss == 0
+
+
+def test_mixture_is_fitted_once_after_the_last_pretraining_epoch(build, digits) -> None:
+    model = build(vae_baselines.VADE, pretrain_epochs=2, n_components=3)
+    run_epoch(model, digits, 1)
+    assert not model.fitted
+    run_epoch(model, digits, 2)
+    assert model.fitted
+    fitted = model.mixture_mean.detach().clone()
+    assert fitted.unique(dim=0).shape == (3, 4)
+    outputs = run_epoch(model, digits, 3)
+    assert torch.equal(model.mixture_mean, fitted), "update() only fits, the optimiser moves"
+    assert all(output.latent_loss > 0 for output in outputs)
+    assert not model.kept_codes
+
+
+def test_evaluation_keeps_no_codes(build, digits) -> None:
+    model = build(vae_baselines.VADE, pretrain_epochs=1).eval()
+    model({"data": digits}, epoch=1)
+    model.train()({"data": digits})  # pythae's sanity check gives no epoch
+    model.update()
+    assert not model.fitted
+
+
+def test_fit_finds_planted_clusters_and_prior_samples_them(build) -> None:
+    model = build(vae_baselines.VADE, n_components=2)
+    torch.manual_seed(0)
+    model.kept_codes = [torch.randn(300, 4) - 6, 0.5 * torch.randn(100, 4) + 6]
+    model.update()
+    order = model.mixture_mean[:, 0].argsort()
+    weights = model.mixture_logits.softmax(dim=0)[order]
+    torch.testing.assert_close(weights, torch.tensor([0.75, 0.25]), rtol=0, atol=1e-4)
+    std = torch.exp(0.5 * model.mixture_log_var[order]).mean(dim=1)
+    torch.testing.assert_close(std, torch.tensor([1.0, 0.5]), rtol=0, atol=0.1)
+    samples = model.sample_latent(20_000)
+    share = (samples[:, 0] > 0).float().mean()
+    assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 20_000)
+    assert samples[samples[:, 0] > 0].mean() == pytest.approx(6.0, abs=0.2)
+
+
+def test_phase_survives_a_saved_state(build, digits) -> None:
+    model = build(vae_baselines.VADE, pretrain_epochs=1)
+    run_epoch(model, digits, 1)
+    copy = build(vae_baselines.VADE, pretrain_epochs=1)
+    copy.load_state_dict(model.state_dict())
+    assert copy.fitted
+    assert run_epoch(copy, digits, 2)[0].latent_loss > 0
+
+
+def test_too_few_codes_for_the_mixture(build, digits) -> None:
+    model = build(vae_baselines.VADE, pretrain_epochs=1, n_components=100)
+    with pytest.raises(ValueError, match="n_components = 100"):
+        run_epoch(model, digits, 1)

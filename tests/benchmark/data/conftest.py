@@ -1,0 +1,174 @@
+"""Small datasets in the exact on-disk formats, and a server that can break off."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes the cache of whoever runs it."""
+    monkeypatch.delenv("HGMVAE_BENCH_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    return tmp_path / "user-cache"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real MNIST and Fashion-MNIST files."""
+    beside = Path(__file__).parents[4] / "shared" / "data"
+    folder = Path(os.environ.get("HGMVAE_BENCH_TEST_DATA", beside))
+    if not (folder / "MNIST").is_dir():
+        pytest.skip(f"no real data in {folder} (HGMVAE_BENCH_TEST_DATA names another folder)")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An empty data folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def paint() -> Callable[..., Path]:
+    """Make an image file whose pixels follow from a number."""
+
+    def paint(path: Path, number: int, size: tuple[int, int] = (32, 32), mode: str = "RGB") -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+        pixels = np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return paint
+
+
+@pytest.fixture
+def celeba(root: Path, paint: Callable[..., Path]) -> Path:
+    """Twelve images in CelebA's layout: the first eight train, two validation, two test."""
+    folder = root / "celeba"
+    names = [f"{number:06}.jpg" for number in range(1, 13)]
+    for number, name in enumerate(names):
+        paint(folder / "img_align_celeba" / name, number, size=(178, 218))
+    splits = [0] * 8 + [1] * 2 + [2] * 2
+    (folder / "list_eval_partition.txt").write_text(
+        "".join(f"{name} {split}\n" for name, split in zip(names, splits, strict=True))
+    )
+    attributes = "".join(f"{name}  1 -1\n" for name in names)
+    (folder / "list_attr_celeba.txt").write_text(f"12\nBald Smiling \n{attributes}")
+    return folder
+
+
+CHAIR_IDS = [f"{number:032x}" for number in range(0xABC, 0xABC + 10)]
+
+
+@pytest.fixture
+def chairs(root: Path) -> Path:
+    """Ten chairs with three views each; the red value of every pixel is the chair's number."""
+    folder = root / "rendered_chairs"
+    for number, chair in enumerate(CHAIR_IDS):
+        renders = folder / chair / "renders"
+        renders.mkdir(parents=True)
+        for view in range(3):
+            name = f"image_{view:03}_p{20 + view % 2 * 10:03}_t{view * 11:03}_r096.png"
+            Image.new("RGB", (600, 600), (number, view, 255)).save(renders / name)
+    (folder / "all_chair_names.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    return folder
+
+
+@dataclass
+class Server:
+    """What a local HTTP server gives and how it behaves.
+
+    Attributes:
+        files: content by path.
+        break_after: of each coming answer, the number of body bytes after which the connection
+            is cut; whole answers once the list is used up.
+        etag: sent with every file.
+        ranges: the Range header of every request so far.
+    """
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    break_after: list[int] = field(default_factory=list)
+    etag: str = '"first"'
+    ranges: list[str | None] = field(default_factory=list)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    state = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            state.ranges.append(asked)
+            content = state.files.get(self.path)
+            if content is None:
+                self.send_error(404)
+                return
+            start = 0
+            if asked and self.headers.get("If-Range") == state.etag:
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start and start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                last = len(content) - 1
+                self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("ETag", state.etag)
+            self.end_headers()
+            end = start + state.break_after.pop(0) if state.break_after else len(content)
+            self.wfile.write(content[start:end])
+            if end < len(content):
+                self.wfile.flush()
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Tests are quiet."""
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+    monkeypatch.setattr("hgmvae_bench.data.download.PAUSE_SECONDS", 0)
+    yield state
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system with room for one MB."""
+    import subprocess
+
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

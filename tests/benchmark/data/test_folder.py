@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hgmvae_bench.data import DataError, ImageData
+from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
+from hgmvae_bench.plugins import UnknownNameError
+
+
+def load(root: Path, name: str = "folder:pictures", image_size: int = 32) -> ImageData:
+    return resolve_dataset(name).load(root, image_size=image_size)
+
+
+@pytest.fixture
+def classes(root: Path, paint) -> Path:
+    """Ten cats and five dogs, with things beside them that are no images."""
+    folder = root / "pictures"
+    for number in range(10):
+        paint(folder / "cat" / f"{number}.png", number)
+    for number in range(5):
+        paint(folder / "dog" / "puppies" / f"{number}.JPG", 100 + number)
+    (folder / "README.txt").write_text("pictures of mine")
+    (folder / ".thumbnails").mkdir()
+    shutil.copy(folder / "cat" / "0.png", folder / "cat" / "._0.png")
+    return folder
+
+
+def test_classes_are_split_in_their_proportions(classes: Path, root: Path) -> None:
+    data = load(root)
+    assert data.class_names == ("cat", "dog")
+    assert data.train_labels is not None
+    assert data.test_labels is not None
+    assert data.train_labels.tolist() == [0] * 8 + [1] * 4
+    assert data.test_labels.tolist() == [0, 0, 1]
+    assert data.train_images.shape == (12, 3, 32, 32)
+    # All of the images, each once, with nothing done to their pixels.
+    painted = [np.asarray(Image.open(path)) for path in sorted(classes.glob("cat/[0-9].png"))]
+    cats = torch.cat([data.train_images[:8], data.test_images[:2]]).permute(0, 2, 3, 1).numpy()
+    assert Counter(cat.tobytes() for cat in cats) == Counter(cat.tobytes() for cat in painted)
+
+
+def test_the_split_stays_when_images_come_and_go(classes: Path, root: Path, paint) -> None:
+    def test_images() -> list[bytes]:
+        return [image.numpy().tobytes() for image in load(root).test_images]
+
+    before = test_images()
+    paint(classes / "dog" / "one-more.png", 200)
+    after = test_images()
+    assert len(set(before) & set(after)) >= len(before) - 1
+
+
+def test_images_without_classes(root: Path, paint) -> None:
+    for number in range(6):
+        paint(root / "pictures" / f"{number}.bmp", number)
+    data = load(root)
+    assert data.train_labels is None
+    assert data.test_labels is None
+    assert data.class_names == ()
+    assert (len(data.train_images), len(data.test_images)) == (5, 1)
+
+
+@pytest.mark.parametrize("with_classes", [True, False])
+def test_a_split_that_is_given_is_taken(root: Path, paint, with_classes: bool) -> None:
+    counts = {"train": 3, "test": 2, "val": 1}
+    for split, count in counts.items():
+        for label in ("a", "b") if with_classes else ("",):
+            for number in range(count):
+                paint(root / "pictures" / split / label / f"{number}.png", number)
+    data = load(root)
+    assert data.validation_images is not None
+    n = 2 if with_classes else 1
+    assert len(data.train_images) == 3 * n
+    assert len(data.test_images) == 2 * n
+    assert len(data.validation_images) == n
+    if with_classes:
+        assert data.train_labels is not None
+        assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert data.class_names == ("a", "b")
+    else:
+        assert data.train_labels is None
+
+
+def test_a_class_that_a_split_lacks(root: Path, paint) -> None:
+    for path in ("train/a", "train/b", "test/a"):
+        paint(root / "pictures" / path / "0.png", 0)
+    with pytest.raises(DataError, match=r"train: has not the classes .* differ in b"):
+        load(root)
+
+
+@pytest.mark.parametrize("odd", ["extra", "validation"])
+def test_a_folder_that_is_no_split_beside_the_splits(root: Path, paint, odd: str) -> None:
+    for split in ("train", "test", "val", odd):
+        paint(root / "pictures" / split / "0.png", 0)
+    with pytest.raises(DataError, match="stands beside train and test"):
+        load(root)
+
+
+def test_an_empty_class_is_named(classes: Path, root: Path) -> None:
+    (classes / "fish").mkdir()
+    (classes / "fish" / "none.txt").write_text("no fish")
+    with pytest.raises(DataError, match="this class folder holds no images") as caught:
+        load(root)
+    assert str(classes / "fish") in str(caught.value)
+    assert not list(root.glob(".*"))
+
+
+def test_a_class_with_one_image_cannot_be_split(classes: Path, root: Path, paint) -> None:
+    paint(classes / "fish" / "0.png", 0)
+    with pytest.raises(DataError, match="fish: has a single image"):
+        load(root)
+
+
+def test_images_beside_class_folders(classes: Path, root: Path, paint) -> None:
+    paint(classes / "loose.png", 0)
+    with pytest.raises(DataError, match="holds images beside class folders .loose.png beside cat"):
+        load(root)
+
+
+def test_nothing_there(root: Path) -> None:
+    with pytest.raises(DataError, match="there is no such folder") as caught:
+        load(root)
+    assert str(root / "pictures") in str(caught.value)
+    (root / "pictures").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        load(root)
+    with pytest.raises(DataError, match="say which folder"):
+        load(root, "folder")
+
+
+def test_mixed_sizes_are_an_error_unless_allowed(classes: Path, root: Path, paint) -> None:
+    odd = paint(classes / "cat" / "9.png", 9, size=(64, 48))
+    with pytest.raises(DataError, match="has 64×48 pixels, expected 32×32, the size of") as caught:
+        load(root)
+    assert str(odd) in str(caught.value)
+    assert "sizes=mixed" in str(caught.value)
+    assert not list(root.glob(".*/*.npy"))
+    assert load(root, "folder:pictures?sizes=mixed").train_images.shape == (12, 3, 32, 32)
+
+
+def test_the_longer_side_is_cropped_about_the_centre(root: Path) -> None:
+    folder = root / "pictures"
+    folder.mkdir()
+    # Red, a green centre square, blue.
+    image = Image.new("RGB", (40, 20), "red")
+    image.paste("lime", (10, 0, 30, 20))
+    image.paste("blue", (30, 0, 40, 20))
+    for number in range(2):
+        image.save(folder / f"{number}.png")
+    data = load(root, image_size=10)
+    assert data.train_images.flatten(2).tolist() == [[[0] * 100, [255] * 100, [0] * 100]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("L", 90, (90, 90, 90)),
+        ("1", 1, (255, 255, 255)),
+        ("P", 0, (0, 0, 0)),
+        ("RGBA", (200, 0, 0, 255), (200, 0, 0)),
+        ("RGBA", (200, 0, 0, 0), (255, 255, 255)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+    ],
+)
+def test_every_8_bit_mode_becomes_colour(root: Path, mode: str, colour, expected) -> None:
+    folder = root / "pictures"
+    folder.mkdir()
+    for number in range(2):
+        Image.new(mode, (8, 8), colour).save(
+            folder / f"{number}.{'tif' if mode == 'CMYK' else 'png'}"
+        )
+    data = load(root, image_size=8)
+    assert data.train_images[0, :, 4, 4].tolist() == list(expected)
+
+
+def test_grey_is_one_channel(classes: Path, root: Path) -> None:
+    data = load(root, "folder:pictures?channels=1")
+    assert data.input_dim == (1, 32, 32)
+    colour = load(root).train_images[0].float()
+    luma = (colour * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+    assert (data.train_images[0, 0] - luma).abs().max() <= 1
+
+
+def test_photographs_are_turned_upright(root: Path) -> None:
+    folder = root / "pictures"
+    folder.mkdir()
+    image = Image.new("RGB", (8, 8), "black")
+    image.paste("white", (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    for number in range(2):
+        image.save(folder / f"{number}.png", exif=exif)
+    data = load(root, image_size=8)
+    assert data.train_images[0, 0, 0, 0] == 0
+    assert data.train_images[0, 0, 7, 0] == 255
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda content: content[: len(content) // 2], "truncated"),
+        (lambda content: b"", "cannot identify image file"),
+        (lambda content: b"<html>404</html>", "cannot identify image file"),
+        (lambda content: content[:100] + bytes(50) + content[150:], "cannot be read as an image"),
+    ],
+    ids=["cut off", "empty", "another format", "overwritten"],
+)
+def test_a_damaged_image_is_named_and_nothing_stays(
+    classes: Path, root: Path, damage, fault: str
+) -> None:
+    path = classes / "dog" / "puppies" / "3.JPG"
+    path.rename(path.with_suffix(".png"))
+    path = path.with_suffix(".png")
+    Image.open(classes / "cat" / "0.png").save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=fault) as caught:
+        load(root)
+    assert str(path) in str(caught.value)
+    assert not [file for file in root.glob(".hgmvae-bench-cache/**/*") if file.suffix != ".lock"]
+    report = check("folder:pictures", root)
+    assert [file.path for file in report.files] == [path]
+
+
+def test_images_with_16_bits_are_not_clipped_quietly(classes: Path, root: Path) -> None:
+    deep = np.full((32, 32), 40_000, dtype=np.uint16)
+    Image.fromarray(deep).save(classes / "cat" / "0.png")
+    with pytest.raises(DataError, match=r"cat/0.png: has more than 8 bits per channel"):
+        load(root)
+
+
+def test_options_are_part_of_the_name(root: Path) -> None:
+    plugin = resolve_dataset("folder:my pictures?channels=1&image-size=48&sizes=mixed&loss=bce")
+    assert plugin.title == "my pictures"
+    assert plugin.channels == 1
+    assert plugin.image_size == 48
+    assert plugin.reconstruction_loss == "bce"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("folder:p?chanels=1", UnknownNameError, "did you mean channels"),
+        ("folder:p?channels=2", ValueError, "option channels of folder:p: expected 1 or 3"),
+        ("folder:p?image-size=0", ValueError, "a whole number above 0"),
+        ("folder:p?image-size=big", ValueError, "a whole number above 0"),
+        ("folder:p?sizes=", ValueError, "expected same or mixed"),
+        ("folder:", ValueError, "needs the path"),
+        ("folder:?channels=1", ValueError, "needs the path"),
+    ],
+)
+def test_a_wrong_option_is_named(name: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        resolve_dataset(name)
+
+
+def test_where_a_path_starts(classes: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root))
+    expected = load(root).digest
+    assert load(root / "elsewhere", f"folder:{classes}").digest == expected
+    assert load(root / "elsewhere", "folder:~/pictures").digest == expected
+
+
+def test_fetching_a_folder_says_that_it_is_the_users_own(classes: Path, root: Path) -> None:
+    fetch("folder:pictures", root)
+    with pytest.raises(DataError, match="a folder of your own"):
+        fetch("folder:absent", root)
+
+
+def test_check(classes: Path, root: Path) -> None:
+    report = check("folder:pictures", root)
+    assert report.whole
+    assert report.files[0].detail == "all 15 images decode"
+    assert not list(root.glob(".*")), "checking writes nothing"
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+def test_real_pictures(shared_data: Path, tmp_path: Path) -> None:
+    archive = shared_data / "cifar10-jpeg.tar.gz"
+    if not archive.exists():
+        pytest.skip(f"no {archive}")
+    root = tmp_path / "data"
+    with tarfile.open(archive) as tar:
+        tar.extractall(root / "cifar10-jpeg", filter="data")
+    data = load(root, "folder:cifar10-jpeg")
+    assert data.train_images.shape == (50_000, 3, 32, 32)
+    assert data.test_images.shape == (10_000, 3, 32, 32)
+    assert data.test_labels is not None
+    assert data.test_labels.bincount().tolist() == [1000] * 10
+    assert data.class_names[0] == "airplane"
+    picture = Image.open(root / "cifar10-jpeg" / "test" / "airplane" / "0000.jpg")
+    assert np.array_equal(data.test_images[0].permute(1, 2, 0).numpy(), np.asarray(picture))
+    assert load(root, "folder:cifar10-jpeg").digest == data.digest
+    shutil.rmtree(root)

@@ -1,0 +1,155 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hgmvae_bench.records import MetricValue, Record, ScoreRecord
+from hgmvae_bench.store import Store, StoreError
+
+OLD_RECORDS = Path(__file__).parent / "old_records"
+
+
+def record(key="run", **content):
+    content = {"cell": "c", "seed": 0, "settings": {"a": 1}, "data_digest": "d", **content}
+    return Record(key=key, **{"status": "complete", **content})
+
+
+def value(number):
+    return MetricValue(value=number, fingerprint={"n_images": 10}, seconds=0.5)
+
+
+def test_a_record_comes_back_equal(tmp_path):
+    written = record(metrics={"sc": value(0.25)}, history={"loss": [2.0, 1.5]})
+    Store(tmp_path).add(written)
+    run = Store(tmp_path).runs()["run"]
+    assert run.record == written
+    assert run.metrics == written.metrics
+
+
+def test_a_record_file_is_plain_json(tmp_path):
+    Store(tmp_path).add(record())
+    content = json.loads((tmp_path / "records" / "run.json").read_text())["content"]
+    assert content["schema_version"] == 1
+    assert content["settings"] == {"a": 1}
+
+
+def test_a_run_done_again_leaves_the_old_record_and_the_newest_counts(tmp_path):
+    store = Store(tmp_path)
+    for status in ("failed", "diverged", "complete"):
+        store.add(record(status=status))
+    assert sorted(p.name for p in (tmp_path / "records").iterdir()) == [
+        "run.json",
+        "run.retry-1.json",
+        "run.retry-2.json",
+    ]
+    assert store.runs()["run"].record.status == "complete"
+
+
+def test_scores_are_added_to_the_record_that_they_belong_to(tmp_path):
+    store = Store(tmp_path)
+    store.add(record(metrics={"sc": value(0.1)}))
+    sha256 = store.runs()["run"].sha256
+    store.add_scores(ScoreRecord(key="run", record_sha256=sha256, metrics={"db": value(2)}))
+    store.add_scores(ScoreRecord(key="run", record_sha256=sha256, metrics={"db": value(3)}))
+    store.add_scores(ScoreRecord(key="run", record_sha256="another", metrics={"db": value(4)}))
+    metrics = store.runs()["run"].metrics
+    assert {name: metric.value for name, metric in metrics.items()} == {"sc": 0.1, "db": 3}
+
+
+def test_a_metric_has_a_value_or_a_reason():
+    assert MetricValue.of(float("nan"), {}, 0).missing == "the value is nan"
+    with pytest.raises(ValueError, match="either a value or a reason"):
+        MetricValue()
+    with pytest.raises(ValueError, match="either a value or a reason"):
+        MetricValue(value=1, missing="why")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[:-20],
+        lambda raw: raw[: len(raw) // 2],
+        lambda raw: b"",
+        lambda raw: raw.replace(b'"seed": 0', b'"seed": 1'),
+        lambda raw: b'{"not": "a record"}\n',
+    ],
+)
+def test_a_truncated_or_edited_record_is_named(tmp_path, damage):
+    store = Store(tmp_path)
+    store.add(record())
+    path = tmp_path / "records" / "run.json"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(StoreError, match=r"run\.json: truncated or edited"):
+        store.runs()
+
+
+def test_a_record_of_an_unknown_schema_version_is_named(tmp_path):
+    Store(tmp_path).add(record().model_copy(update={"schema_version": 99}))
+    with pytest.raises(StoreError, match=r"run\.json: not a record .*schema_version"):
+        Store(tmp_path).runs()
+
+
+@pytest.mark.parametrize("path", sorted(OLD_RECORDS.glob("*.json")), ids=lambda p: p.stem)
+def test_records_of_every_old_schema_version_stay_readable(tmp_path, path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
+    (run,) = Store(tmp_path).runs().values()
+    assert run.record.status == "complete"
+    assert run.metrics["sc"].value is not None
+
+
+def test_nothing_half_written_stays_when_the_folder_is_read_only(tmp_path):
+    (tmp_path / "records").mkdir()
+    # Root may write anywhere, so a file stands where the folder should be.
+    (tmp_path / "blocked").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store(tmp_path / "blocked").add(record())
+    assert list((tmp_path / "records").iterdir()) == []
+
+
+def test_artifacts_appear_whole_or_not_at_all(tmp_path):
+    store = Store(tmp_path)
+    with store.writing_artifacts("run") as folder:
+        (folder / "weights").write_text("first")
+    with pytest.raises(ZeroDivisionError), store.writing_artifacts("run") as folder:
+        (folder / "weights").write_text("second")
+        raise ZeroDivisionError
+    assert (store.artifacts("run") / "weights").read_text() == "first"
+    assert [p.name for p in (tmp_path / "artifacts").iterdir()] == ["run"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from hgmvae_bench.store import Store
+from hgmvae_bench.records import Record
+store = Store(Path(sys.argv[1]))
+print("ready", flush=True)
+for i in range(100_000):
+    store.add(Record(key=f"run{i}", cell="c", seed=i, settings={"x": "y" * 20_000},
+                     data_digest="d", status="complete"))
+    print(i, flush=True)
+"""
+
+
+@pytest.mark.parametrize("milliseconds", [3, 11, 23, 41, 67])
+def test_kill_9_while_writing_loses_no_record_that_was_written(tmp_path, milliseconds):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(milliseconds / 1000)
+    os.kill(process.pid, signal.SIGKILL)
+    written = process.stdout.read().split()
+    process.wait()
+    store = Store(tmp_path)
+    runs = store.runs()
+    assert {f"run{i}" for i in written} <= set(runs)
+    store.clean()
+    assert not list((tmp_path / "records").glob(".*")) if written else True

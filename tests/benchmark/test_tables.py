@@ -1,0 +1,146 @@
+import io
+
+import pandas as pd
+import pytest
+
+from hgmvae_bench.grid import Run
+from hgmvae_bench.plugins import UnknownNameError
+from hgmvae_bench.records import MetricValue, Record
+from hgmvae_bench.store import StoredRun
+from hgmvae_bench.tables import TableError, build_table, to_csv, to_latex, to_text
+
+FINGERPRINT = {"split": "test", "n_images": 360}
+
+
+def stored(grid, model, seed, sc=None, *, status="complete", data="d", fingerprint=None, **content):
+    metrics = {}
+    if sc is not None:
+        value = MetricValue(value=sc, fingerprint=fingerprint or FINGERPRINT)
+        metrics = {"sc": value, "accuracy": value}
+    run = Run(grid.cell("digits", model, 2), seed, data)
+    record = Record.of(run, status=status, metrics=metrics, **content)
+    return StoredRun(record, f"{model}{seed}", dict(metrics))
+
+
+@pytest.fixture
+def runs(tiny_grid):
+    return [
+        stored(tiny_grid, "vae", 0, 0.1),
+        stored(tiny_grid, "vae", 1, 0.3),
+        stored(tiny_grid, "wae-imq", 0, 0.5),
+        stored(tiny_grid, "wae-imq", 1, 0.5),
+    ]
+
+
+def entries(table):
+    return {(e.metric, e.model): e for e in table.entries}
+
+
+def test_mean_spread_and_rank(tiny_grid, runs):
+    table = entries(build_table(tiny_grid, "1", runs))
+    vae, wae = table["sc", "vae"], table["sc", "wae-imq"]
+    assert vae.mean == pytest.approx(0.2)
+    # By hand: sqrt((0.1² + 0.1²) / (2 - 1)).
+    assert vae.std == pytest.approx(0.02**0.5)
+    assert (vae.n, vae.planned, vae.rank, vae.note) == (2, 2, 2, "")
+    assert (wae.mean, wae.std, wae.rank) == (0.5, 0.0, 1)
+
+
+def test_lower_is_better_where_the_metric_says_so(tiny_text):
+    from hgmvae_bench.grid import parse_grid
+
+    grid = parse_grid(tiny_text.replace("[sc, accuracy]", "[db, sc]"), "g.yaml")
+    value = {m: MetricValue(value=v, fingerprint=FINGERPRINT) for m, v in (("db", 1), ("sc", 1))}
+    worse = {m: MetricValue(value=v, fingerprint=FINGERPRINT) for m, v in (("db", 2), ("sc", 2))}
+    runs = []
+    for model, metrics in (("vae", value), ("wae-imq", worse)):
+        run = Run(grid.cell("digits", model, 2), 0, "d")
+        runs.append(StoredRun(Record.of(run, status="complete"), model, metrics))
+    table = entries(build_table(grid, "1", runs))
+    assert table["db", "vae"].rank == table["sc", "wae-imq"].rank == 1
+
+
+def test_equal_means_share_a_rank(tiny_grid):
+    runs = [stored(tiny_grid, m, s, 0.5) for m in ("vae", "wae-imq") for s in (0, 1)]
+    assert {e.rank for e in build_table(tiny_grid, "1", runs).entries} == {1}
+
+
+def test_what_is_lacking_is_said_never_averaged_away(tiny_grid):
+    runs = [
+        stored(tiny_grid, "vae", 0, 0.1),
+        stored(tiny_grid, "vae", 1, status="diverged", error="epoch 2"),
+        stored(tiny_grid, "wae-imq", 0, status="failed", error="boom"),
+    ]
+    table = build_table(tiny_grid, "1", runs)
+    vae, wae = entries(table)["sc", "vae"], entries(table)["sc", "wae-imq"]
+    assert (vae.n, vae.planned, vae.note) == (1, 2, "1 × diverged")
+    assert (wae.n, wae.mean, wae.rank, wae.note) == (0, None, None, "1 × failed; 1 × not run")
+    text = to_text(table)
+    assert "0.100¹*" in text
+    assert "–*" in text
+    assert "* WAE-IMQ on Digits, L = 2, SC" in text
+
+
+def test_a_missing_metric_gives_its_reason(tiny_grid):
+    run = stored(tiny_grid, "vae", 0, 0.1)
+    run.metrics["sc"] = MetricValue(missing="no weights")
+    entry = entries(build_table(tiny_grid, "1", [run]))["sc", "vae"]
+    assert entry.note == "1 × no weights; 1 × not run"
+
+
+def test_values_with_different_fingerprints_are_refused(tiny_grid, runs):
+    runs.append(stored(tiny_grid, "vae", 2, 0.1, fingerprint={"split": "test", "n_images": 99}))
+    with pytest.raises(TableError, match=r"(?s)sc on digits: runs of different fingerprint.*360.*99"):
+        build_table(tiny_grid, "1", runs)
+
+
+def test_runs_on_different_data_are_refused(tiny_grid, runs):
+    runs.append(stored(tiny_grid, "vae", 0, 0.1, data="edited"))
+    with pytest.raises(TableError, match=r"(?s)different data.*edited"):
+        build_table(tiny_grid, "1", runs)
+
+
+def test_runs_of_other_cells_do_not_matter(tiny_grid, runs):
+    other = stored(tiny_grid, "vae", 0, 0.9)
+    other = StoredRun(other.record.model_copy(update={"cell": "other"}), "x", other.metrics)
+    expected = build_table(tiny_grid, "1", runs).entries
+    assert build_table(tiny_grid, "1", [*runs, other]).entries == expected
+
+
+def test_csv_comes_back_at_full_precision(tiny_grid):
+    third = 1 / 3
+    runs = [stored(tiny_grid, m, s, third * (s + 1)) for m in ("vae", "wae-imq") for s in (0, 1)]
+    table = build_table(tiny_grid, "1", runs)
+    read = pd.read_csv(io.StringIO(to_csv(table)), keep_default_na=False, dtype={"table": str})
+    pd.testing.assert_frame_equal(read, table.values, check_dtype=False, check_exact=True)
+
+
+def test_text_has_the_layout_of_the_grid(tiny_grid, runs):
+    lines = to_text(build_table(tiny_grid, "1", runs)).splitlines()
+    assert lines[0] == "Table 1. Clustering"
+    assert lines[2].split() == ["Model", "VAE", "WAE-IMQ"]
+    assert lines[4].split() == ["SC↑", "0.200", "±", "0.141²", "0.500", "±", "0.000¹"]
+
+
+def test_latex_marks_the_best_three_and_escapes(tiny_text):
+    from hgmvae_bench.grid import parse_grid
+
+    text = tiny_text.replace("[vae, wae-imq]", "[vae, beta-vae, wae-imq, odd]").replace(
+        "tables:", 'models: { odd: { model: wae-rbf, title: "50% & a_b" } }\ntables:', 1
+    )
+    grid = parse_grid(text, "g.yaml")
+    models = ("vae", "beta-vae", "wae-imq", "odd")
+    runs = [stored(grid, m, 0, 0.4 - i / 10) for i, m in enumerate(models)]
+    latex = to_latex(build_table(grid, "1", runs))
+    assert r"\textbf{0.400}" in latex
+    assert r"\textbf{\textit{0.300}}" in latex
+    assert r" \textit{0.200}" in latex
+    assert " 0.100" in latex
+    assert r"50\% \& a\_b" in latex
+    assert r"$\beta$-VAE" in latex
+    assert r"\toprule" in latex
+
+
+def test_an_unknown_table_is_answered_with_the_known_ones(tiny_grid, runs):
+    with pytest.raises(UnknownNameError, match=r"unknown table of grid tiny '7'; known: 1"):
+        build_table(tiny_grid, "7", runs)

@@ -1,0 +1,243 @@
+"""What the suite relies on in every registered model, ours and third parties' alike."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hgmvae_bench.networks import Network
+from hgmvae_bench.plugins import MODELS, ReconstructionLoss
+from safetensors.torch import load, save
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+LATENT_DIM = 4
+EPOCHS = 10  # the suite's default, which schedules and pretraining inside a model count on
+N_IMAGES, BATCH = 128, 32
+
+every_model = pytest.mark.parametrize("name", MODELS.names())
+
+
+@cache
+def digits(channels: int = 1, size: int = 32) -> Tensor:
+    """Real images (N_IMAGES, channels, size, size) in [0, 1]."""
+    images = torch.tensor(load_digits().images[:N_IMAGES], dtype=torch.float32).div(16)
+    scale = size // 8
+    images = images.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+    return images.unsqueeze(1).repeat(1, channels, 1, 1)
+
+
+def build(
+    name: str, channels: int = 1, size: int = 32, loss: ReconstructionLoss = "bce", **settings: Any
+) -> Any:
+    input_dim = (channels, size, size)
+    return MODELS[name].build(
+        input_dim=input_dim,
+        latent_dim=LATENT_DIM,
+        reconstruction_loss=loss,
+        network=Network(input_dim, width=4),
+        settings=settings,
+    )
+
+
+@dataclass
+class Training:
+    model: Any
+    history: list[dict[str, float]]
+    unreached: set[str]
+
+
+def train(name: str, seed: int = 0, epochs: int = EPOCHS, device: str = "cpu") -> Training:
+    """Train on the digits, each parameter following the loss that the model names for it."""
+    torch.manual_seed(seed)
+    model = build(name).to(device)
+    model.train()
+    objectives: dict[str, list[nn.Parameter]] = (
+        model.objectives() if hasattr(model, "objectives") else {"loss": list(model.parameters())}
+    )
+    optimisers = {key: torch.optim.AdamW(group, lr=1e-3) for key, group in objectives.items()}
+    unreached = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    history = []
+    for epoch in range(1, epochs + 1):
+        totals: dict[str, float] = defaultdict(float)
+        for batch in digits()[torch.randperm(N_IMAGES)].to(device).split(BATCH):
+            output = model({"data": batch}, epoch=epoch, dataset_size=N_IMAGES, uses_ddp=False)
+            gradients = {
+                key: torch.autograd.grad(output[key], group, retain_graph=True, allow_unused=True)
+                for key, group in objectives.items()
+            }
+            for key, group in objectives.items():
+                for parameter, gradient in zip(group, gradients[key], strict=True):
+                    parameter.grad = gradient
+            unreached -= {
+                key
+                for key, parameter in model.named_parameters()
+                if parameter.grad is not None and parameter.grad.any()
+            }
+            for optimiser in optimisers.values():
+                optimiser.step()
+            for key, value in scalars(output).items():
+                totals[key] += value / (N_IMAGES // BATCH)
+        model.update()
+        history.append(dict(totals))
+    model.eval()
+    return Training(model, history, unreached)
+
+
+@cache
+def trained(name: str) -> Training:
+    return train(name)
+
+
+def scalars(output: Any) -> dict[str, float]:
+    return {
+        key: value.item()
+        for key, value in output.items()
+        if isinstance(value, Tensor) and value.ndim == 0
+    }
+
+
+@every_model
+def test_training_lowers_a_finite_loss(name: str) -> None:
+    history = trained(name).history
+    values = torch.tensor([list(epoch.values()) for epoch in history])
+    assert values.isfinite().all(), history
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert len(history[0]) > 1, "the terms of the loss are in the output, each on its own"
+
+
+@every_model
+def test_gradients_reach_every_parameter(name: str) -> None:
+    assert not trained(name).unreached
+
+
+@every_model
+def test_every_objective_is_in_the_output_and_shares_no_parameter(name: str) -> None:
+    model = build(name)
+    if not hasattr(model, "objectives"):
+        return
+    objectives = model.objectives()
+    assert objectives.keys() <= scalars(model({"data": digits()[:BATCH]}, epoch=1)).keys()
+    followers = [id(parameter) for group in objectives.values() for parameter in group]
+    assert sorted(followers) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+@every_model
+def test_code_is_deterministic_and_follows_the_image(name: str) -> None:
+    model = trained(name).model
+    with torch.no_grad():
+        first, second = model.latent_code(digits()), model.latent_code(digits())
+    assert first.shape == (N_IMAGES, LATENT_DIM)
+    assert first.isfinite().all()
+    assert torch.equal(first, second)
+    assert first.std(dim=0).max() > 1e-3
+
+
+@every_model
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_shapes(name: str, channels: int, size: int, loss: ReconstructionLoss) -> None:
+    torch.manual_seed(0)
+    model = build(name, channels, size, loss)
+    data = digits(channels, size)[:8]
+    output = model({"data": data}, epoch=1, dataset_size=8, uses_ddp=False)
+    assert output.loss.shape == ()
+    assert output.loss.isfinite()
+    code = model.eval().latent_code(data)
+    assert code.shape == (8, LATENT_DIM)
+    images = model.decoder(code)["reconstruction"]
+    assert images.shape == data.shape
+    assert 0 <= images.min() <= images.max() <= 1
+
+
+@every_model
+def test_batch_of_one(name: str) -> None:
+    model = trained(name).model
+    with torch.no_grad():
+        alone, among = model.latent_code(digits()[:1]), model.latent_code(digits()[:8])
+        output = model({"data": digits()[:1]}, epoch=EPOCHS, dataset_size=N_IMAGES, uses_ddp=False)
+    assert alone.shape == (1, LATENT_DIM)
+    torch.testing.assert_close(alone, among[:1], rtol=1e-4, atol=1e-5)
+    assert all(torch.tensor(value).isfinite() for value in scalars(output).values())
+
+
+@every_model
+def test_state_survives_safetensors_to_the_bit(name: str) -> None:
+    model = trained(name).model
+    torch.manual_seed(1)
+    copy = build(name)
+    copy.load_state_dict(load(save(model.state_dict())))
+    copy.eval()
+    for key, value in model.state_dict().items():
+        assert torch.equal(copy.state_dict()[key], value), key
+    with torch.no_grad():
+        assert torch.equal(copy.latent_code(digits()), model.latent_code(digits()))
+    assert torch.equal(draw(copy), draw(model))
+    assert evaluated_loss(copy) == evaluated_loss(model)
+
+
+def draw(model: Any, seed: int = 0, n_samples: int = 64) -> Tensor:
+    torch.manual_seed(seed)
+    samples: Tensor = model.sample_latent(n_samples)
+    return samples
+
+
+def evaluated_loss(model: Any) -> float:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        output = model({"data": digits()}, epoch=EPOCHS, dataset_size=N_IMAGES, uses_ddp=False)
+    return float(output.loss)
+
+
+@every_model
+def test_same_seed_same_result(name: str) -> None:
+    again, other = train(name, epochs=EPOCHS - 4), train(name, seed=1, epochs=1)
+    assert again.history == trained(name).history[: EPOCHS - 4]
+    assert other.history[0] != again.history[0]
+
+
+@every_model
+def test_prior_samples(name: str) -> None:
+    model = trained(name).model
+    samples = draw(model)
+    assert samples.shape == (64, LATENT_DIM)
+    assert samples.isfinite().all()
+    assert not samples.requires_grad
+    assert torch.equal(samples, draw(model))
+    assert not torch.equal(samples, draw(model, seed=1))
+    images = model.decoder(samples)["reconstruction"]
+    assert images.shape == (64, 1, 32, 32)
+
+
+@every_model
+def test_settings(name: str) -> None:
+    plugin = MODELS[name]
+    settings = dict(plugin.settings)
+    assert json.loads(json.dumps(settings)) == settings
+    assert plugin.title
+    assert plugin.reference
+    build(name, **settings)
+    with pytest.raises(ValueError, match="no_such_setting"):
+        build(name, no_such_setting=1)
+    for setting in settings:
+        with pytest.raises(ValueError, match=setting):
+            build(name, **{setting: "no such value"})
+
+
+@every_model
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu(name: str) -> None:
+    model = train(name, device="cuda").model
+    assert model.sample_latent(4).is_cuda
+    data = digits()[:8]
+    with torch.no_grad():
+        on_gpu = model.latent_code(data.cuda()).cpu()
+        on_cpu = model.cpu().latent_code(data)
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,138 @@
+"""The mixtures against torch.distributions, Monte Carlo estimates, and data of known origin."""
+
+import pytest
+import torch
+from hgmvae.mixture import GlobalMixture, latent_moments
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, kl_divergence
+
+NO_NOISE = torch.full((2,), 1e-6)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def mixture() -> GlobalMixture:
+    """Three clusters of two full-covariance components in R², in double precision."""
+    mixture = GlobalMixture(n_clusters=3, subcomponents=2, latent_dim=2).double()
+    for parameter in mixture.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    return mixture
+
+
+def components(mixture: GlobalMixture) -> MultivariateNormal:
+    factor = mixture.precision_factor
+    return MultivariateNormal(mixture.mean, precision_matrix=factor @ factor.mT)
+
+
+def test_latent_moments_are_those_of_eq_1():
+    n_draws = 100_000
+    weights, mean, log_var = torch.randn(1, 3), torch.randn(1, 3, 2), torch.randn(1, 3, 2)
+    z = mean + torch.randn(n_draws, 3, 2) * (log_var / 2).exp()
+    x = (weights.unsqueeze(-1) * z).sum(1)
+    expected_mean, expected_var = latent_moments(weights, mean, log_var)
+    deviation = x - x.mean(0)
+    mean_error = x.std(0) / n_draws**0.5
+    var_error = deviation.square().std(0) / n_draws**0.5
+    assert ((x.mean(0) - expected_mean).abs() < 4 * mean_error).all()
+    assert ((deviation.square().mean(0) - expected_var).abs() < 4 * var_error).all()
+
+
+def test_densities_and_responsibilities(mixture):
+    x = torch.randn(7, 2).double()
+    reference = components(mixture)
+    log_density = reference.log_prob(x.unsqueeze(1))
+    torch.testing.assert_close(mixture.component_log_density(x), log_density)
+    joint = log_density.exp() * mixture.logits.softmax(0)
+    torch.testing.assert_close(mixture.responsibilities(x), joint / joint.sum(1, keepdim=True))
+
+
+def test_divergence_is_the_kl_of_all_pairs(mixture):
+    mean, variance = torch.randn(4, 3, 2).double(), torch.rand(4, 3, 2).double() + 0.1
+    own = MultivariateNormal(mean.unsqueeze(-2), torch.diag_embed(variance).unsqueeze(-3))
+    torch.testing.assert_close(
+        mixture.divergence(mean, variance), kl_divergence(own, components(mixture))
+    )
+
+
+def test_samples_come_from_the_mixture(mixture):
+    # Inside the unit circle around every component, as often as the density says.
+    n_draws = 50_000
+    own = MixtureSameFamily(Categorical(logits=mixture.logits), components(mixture))
+    drawn, reference = mixture.sample(n_draws), own.sample((n_draws,))
+    for centre in mixture.mean:
+        inside = [((x - centre).norm(dim=1) < 1).double().mean() for x in (drawn, reference)]
+        error = (sum(share * (1 - share) for share in inside) / n_draws) ** 0.5
+        assert abs(inside[0] - inside[1]) < 4 * error
+
+
+def test_clusters_and_components_share_their_weight(mixture):
+    clusters = torch.tensor([[0.5, 0.3, 0.2]]).double()
+    spread = mixture.by_component(clusters)
+    torch.testing.assert_close(mixture.by_cluster(spread), clusters)
+    weights = mixture.logits.softmax(0)
+    torch.testing.assert_close(spread[0, 0] / spread[0, 3], weights[0] / weights[3])
+
+
+def rings(n_points: int) -> tuple[Tensor, Tensor]:
+    """Two concentric rings, which no two Gaussians tell apart, and their labels."""
+    label = torch.arange(n_points) % 2
+    angle = 2 * torch.pi * torch.rand(n_points)
+    radius = 1.0 + 2.0 * label + 0.1 * torch.randn(n_points)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], 1), label
+
+
+def agreement(mixture: GlobalMixture, codes: Tensor, label: Tensor) -> float:
+    cluster = mixture.by_cluster(mixture.responsibilities(codes)).argmax(1)
+    matches = (cluster == label).float().mean().item()
+    return max(matches, 1 - matches)
+
+
+def test_fit_finds_clusters_that_are_not_gaussian():
+    codes, label = rings(2000)
+    many = GlobalMixture(n_clusters=2, subcomponents=12, latent_dim=2)
+    many.fit(codes, NO_NOISE)
+    assert agreement(many, codes, label) > 0.99
+    one = GlobalMixture(n_clusters=2, subcomponents=1, latent_dim=2)
+    one.fit(codes, NO_NOISE)
+    assert agreement(one, codes, label) < 0.9
+
+
+def test_fit_recovers_a_gaussian_mixture():
+    means = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 6.0]])
+    root = torch.tensor([[1.0, 0.0], [0.8, 0.4]])
+    label = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), 20_000, replacement=True)
+    mixture = GlobalMixture(n_clusters=3, subcomponents=1, latent_dim=2)
+    noise = torch.tensor([0.5, 0.1])
+    mixture.fit(means[label] + torch.randn(20_000, 2) @ root.T, noise)
+    order = torch.cdist(means, mixture.mean).argmin(1)
+    torch.testing.assert_close(mixture.mean[order], means, atol=0.06, rtol=0)
+    covariance = components(mixture).covariance_matrix[order]
+    expected = root @ root.T + noise.diag()
+    torch.testing.assert_close(covariance, expected.expand(3, 2, 2), atol=0.06, rtol=0)
+    weights = mixture.logits.softmax(0)[order]
+    torch.testing.assert_close(weights, torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0)
+
+
+def test_fit_follows_torchs_generator():
+    codes, _ = rings(300)
+    fitted = []
+    for seed in (1, 1, 2):
+        mixture = GlobalMixture(n_clusters=2, subcomponents=4, latent_dim=2)
+        torch.manual_seed(seed)
+        mixture.fit(codes, NO_NOISE)
+        fitted.append(mixture.mean.detach())
+    assert torch.equal(fitted[0], fitted[1])
+    assert not torch.equal(fitted[0], fitted[2])
+
+
+@pytest.mark.parametrize("n_codes", [1, 5])
+def test_fit_to_fewer_codes_than_components(n_codes):
+    mixture = GlobalMixture(n_clusters=3, subcomponents=4, latent_dim=2)
+    codes = torch.randn(n_codes, 2)
+    mixture.fit(codes, NO_NOISE)
+    assert mixture.component_log_density(codes).isfinite().all()
+    assert torch.cdist(codes, mixture.mean).min(1).values.max() < 0.1
