@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.grid import Grid, parse_grid
 from hgmvae_bench.plugins import DATASETS
@@ -25,7 +24,7 @@ tables:
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_text() -> str:
     return TINY
 

@@ -27,7 +27,8 @@ class VaDEConfig(BaselineConfig):
 
     Attributes:
         n_components: K, the clusters of the prior.
-        pretrain_epochs: epochs as a plain autoencoder before the mixture is fitted.
+        pretrain_epochs: epochs as a plain autoencoder before the mixture is fitted; a run must be
+            longer than that, or it never gets to the bound.
     """
 
     n_components: Count = 10
@@ -51,6 +52,9 @@ class VaDE(BaselineAE):
     Departures from the paper: the pretraining is the suite's own network from scratch, a few
     epochs, counted in the run's epochs (the paper pretrains layer by layer with a stacked
     autoencoder, then trains for 300 epochs); no learning rate decay.
+
+    pythae's trainers keep the weights of the epoch with the lowest loss, and the losses of the two
+    phases do not compare: under them use the model as it is after the last epoch.
     """
 
     config_class = VaDEConfig

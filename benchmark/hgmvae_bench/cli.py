@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hgmvae_bench.data.cli import app as data_app
 from hgmvae_bench.errors import UserError
 
 if TYPE_CHECKING:
     from hgmvae_bench.grid import Grid
+    from hgmvae_bench.runner import Plan
     from hgmvae_bench.store import Store
 
 app = typer.Typer(
@@ -25,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(data_app, name="data")
 
 DEFAULT_RESULTS = Path("results/local")
 
@@ -54,77 +58,106 @@ class TableFormat(enum.StrEnum):
     latex = "latex"
 
 
-Results = Annotated[
-    Path, typer.Option("--results", help="Results folder.", file_okay=False, show_default=True)
+Results = Annotated[Path, typer.Option("--results", help="Results folder.", file_okay=False)]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="HGMVAE_BENCH_DATA", help="Data folder.  [default: user cache]"),
 ]
-
-
-def default_data_folder() -> Path:
-    """The user's cache folder, where datasets are looked for unless told otherwise."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("hgmvae-bench") / "data"
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes a GPU if there is one.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Runs side by side; they share the machine's threads.  "
+        "[default: one a core, or one on a GPU]",
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="Folder of pretrained weights for FID and LPIPS.")
+]
+Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Only this (repeatable).")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="Only this (repeatable).")]
+LatentDims = Annotated[
+    list[int] | None, typer.Option("--latent-dim", help="Only this (repeatable).")
+]
+GridOfResults = Annotated[
+    str | None, typer.Option("--grid", help="Which grid, if the folder holds several.")
+]
 
 
 @app.command()
 def run(
     grid: Annotated[str, typer.Option("--grid", help="A grid's name, or a YAML file.")],
     results: Results = DEFAULT_RESULTS,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", envvar="HGMVAE_BENCH_DATA", help="Data folder.  [default: user's cache]"
-        ),
-    ] = None,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
+    data: Data = None,
+    device: DeviceOption = Device.auto,
+    workers: Workers = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per cell.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Only this one (repeatable).")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Only this one (repeatable).")] = None,
-    latent_dim: Annotated[list[int] | None, typer.Option(help="Only this (repeatable).")] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Runs side by side; they share the machine's threads.  "
-            "[default: one a core, or one on a GPU]",
-        ),
-    ] = None,
+    dataset: Datasets = None,
+    model: Models = None,
+    latent_dim: LatentDims = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do failed and diverged runs again.")
     ] = False,
-    weights: Annotated[
-        Path | None, typer.Option(help="Folder of pretrained weights for FID and LPIPS.")
-    ] = None,
+    weights: Weights = None,
 ) -> None:
     """Do what is missing of a grid, and print its tables.
 
     Exit status: 0 if all runs are complete, 1 if one failed or diverged, 2 if nothing could be
     run as asked.
     """
-    from rich.console import Console
-
-    from hgmvae_bench.executor import available_cores
+    from hgmvae_bench.data import catalogue
     from hgmvae_bench.grid import load_grid
-    from hgmvae_bench.progress import reporter
-    from hgmvae_bench.runner import run_grid
+    from hgmvae_bench.runner import check_models, load_data, make_plan
     from hgmvae_bench.store import Store
 
     chosen = load_grid(grid).select(dataset, model, latent_dim, seeds)
-    store = Store(results)
-    device_name = _device_name(device)
-    with reporter(Console()) as progress:
-        complete = run_grid(
-            chosen,
-            store,
-            data_root=data or default_data_folder(),
-            device=device_name,
-            workers=workers or (1 if device_name == "cuda" else available_cores()),
-            reporter=progress,
-            retry_failed=retry_failed,
-            weights=weights,
-        )
+    store, data_root = Store(results), data or catalogue.default_root()
+    images = load_data(chosen, data_root)
+    plan = make_plan(chosen, images, store.runs(), retry_failed=retry_failed)
+    check_models(plan, images)
+    store.add_grid(chosen)
+    complete = _run_plan(plan, store, data_root, device, workers, weights)
     _write_tables(chosen, store)
     raise typer.Exit(0 if complete else 1)
+
+
+@app.command()
+def evaluate(
+    metrics: Annotated[
+        str, typer.Option("--metrics", help="Registered names, with commas between them.")
+    ],
+    results: Results = DEFAULT_RESULTS,
+    grid: GridOfResults = None,
+    data: Data = None,
+    device: DeviceOption = Device.auto,
+    workers: Workers = None,
+    dataset: Datasets = None,
+    model: Models = None,
+    latent_dim: LatentDims = None,
+    weights: Weights = None,
+) -> None:
+    """Compute metrics of finished runs from what they saved, training nothing.
+
+    Metrics that have a value stay as they are; those recorded as missing are tried again.
+    """
+    from hgmvae_bench.data import catalogue
+    from hgmvae_bench.plugins import METRICS
+    from hgmvae_bench.runner import load_data, make_evaluation_plan
+    from hgmvae_bench.store import Store
+    from hgmvae_bench.tables import build_table, to_text
+
+    names = [name.strip() for name in metrics.split(",")]
+    for name in names:
+        METRICS[name]
+    store, data_root = Store(results), data or catalogue.default_root()
+    chosen = store.grid(grid).select(dataset, model, latent_dim)
+    plan = make_evaluation_plan(chosen, load_data(chosen, data_root), store.runs(), names)
+    _run_plan(plan, store, data_root, device, workers, weights)
+    runs = list(store.runs().values())
+    for spec in chosen.spec.tables:
+        typer.echo(f"\n{to_text(build_table(chosen, spec.showing(names), runs))}", nl=False)
 
 
 @app.command("list")
@@ -145,9 +178,7 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
 def table(
     name: Annotated[str, typer.Argument(help="A table's name in its grid, such as 1.")],
     results: Results = DEFAULT_RESULTS,
-    grid: Annotated[
-        str | None, typer.Option(help="Grid, if the folder holds several, or a YAML file.")
-    ] = None,
+    grid: GridOfResults = None,
     format: Annotated[TableFormat, typer.Option("--format")] = TableFormat.text,  # noqa: A002
 ) -> None:
     """Print one of a grid's tables from the records, training nothing."""
@@ -155,7 +186,8 @@ def table(
     from hgmvae_bench.tables import WRITERS, build_table
 
     store = Store(results)
-    built = build_table(store.grid(grid), name, store.runs().values())
+    chosen = store.grid(grid)
+    built = build_table(chosen, chosen.table(name), store.runs().values())
     _, write = WRITERS[format.value]
     typer.echo(write(built), nl=False)
 
@@ -175,14 +207,35 @@ def _listing(kind: Kind) -> list[tuple[str, ...]]:
     return [(name, plugins[name].title, plugins[name].reference) for name in plugins]
 
 
-def _device_name(device: Device) -> str:
+def _run_plan(
+    plan: Plan,
+    store: Store,
+    data_root: Path,
+    device: Device,
+    workers: int | None,
+    weights: Path | None,
+) -> bool:
     import torch
+    from rich.console import Console
+
+    from hgmvae_bench.executor import available_cores
+    from hgmvae_bench.progress import reporter
+    from hgmvae_bench.runner import run_plan
 
     if device is Device.cuda and not torch.cuda.is_available():
         raise typer.BadParameter("no CUDA device here; use --device cpu", param_hint="--device")
     if device is Device.auto:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device.value
+        device = Device.cuda if torch.cuda.is_available() else Device.cpu
+    with reporter(Console()) as progress:
+        return run_plan(
+            plan,
+            store,
+            data_root=data_root,
+            device=device.value,
+            workers=workers or (1 if device is Device.cuda else available_cores()),
+            reporter=progress,
+            weights=weights,
+        )
 
 
 def _write_tables(grid: Grid, store: Store) -> None:
@@ -193,7 +246,7 @@ def _write_tables(grid: Grid, store: Store) -> None:
     runs = list(store.runs().values())
     folder = store.root / "tables" / grid.spec.name
     for spec in grid.spec.tables:
-        built = build_table(grid, spec.name, runs)
+        built = build_table(grid, spec, runs)
         typer.echo(f"\n{to_text(built)}", nl=False)
         for suffix, write in WRITERS.values():
             write_atomically(folder / f"table-{spec.name}.{suffix}", write(built).encode())

@@ -147,7 +147,7 @@ def execute_all(
                 assert worker.task is not None  # noqa: S101
                 try:
                     message = worker.pipe.recv()
-                except EOFError:
+                except (EOFError, OSError):  # closed or reset: the worker is gone
                     worker.process.join()
                     yield Finished(worker.task.run, _record_death(worker, setup))
                     pool.remove(worker)

@@ -128,6 +128,11 @@ class TableSpec(_Strict):
         }
         return values[axis]
 
+    def showing(self, metrics: list[str]) -> TableSpec:
+        """The same table for other metrics."""
+        rows = self.rows if "metric" in [*self.rows, *self.columns] else [*self.rows, "metric"]
+        return TableSpec(**{**dict(self), "metrics": metrics, "rows": rows})
+
     @model_validator(mode="after")
     def _check_layout(self) -> TableSpec:
         named = [*self.rows, *self.columns]

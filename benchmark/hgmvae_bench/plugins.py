@@ -134,6 +134,9 @@ class ModelPlugin(Protocol):
 class DatasetPlugin(Protocol):
     """An entry of ``hgmvae_bench.datasets``.
 
+    It may offer more: to fetch and check its files, or to stand for many datasets with an
+    argument behind a colon. `hgmvae_bench.data.catalogue` has the protocols.
+
     Attributes:
         title: the name in tables and figures.
         reference: who published the data.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from pydantic import ValidationError
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.errors import UserError
@@ -92,6 +93,45 @@ def make_plan(
     return plan
 
 
+def make_evaluation_plan(
+    grid: Grid,
+    data: Mapping[tuple[str, int], ImageData],
+    stored: Mapping[str, StoredRun],
+    metrics: list[str],
+) -> Plan:
+    """Metrics to compute for what has been trained, wherever they have no value yet.
+
+    Args:
+        grid: whose recorded runs are meant; all their seeds, whatever the grid asks for.
+        data: every dataset of the grid by name and image size.
+        stored: what a results folder has.
+        metrics: what to compute; one that is recorded as missing is tried again.
+
+    Raises:
+        RunError: if a run was trained on other data than what is there now.
+    """
+    plan = Plan([], [], [], [])
+    cells = {cell.identity: cell for cell in grid.cells}
+    for known in stored.values():
+        cell = cells.get(known.record.cell)
+        if cell is None:
+            continue
+        run = Run(cell, known.record.seed, known.record.data_digest)
+        lacking = [m for m in metrics if m not in known.metrics or known.metrics[m].missing]
+        if known.record.status != "complete":
+            plan.unsuccessful.append(known.record)
+        elif not lacking:
+            plan.done.append(run)
+        elif run.data_digest != data[cell.dataset, cell.image_size].digest:
+            raise RunError(
+                f"{run.key} was trained on other {cell.dataset} data than what is there now; "
+                "give the folder of that data with --data"
+            )
+        else:
+            plan.rescore.append(Task(run, lacking, known))
+    return plan
+
+
 def load_data(grid: Grid, root: Path) -> dict[tuple[str, int], ImageData]:
     """Every dataset of a grid by name and image size.
 
@@ -125,35 +165,35 @@ def check_models(plan: Plan, data: Mapping[tuple[str, int], ImageData]) -> None:
         for cell in dict.fromkeys(task.run.cell for task in plan.train):
             try:
                 build_model(cell, data[cell.dataset, cell.image_size].input_dim)
+            except ValidationError as error:
+                faults = (
+                    f"{'.'.join(map(str, f['loc']))}: {f['msg']}, got {f['input']!r}"
+                    for f in error.errors()
+                )
+                raise RunError(f"{cell.slug} cannot be built: {'; '.join(faults)}") from error
             except ValueError as error:
                 raise RunError(f"{cell.slug} cannot be built: {error}") from error
 
 
-def run_grid(
-    grid: Grid,
+def run_plan(
+    plan: Plan,
     store: Store,
     *,
     data_root: Path,
     device: str,
     workers: int,
     reporter: Reporter,
-    retry_failed: bool = False,
     weights: Path | None = None,
 ) -> bool:
-    """Do what of a grid is missing in a results folder.
+    """Do everything that a plan holds.
 
     Returns:
-        Whether every run of the grid is complete.
+        Whether every run of the plan is complete.
 
     Raises:
-        RunError: if data is lacking or a model cannot be built; nothing has been trained then.
-        hgmvae_bench.store.StoreError: if the results folder cannot be read or written.
+        hgmvae_bench.executor.ExecutorError: if a worker cannot read its data or store its results.
     """
-    data = load_data(grid, data_root)
-    plan = make_plan(grid, data, store.runs(), retry_failed=retry_failed)
-    check_models(plan, data)
     store.clean()
-    store.add_grid(grid)
     reporter.planned(plan)
     complete = not plan.unsuccessful
     setup = Setup(

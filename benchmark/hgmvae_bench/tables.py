@@ -112,15 +112,13 @@ class Table:
         return [f"{_shorten(entries)}: {note}" for note, entries in notes.items()]
 
 
-def build_table(grid: Grid, name: str, runs: Iterable[StoredRun]) -> Table:
-    """Aggregate recorded runs into one of a grid's tables.
+def build_table(grid: Grid, spec: TableSpec, runs: Iterable[StoredRun]) -> Table:
+    """Aggregate recorded runs of a grid into a table.
 
     Raises:
-        hgmvae_bench.plugins.UnknownNameError: if the grid has no such table.
         TableError: if runs of one dataset saw different data, or values of one metric were
             computed with different things.
     """
-    spec = grid.table(name)
     by_cell: dict[str, list[StoredRun]] = defaultdict(list)
     for run in runs:
         by_cell[run.record.cell].append(run)

@@ -63,7 +63,7 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
     estimator: Literal["gaussian", "weighted"] = "gaussian"
     conditional_prior: Literal["none", "uniform", "shared", "responsibility"] = "responsibility"
     conditional_prior_weight: float = 1.0
-    fisher: Literal["none", "sample_raw", "sample_log", "batch_log"] = "batch_log"
+    fisher: Literal["none", "sample_raw", "sample_log", "batch_log", "batch_share"] = "batch_log"
     fisher_weight: float = 1.0
     warmup_epochs: int = 4
     fisher_delay: int = 2

@@ -273,12 +273,11 @@ def sample_fisher(weights: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def batch_fisher(membership: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Fisher criterion over the batch: Eqs. 8 to 12 with the images as samples.
+    """Fisher criterion over the batch, by dimension: Eqs. 8 to 12 with the images as samples.
 
     Each image belongs to the K classes to the degree of its membership; class means, the scatter
     between them and the scatter within are taken over the batch, the posterior variances counted
-    as scatter within. The sum over dimensions of log(1 + S_B / S_W) grows only logarithmically
-    where Eq. 13 runs away.
+    as scatter within. Only the diagonals of the scatter matrices are taken.
 
     Args:
         membership: soft class membership (B, K), rows on the simplex.
@@ -286,7 +285,7 @@ def batch_fisher(membership: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         variance: their posterior variances (B, L).
 
     Returns:
-        A scalar, at least 0.
+        S_B / S_W (L,), at least 0.
     """
     share = membership.mean(0)
     weights = membership / membership.sum(0).clamp_min(1e-6)
@@ -294,4 +293,4 @@ def batch_fisher(membership: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     between = share @ (class_mean - mean.mean(0)).square()
     residual = (mean.unsqueeze(1) - class_mean).square()
     within = (membership.unsqueeze(-1) * residual).sum(1).mean(0) + variance.mean(0)
-    return (between / within).log1p().sum()
+    return between / within

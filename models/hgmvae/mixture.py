@@ -182,6 +182,9 @@ class GlobalMixture(nn.Module):
             affinity = overlap / (size * size[:, None]).clamp_min(1e-9) + 1e-9
             affinity.fill_diagonal_(0)
             clusters = SpectralClustering(
-                self.n_clusters, affinity="precomputed", random_state=seed
+                self.n_clusters,
+                affinity="precomputed",
+                assign_labels="cluster_qr",
+                random_state=seed,
             ).fit_predict(affinity.numpy())
             self.cluster.copy_(torch.from_numpy(clusters))

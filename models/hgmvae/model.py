@@ -21,6 +21,9 @@ LOG_VAR_RANGE = (-10.0, 4.0)
 MAX_CODES = 15_000
 """Codes to which the global mixture is fitted: the newest of the last warm-up epoch."""
 
+BATCH_FISHER = ("batch_log", "batch_share")
+"""The forms of the Fisher term that need clusters."""
+
 
 class Posterior(NamedTuple):
     """q(z|y) and q(w|y) of a batch.
@@ -101,7 +104,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             else None
         )
         uses_mixture = (
-            model_config.conditional_prior != "none" or model_config.fisher == "batch_log"
+            model_config.conditional_prior != "none" or model_config.fisher in BATCH_FISHER
         )
         self.mixture = (
             GlobalMixture(n_components, model_config.subcomponents, self.latent_dim)
@@ -273,10 +276,12 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
     ) -> Tensor:
         """The configured form of the Fisher term."""
         form = self.model_config.fisher
-        if form == "batch_log" and self.mixture is not None and responsibilities is not None:
-            return losses.batch_fisher(self.mixture.by_cluster(responsibilities), *moments)
         if form == "none":
             return weights.new_zeros(())
+        if self.mixture is not None and responsibilities is not None and form in BATCH_FISHER:
+            membership = self.mixture.by_cluster(responsibilities)
+            ratio = losses.batch_fisher(membership, *moments)
+            return (ratio.log1p() if form == "batch_log" else ratio / (1 + ratio)).sum()
         criterion = losses.sample_fisher(weights, mean, log_var)
         return (criterion if form == "sample_raw" else criterion.log1p()).mean()
 

@@ -3,7 +3,6 @@ import random
 
 import pytest
 import yaml
-
 from hgmvae_bench.grid import GridError, Run, grid_names, load_grid, parse_grid
 from hgmvae_bench.plugins import MODELS, UnknownNameError
 
@@ -22,7 +21,9 @@ def test_the_paper_grid_has_83_cells_and_830_runs():
 
 
 def test_the_paper_grid_computes_the_svm_only_for_table_2():
-    cells = [cell for cell, metrics in load_grid("paper").cells.items() if "svm-accuracy" in metrics]
+    cells = [
+        cell for cell, metrics in load_grid("paper").cells.items() if "svm-accuracy" in metrics
+    ]
     assert len(cells) == 16
     assert {cell.latent_dim for cell in cells} == {8}
 
@@ -152,4 +153,3 @@ def test_a_missing_grid_file_and_an_unknown_grid_are_named(tmp_path):
         load_grid(str(tmp_path / "none.yaml"))
     with pytest.raises(UnknownNameError, match=r"unknown grid 'smoek'; did you mean smoke"):
         load_grid("smoek")
-

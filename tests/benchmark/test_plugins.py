@@ -2,7 +2,6 @@ from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
-
 from hgmvae_bench.plugins import MODELS, PluginError, Registry, UnknownNameError
 
 

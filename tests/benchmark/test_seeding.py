@@ -1,5 +1,4 @@
 import pytest
-
 from hgmvae_bench.seeding import derive_seed, digest
 
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
 from hgmvae_bench.store import Store, StoreError
 

@@ -2,7 +2,6 @@ import io
 
 import pandas as pd
 import pytest
-
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import MetricValue, Record
@@ -37,7 +36,7 @@ def entries(table):
 
 
 def test_mean_spread_and_rank(tiny_grid, runs):
-    table = entries(build_table(tiny_grid, "1", runs))
+    table = entries(build_table(tiny_grid, tiny_grid.table("1"), runs))
     vae, wae = table["sc", "vae"], table["sc", "wae-imq"]
     assert vae.mean == pytest.approx(0.2)
     # By hand: sqrt((0.1² + 0.1²) / (2 - 1)).
@@ -56,13 +55,13 @@ def test_lower_is_better_where_the_metric_says_so(tiny_text):
     for model, metrics in (("vae", value), ("wae-imq", worse)):
         run = Run(grid.cell("digits", model, 2), 0, "d")
         runs.append(StoredRun(Record.of(run, status="complete"), model, metrics))
-    table = entries(build_table(grid, "1", runs))
+    table = entries(build_table(grid, grid.table("1"), runs))
     assert table["db", "vae"].rank == table["sc", "wae-imq"].rank == 1
 
 
 def test_equal_means_share_a_rank(tiny_grid):
     runs = [stored(tiny_grid, m, s, 0.5) for m in ("vae", "wae-imq") for s in (0, 1)]
-    assert {e.rank for e in build_table(tiny_grid, "1", runs).entries} == {1}
+    assert {e.rank for e in build_table(tiny_grid, tiny_grid.table("1"), runs).entries} == {1}
 
 
 def test_what_is_lacking_is_said_never_averaged_away(tiny_grid):
@@ -71,7 +70,7 @@ def test_what_is_lacking_is_said_never_averaged_away(tiny_grid):
         stored(tiny_grid, "vae", 1, status="diverged", error="epoch 2"),
         stored(tiny_grid, "wae-imq", 0, status="failed", error="boom"),
     ]
-    table = build_table(tiny_grid, "1", runs)
+    table = build_table(tiny_grid, tiny_grid.table("1"), runs)
     vae, wae = entries(table)["sc", "vae"], entries(table)["sc", "wae-imq"]
     assert (vae.n, vae.planned, vae.note) == (1, 2, "1 × diverged")
     assert (wae.n, wae.mean, wae.rank, wae.note) == (0, None, None, "1 × failed; 1 × not run")
@@ -84,39 +83,41 @@ def test_what_is_lacking_is_said_never_averaged_away(tiny_grid):
 def test_a_missing_metric_gives_its_reason(tiny_grid):
     run = stored(tiny_grid, "vae", 0, 0.1)
     run.metrics["sc"] = MetricValue(missing="no weights")
-    entry = entries(build_table(tiny_grid, "1", [run]))["sc", "vae"]
+    entry = entries(build_table(tiny_grid, tiny_grid.table("1"), [run]))["sc", "vae"]
     assert entry.note == "1 × no weights; 1 × not run"
 
 
 def test_values_with_different_fingerprints_are_refused(tiny_grid, runs):
     runs.append(stored(tiny_grid, "vae", 2, 0.1, fingerprint={"split": "test", "n_images": 99}))
-    with pytest.raises(TableError, match=r"(?s)sc on digits: runs of different fingerprint.*360.*99"):
-        build_table(tiny_grid, "1", runs)
+    with pytest.raises(
+        TableError, match=r"(?s)sc on digits: runs of different fingerprint.*360.*99"
+    ):
+        build_table(tiny_grid, tiny_grid.table("1"), runs)
 
 
 def test_runs_on_different_data_are_refused(tiny_grid, runs):
     runs.append(stored(tiny_grid, "vae", 0, 0.1, data="edited"))
     with pytest.raises(TableError, match=r"(?s)different data.*edited"):
-        build_table(tiny_grid, "1", runs)
+        build_table(tiny_grid, tiny_grid.table("1"), runs)
 
 
 def test_runs_of_other_cells_do_not_matter(tiny_grid, runs):
     other = stored(tiny_grid, "vae", 0, 0.9)
     other = StoredRun(other.record.model_copy(update={"cell": "other"}), "x", other.metrics)
-    expected = build_table(tiny_grid, "1", runs).entries
-    assert build_table(tiny_grid, "1", [*runs, other]).entries == expected
+    expected = build_table(tiny_grid, tiny_grid.table("1"), runs).entries
+    assert build_table(tiny_grid, tiny_grid.table("1"), [*runs, other]).entries == expected
 
 
 def test_csv_comes_back_at_full_precision(tiny_grid):
     third = 1 / 3
     runs = [stored(tiny_grid, m, s, third * (s + 1)) for m in ("vae", "wae-imq") for s in (0, 1)]
-    table = build_table(tiny_grid, "1", runs)
+    table = build_table(tiny_grid, tiny_grid.table("1"), runs)
     read = pd.read_csv(io.StringIO(to_csv(table)), keep_default_na=False, dtype={"table": str})
     pd.testing.assert_frame_equal(read, table.values, check_dtype=False, check_exact=True)
 
 
 def test_text_has_the_layout_of_the_grid(tiny_grid, runs):
-    lines = to_text(build_table(tiny_grid, "1", runs)).splitlines()
+    lines = to_text(build_table(tiny_grid, tiny_grid.table("1"), runs)).splitlines()
     assert lines[0] == "Table 1. Clustering"
     assert lines[2].split() == ["Model", "VAE", "WAE-IMQ"]
     assert lines[4].split() == ["SC↑", "0.200", "±", "0.141²", "0.500", "±", "0.000¹"]
@@ -131,7 +132,7 @@ def test_latex_marks_the_best_three_and_escapes(tiny_text):
     grid = parse_grid(text, "g.yaml")
     models = ("vae", "beta-vae", "wae-imq", "odd")
     runs = [stored(grid, m, 0, 0.4 - i / 10) for i, m in enumerate(models)]
-    latex = to_latex(build_table(grid, "1", runs))
+    latex = to_latex(build_table(grid, grid.table("1"), runs))
     assert r"\textbf{0.400}" in latex
     assert r"\textbf{\textit{0.300}}" in latex
     assert r" \textit{0.200}" in latex
@@ -141,6 +142,12 @@ def test_latex_marks_the_best_three_and_escapes(tiny_text):
     assert r"\toprule" in latex
 
 
-def test_an_unknown_table_is_answered_with_the_known_ones(tiny_grid, runs):
+def test_an_unknown_table_is_answered_with_the_known_ones(tiny_grid):
     with pytest.raises(UnknownNameError, match=r"unknown table of grid tiny '7'; known: 1"):
-        build_table(tiny_grid, "7", runs)
+        tiny_grid.table("7")
+
+
+def test_a_table_shows_other_metrics_on_demand(tiny_grid, runs):
+    table = build_table(tiny_grid, tiny_grid.table("1").showing(["accuracy"]), runs)
+    assert {entry.metric for entry in table.entries} == {"accuracy"}
+    assert "Accuracy" in to_text(table)

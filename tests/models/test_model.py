@@ -66,6 +66,7 @@ every_reading = pytest.mark.parametrize(
         ("shared", "batch_log"),
         ("responsibility", "none"),
         ("responsibility", "batch_log"),
+        ("responsibility", "batch_share"),
     ],
 )
 every_prior = pytest.mark.parametrize("coefficient_prior", ["gaussian", "uniform"])

@@ -226,18 +226,9 @@ def _write(images: ImageFiles, source: str, folder: Path) -> Entry:
             if content.labels is not None:
                 with _synced(partial / f"{split}_labels.npy") as file:
                     np.save(file, np.asarray(content.labels, dtype=np.int64), allow_pickle=False)
-        sidecar = {
-            "format": FORMAT,
-            "dataset": images.title,
-            "source": source,
-            # Of the files as they now are on disk, not of what was meant to be written.
-            "digest": _read_arrays(partial, images.class_names).digest,
-            "class_names": images.class_names,
-            "arrays": _array_states(partial),
-        }
-        with _synced(partial / SIDECAR) as file:
-            file.write(json.dumps(sidecar, indent=1).encode())
-        _sync_folder(partial)
+        # Of the files as they now are on disk, not of what was meant to be written.
+        digest = _read_arrays(partial, images.class_names).digest
+        _seal(partial, images, source, digest)
         _remove(folder)
         partial.rename(folder)
         _sync_folder(folder.parent)
@@ -248,6 +239,21 @@ def _write(images: ImageFiles, source: str, folder: Path) -> Entry:
     if entry is None:
         raise DataError(f"{images.title}: {folder} was changed while it was written; try again")
     return entry
+
+
+def _seal(folder: Path, images: ImageFiles, source: str, digest: str) -> None:
+    """Write the sidecar of arrays that are complete."""
+    sidecar = {
+        "format": FORMAT,
+        "dataset": images.title,
+        "source": source,
+        "digest": digest,
+        "class_names": images.class_names,
+        "arrays": _array_states(folder),
+    }
+    with _synced(folder / SIDECAR) as file:
+        file.write(json.dumps(sidecar, indent=1).encode())
+    _sync_folder(folder)
 
 
 def _write_images(images: ImageFiles, split: SplitName, path: Path) -> None:

@@ -84,7 +84,7 @@ class CelebA:
             return
         drive_id, md5 = published[ARCHIVE]
         downloaded = self._from_drive(folder / ARCHIVE, drive_id, md5)
-        unpack(folder / ARCHIVE, folder, IMAGES)
+        unpack(folder / ARCHIVE, folder, IMAGES, progress)
         if downloaded:
             (folder / ARCHIVE).unlink()
 

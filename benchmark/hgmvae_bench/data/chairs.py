@@ -88,7 +88,7 @@ class Chairs:
             by_hand=f"without network, put {ARCHIVE} ({self.source.size}) into {root} and fetch "
             "again, which unpacks it",
         )
-        unpack(archive, root, FOLDER)
+        unpack(archive, root, FOLDER, progress)
         if downloaded:
             archive.unlink()
 

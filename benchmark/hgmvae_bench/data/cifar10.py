@@ -118,7 +118,7 @@ class Cifar10:
             by_hand=f"without network, put {archive.name} ({self.source.size}) into {root} "
             "and fetch again, which unpacks it",
         )
-        unpack(archive, root, published.base_folder)
+        unpack(archive, root, published.base_folder, progress)
         if downloaded:
             archive.unlink()
 

@@ -70,22 +70,24 @@ def fetch_file(
     part = target.with_name(f"{target.name}.part")
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f"{target.name}.lock"), timeout=0)
+        lock = FileLock(target.with_name(f"{target.name}.lock"))
         try:
-            with lock:
-                for url in urls:
-                    try:
-                        _transfer(url, part, md5, progress)
-                    except TransferError as error:
-                        failures.append(f"{url}: {error}")
-                        continue
-                    part.rename(target)
-                    _validator(part).unlink(missing_ok=True)
-                    return True
+            lock.acquire(timeout=0)
         except Timeout as error:
             raise DataError(f"{target} is being downloaded by another process") from error
+        try:
+            for url in urls:
+                try:
+                    _transfer(url, part, md5, progress)
+                except TransferError as error:
+                    failures.append(f"{url}: {error}")
+                    continue
+                part.rename(target)
+                _validator(part).unlink(missing_ok=True)
+                return True
         finally:
             Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
     raise DataError(f"{target.name} cannot be downloaded: {'; '.join(failures)}; {by_hand}")
 
 
@@ -197,7 +199,7 @@ def _receive(url: str, part: Path, progress: Progress) -> bool:
         if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
             return True
         _discard(part)
-        return False
+        return _receive(url, part, progress)
     with response:
         start = 0
         if response.status == http.client.PARTIAL_CONTENT:
@@ -282,8 +284,14 @@ def gunzip(archive: Path, target: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def unpack(archive: Path, folder: Path, top: str) -> None:
+def unpack(archive: Path, folder: Path, top: str, progress: Progress) -> None:
     """Unpack the folder ``top`` of a .tar, .tar.gz or .zip archive to ``folder/top``.
+
+    Args:
+        archive: read only; it stays.
+        folder: where to.
+        top: the one folder of the archive that is wanted.
+        progress: is told the unpacked bytes.
 
     Raises:
         DataError: if ``folder/top`` is there already; if the archive is damaged, has no ``top``
@@ -299,11 +307,9 @@ def unpack(archive: Path, folder: Path, top: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
         try:
             if archive.suffix == ".zip":
-                _unpack_zip(archive, partial)
+                _unpack_zip(archive, partial, progress)
             else:
-                # The filter refuses absolute names, "..", links out of the folder and devices.
-                with tarfile.open(archive) as tar:
-                    tar.extractall(partial, filter="data")
+                _unpack_tar(archive, partial, progress)
             if not (partial / top).is_dir():
                 raise DataError(f"{archive} holds no folder {top}; get the original archive")
             (partial / top).rename(target)
@@ -311,14 +317,30 @@ def unpack(archive: Path, folder: Path, top: str) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _unpack_zip(archive: Path, folder: Path) -> None:
+def _unpack_tar(archive: Path, folder: Path, progress: Progress) -> None:
+    def told(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        done = 0
+        for member in tar:
+            yield member
+            done += member.size
+            progress(f"unpacking {archive.name}", done, None)
+
+    with tarfile.open(archive) as tar:
+        # The filter refuses "..", links that lead out of the folder, and devices.
+        tar.extractall(folder, members=told(tar), filter="data")
+
+
+def _unpack_zip(archive: Path, folder: Path, progress: Progress) -> None:
     with zipfile.ZipFile(archive) as file:
-        for name in file.namelist():
-            path = PurePosixPath(name.replace("\\", "/"))
-            # `extractall` would quietly put such a member elsewhere.
+        done, total = 0, sum(member.file_size for member in file.infolist())
+        for member in file.infolist():
+            path = PurePosixPath(member.filename)
+            # `extract` would quietly put such a member elsewhere.
             if path.is_absolute() or ".." in path.parts:
-                raise zipfile.BadZipFile(f"its member {name!r} would land outside")
-        file.extractall(folder)  # noqa: S202 (every member was looked at)
+                raise zipfile.BadZipFile(f"its member {member.filename!r} would land outside")
+            file.extract(member, folder)
+            done += member.file_size
+            progress(f"unpacking {archive.name}", done, total)
 
 
 @contextmanager

@@ -161,8 +161,9 @@ class ImageFiles:
         return sum(len(split.files) for split in self.splits.values())
 
     def paths(self, split: SplitName) -> list[str]:
-        """Paths of one split's files. Strings, because 200,000 `Path`s take a second to make."""
-        return [os.path.join(self.folder, file) for file in self.splits[split].files]  # noqa: PTH118
+        """Paths of one split's files. Strings: 200,000 `Path`s take a second to make."""
+        start = f"{self.folder}{os.sep}"
+        return [start + file for file in self.splits[split].files]
 
     def identity(self) -> str:
         """Hash (hex) of all that decides the arrays, without reading an image.
@@ -235,9 +236,7 @@ class ImageFiles:
         return None
 
 
-def common_size(
-    folder: Path, splits: Mapping[SplitName, Split]
-) -> tuple[tuple[int, int], str]:
+def common_size(folder: Path, splits: Mapping[SplitName, Split]) -> tuple[tuple[int, int], str]:
     """(width, height) in pixels of the first training image, and its name.
 
     Raises:

@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, n_classes: int) -> None:
         super().__init__()
-        widths = (channels, 32, 64, 128)
+        widths = (channels, 16, 32, 64)
         self.trunk = nn.Sequential(
             *(
                 nn.Sequential(
@@ -50,11 +51,11 @@ class Classifier(nn.Module):
                     nn.BatchNorm2d(after),
                     nn.ReLU(),
                 )
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
             ),
             nn.AdaptiveAvgPool2d(4),
             nn.Flatten(),
-            nn.Linear(128 * 4 * 4, N_FEATURES),
+            nn.Linear(64 * 4 * 4, N_FEATURES),
         )
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(N_FEATURES, n_classes))
 
@@ -181,7 +182,9 @@ def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.devic
     accuracy = None
     if data.test_labels is not None:
         with torch.inference_mode():
-            predicted = [classifier(batch.to(device)).argmax(1) for batch in data.test_images.split(500)]
+            predicted = [
+                classifier(batch.to(device)).argmax(1) for batch in data.test_images.split(500)
+            ]
         accuracy = round(
             float((classes[torch.cat(predicted).cpu()] == data.test_labels).double().mean()), 4
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from hgmvae_bench.plugins import Direction, MetricMissingError, Need
@@ -60,6 +61,7 @@ def kid(features: Tensor, reference: Tensor) -> float:
     return float(metrics[KEY_METRIC_KID_MEAN])
 
 
+@lru_cache(maxsize=1)  # the two metrics are asked for one after the other
 def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
     """Share of either set that lies within the third-neighbour balls of the other."""
     from torch_fidelity.metric_prc import (
@@ -73,6 +75,16 @@ def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, fl
     )
     metrics = prc_features_to_metric(features.double(), reference.double(), **options)
     return float(metrics[KEY_METRIC_PRECISION]), float(metrics[KEY_METRIC_RECALL])
+
+
+def precision(features: Tensor, reference: Tensor) -> float:
+    """Share of the images that lie among the test images: how true to life they are."""
+    return precision_and_recall(features, reference)[0]
+
+
+def recall(features: Tensor, reference: Tensor) -> float:
+    """Share of the test images that lie among the images: how much of their variety is covered."""
+    return precision_and_recall(features, reference)[1]
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class Distribution:
     direction: Direction
     range: tuple[float, float]
     reference: str
-    measure: Callable[[Outputs, Tensor, Tensor], float]
+    measure: Callable[[Tensor, Tensor], float]
     source: ImageSource
     extractor: ExtractorName = "inception"
     smallest_set: int = 2
@@ -103,3 +115,72 @@ class Distribution:
         """The images, and the labels that a classifier is trained with."""
         images: Need = "reconstructions" if self.source == "reconstructions" else "samples"
         return (images, "labels") if self.extractor == "classifier" else (images,)
+
+    def compute(self, outputs: Outputs) -> float:
+        """The distance on features.
+
+        Raises:
+            MetricMissingError: if there are too few images, or the extractor cannot be had.
+        """
+        from hgmvae_bench.metrics.features import features
+
+        if len(outputs.test_images) < self.smallest_set:
+            raise MetricMissingError(
+                f"{self.title} needs {self.smallest_set:,} test images at least, not "
+                f"{len(outputs.test_images):,}"
+            )
+        reference = features(outputs, self.extractor, "test images")
+        return self.measure(features(outputs, self.extractor, self.source), reference)
+
+    def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
+        """Split, number of images, extractor, hash of its weights, and settings.
+
+        Raises:
+            MetricMissingError: if the extractor cannot be had.
+        """
+        from hgmvae_bench.metrics.features import extractor
+
+        return {
+            "split": "test",
+            "n_images": len(outputs.test_images),
+            "images": self.source,
+            **extractor(outputs, self.extractor).fingerprint,
+            **self.settings,
+        }
+
+
+_INFINITY = float("inf")
+_FID = "Heusel et al. 2017; torch-fidelity"
+_KID = "Bińkowski et al. 2018; torch-fidelity"
+_PR = "Kynkäänniemi et al. 2019; torch-fidelity"
+_KID_SETTINGS = {"subsets": f"{KID_SUBSETS} of {KID_SUBSET_SIZE}", "kernel": "(x·y/D + 1)³"}
+_PR_SETTINGS = {"neighbours": NEIGHBOURS}
+
+FID = Distribution("FID", "lower", (0, _INFINITY), _FID, fid, "reconstructions")
+FID_SAMPLES = replace(FID, title="FID (samples)", source="prior samples")
+KID = Distribution(
+    "KID",
+    "lower",
+    (-_INFINITY, _INFINITY),
+    _KID,
+    kid,
+    "reconstructions",
+    smallest_set=KID_SUBSET_SIZE,
+    settings=_KID_SETTINGS,
+)
+KID_SAMPLES = replace(KID, title="KID (samples)", source="prior samples")
+PRECISION = Distribution(
+    "Precision",
+    "higher",
+    (0, 1),
+    _PR,
+    precision,
+    "prior samples",
+    smallest_set=NEIGHBOURS + 1,
+    settings=_PR_SETTINGS,
+)
+RECALL = replace(PRECISION, title="Recall", measure=recall)
+FID_CLASSIFIER = replace(FID, title="FID (classifier)", extractor="classifier", cost="cheap")
+FID_CLASSIFIER_SAMPLES = replace(
+    FID_CLASSIFIER, title="FID (classifier, samples)", source="prior samples"
+)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -32,7 +31,6 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from hgmvae_bench.metrics import classifier
 from hgmvae_bench.metrics.weights import PretrainedWeights
 from hgmvae_bench.outputs import Outputs
-from hgmvae_bench.plugins import MetricMissingError
 
 ExtractorName = Literal["inception", "classifier"]
 ImageSource = Literal["test images", "reconstructions", "prior samples"]
@@ -176,8 +174,9 @@ def kept(extract: Extractor, images: Tensor, folder: Path) -> Tensor:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            save_file({"features": found}, Path(temporary) / "whole")
-            os.replace(Path(temporary) / "whole", path)
+            whole = Path(temporary) / path.name
+            save_file({"features": found}, whole)
+            whole.replace(path)
     except OSError:
         pass  # a folder that cannot be written costs time, not the value
     return found

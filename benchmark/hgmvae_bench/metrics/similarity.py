@@ -123,7 +123,10 @@ def enlarged_ms_ssim(originals: Tensor, images: Tensor, factor: int) -> Tensor:
             similarity = similarity * luminance
         value *= similarity.mean(dim=(0, 2)).relu() ** weight
         if halve_rows is not None and halve_columns is not None:
-            x, y = along_both(halve_rows, x, halve_columns), along_both(halve_rows, y, halve_columns)
+            x, y = (
+                along_both(halve_rows, x, halve_columns),
+                along_both(halve_rows, y, halve_columns),
+            )
     return value.unflatten(0, (n_images, channels)).mean(dim=1)
 
 

@@ -142,7 +142,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 self.wfile.flush()
                 self.close_connection = True
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             """Tests are quiet."""
 
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import check, resolve_dataset
 from hgmvae_bench.data.images import Rule
@@ -45,14 +44,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return files
 
 
-def test_the_second_start_decodes_nothing(
-    pictures: Path, root: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_start_decodes_nothing(pictures: Path, root: Path, decoded: list[str]) -> None:
     first = load(root)
     assert len(decoded) == 6
     decoded.clear()
-    monkeypatch.setattr("hashlib.sha256", lambda *_: pytest.fail("hashed")) if False else None
     second = load(root)
+    assert "digest" in vars(second), "it comes from the sidecar"
     assert decoded == []
     for split in ("train_images", "train_labels", "test_images", "test_labels"):
         assert getattr(first, split).equal(getattr(second, split))
@@ -175,7 +172,7 @@ def test_an_entry_holds_no_pickle(pictures: Path, root: Path) -> None:
 
 
 def test_check_finds_a_forged_entry(pictures: Path, root: Path) -> None:
-    load(root)
+    load(root, image_size=64)
     report = check("folder:pictures", root)
     assert report.whole
     assert report.files[0].detail == "all 6 images were decoded, and the copy is intact"
@@ -268,7 +265,7 @@ def test_a_write_that_fails_leaves_nothing(
             patched.setattr(os, "fsync", full)
         else:
             patched.setattr(Path, "rename", full)
-        with pytest.raises(DataError, match="No space left on device.*HGMVAE_BENCH_CACHE"):
+        with pytest.raises(DataError, match=r"No space left on device.*HGMVAE_BENCH_CACHE"):
             load(root)
     assert not leftovers(root / ".hgmvae-bench-cache")
     load(root)

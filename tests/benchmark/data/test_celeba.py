@@ -9,15 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hgmvae_bench.data import DataError, ImageData, IncompleteDataWarning
+from hgmvae_bench.data.celeba import CELEBA
 from PIL import Image
 from torchvision import datasets, transforms
 
-from hgmvae_bench.data import DataError, ImageData, IncompleteDataWarning
-from hgmvae_bench.data.celeba import CELEBA
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::hgmvae_bench.data.IncompleteDataWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::hgmvae_bench.data.IncompleteDataWarning")
 
 
 def load(root: Path, image_size: int = 64) -> ImageData:
@@ -120,7 +117,7 @@ def test_a_missing_image_is_named(celeba: Path, root: Path) -> None:
 
 def test_an_image_of_another_size_is_named(celeba: Path, root: Path, paint) -> None:
     paint(celeba / "img_align_celeba" / "000005.jpg", 5, size=(218, 178))
-    with pytest.raises(DataError, match="000005.jpg: has 218×178 pixels, expected 178×218"):
+    with pytest.raises(DataError, match=r"000005\.jpg: has 218×178 pixels, expected 178×218"):
         load(root)
 
 
@@ -157,7 +154,11 @@ def published(celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         datasets.CelebA,
         "file_list",
         [
-            (path.name, hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(), path.name)
+            (
+                path.name,
+                hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
+                path.name,
+            )
             for path in drive.iterdir()
         ],
     )
@@ -182,8 +183,8 @@ def gdown(drive: Path) -> types.ModuleType:
     """gdown, with a folder instead of Google Drive."""
     module = types.ModuleType("gdown")
 
-    def download(id: str, output: str, **_: object) -> None:
-        Path(output).write_bytes((drive / id).read_bytes())
+    def download(*, output: str, **options: object) -> None:
+        Path(output).write_bytes((drive / str(options["id"])).read_bytes())
 
     module.download = download  # type: ignore[attr-defined]
     return module
@@ -230,9 +231,7 @@ def test_files_put_there_by_hand_are_verified_and_unpacked(
     assert (root / "celeba" / "img_align_celeba.zip").exists()
 
 
-def test_a_wrong_file_put_there_by_hand_is_named(
-    published: Path, tmp_path: Path
-) -> None:
+def test_a_wrong_file_put_there_by_hand_is_named(published: Path, tmp_path: Path) -> None:
     root = tmp_path / "fresh"
     (root / "celeba").mkdir(parents=True)
     wrong = root / "celeba" / "list_eval_partition.txt"

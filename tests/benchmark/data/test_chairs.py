@@ -6,15 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
 from hgmvae_bench.data import DataError, ImageData, IncompleteDataWarning
 from hgmvae_bench.data.chairs import CHAIRS
 from hgmvae_bench.data.splits import shuffled
+from PIL import Image
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::hgmvae_bench.data.IncompleteDataWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::hgmvae_bench.data.IncompleteDataWarning")
 
 
 def load(root: Path, image_size: int = 64) -> ImageData:

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torchvision import datasets
-
 from hgmvae_bench.data import DataError, IncompleteDataWarning
 from hgmvae_bench.data.cifar10 import CIFAR10
+from torchvision import datasets
 
 NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
@@ -204,9 +203,7 @@ def test_fetch(published, tmp_path: Path) -> None:
     assert len(published.ranges) == 2
 
 
-def test_what_is_there_but_not_whole_is_not_replaced(
-    published, cifar10: Path, root: Path
-) -> None:
+def test_what_is_there_but_not_whole_is_not_replaced(published, cifar10: Path, root: Path) -> None:
     (cifar10 / "test_batch").write_bytes(b"mine")
     with pytest.raises(DataError, match="move it away"):
         CIFAR10.fetch(root, lambda *_: None)

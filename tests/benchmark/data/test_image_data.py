@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hgmvae_bench.data import ImageData, pad_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from hgmvae_bench.data import ImageData, pad_to
 
 
 def numbered(n_train: int, n_test: int = 4, n_classes: int | None = None) -> ImageData:
@@ -28,7 +27,10 @@ def pixels(images: torch.Tensor) -> list[int]:
     ("changed", "message"),
     [
         ({"train_images": torch.zeros(2, 1, 4, 4)}, "train images are torch.float32"),
-        ({"test_images": torch.zeros(2, 4, 4, dtype=torch.uint8)}, r"expected uint8 \(N, C, H, W\)"),
+        (
+            {"test_images": torch.zeros(2, 4, 4, dtype=torch.uint8)},
+            r"expected uint8 \(N, C, H, W\)",
+        ),
         ({"train_labels": torch.zeros(3, dtype=torch.int64)}, "train labels"),
         ({"test_labels": torch.zeros(2, dtype=torch.uint8)}, "test labels"),
         ({"test_images": torch.zeros(2, 3, 4, 4, dtype=torch.uint8)}, "expected one shape"),

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision import datasets
-
 from hgmvae_bench.data import DataError
 from hgmvae_bench.data.mnist import FASHION_MNIST, MNIST, SHAPES, MnistLike
+from torchvision import datasets
 
 
 def idx(shape: tuple[int, ...], fill: int = 7) -> bytes:
@@ -99,7 +98,11 @@ def test_a_missing_file_is_named(fake: Path, root: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        ("t10k-images-idx3-ubyte", idx((10_000, 28, 28))[:-1], "7,840,015 bytes, expected 7,840,016"),
+        (
+            "t10k-images-idx3-ubyte",
+            idx((10_000, 28, 28))[:-1],
+            "7,840,015 bytes, expected 7,840,016",
+        ),
         ("train-labels-idx1-ubyte", b"", "0 bytes, expected 60,008"),
         ("t10k-labels-idx1-ubyte", b"\xff" * 10_008, "damaged header"),
         ("t10k-labels-idx1-ubyte", idx((10_000,), fill=10), "a label 10"),

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hgmvae_bench.data import DataError, catalogue
+from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
+from hgmvae_bench.data.cli import app
+from hgmvae_bench.data.digits import DIGITS
+from hgmvae_bench.plugins import Registry, UnknownNameError
+from typer.testing import CliRunner
+
+
+def run(*arguments: str | Path, env: dict[str, str] | None = None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
+
+
+def test_a_name_without_argument_is_the_registered_one() -> None:
+    assert resolve_dataset("digits") is DIGITS
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean mnist"):
+        resolve_dataset("mnits")
+    with pytest.raises(UnknownNameError, match="did you mean folder"):
+        resolve_dataset("folders:x")
+    with pytest.raises(ValueError, match="'mnist' takes no argument"):
+        resolve_dataset("mnist:1")
+
+
+class Bare:
+    """A third party's dataset with what the protocol asks for and no more."""
+
+    title = "Theirs"
+    reference = "Somebody 2020"
+    image_size = 8
+    channels = 1
+    reconstruction_loss = "bce"
+
+    def load(self, root: Path, *, image_size: int):
+        if root.name == "empty":
+            raise DataError(f"nothing in {root}")
+        return DIGITS.load(root, image_size=image_size)
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = SimpleNamespace(name="theirs", load=Bare)
+    registry = Registry("dataset", "hgmvae_bench.datasets", lambda group: [entry])
+    monkeypatch.setattr(catalogue, "DATASETS", registry)
+
+
+def test_a_plug_in_without_fetch_and_check(bare: None, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Theirs: its plug-in cannot fetch it.* .Somebody 2020"):
+        fetch("theirs", tmp_path)
+    assert check("theirs", tmp_path).files[0].detail == "1,797 images load"
+    assert not check("theirs", tmp_path / "empty").whole
+
+
+def test_check_of_what_is_whole(tmp_path: Path) -> None:
+    result = run("check", "digits", "--data", tmp_path)
+    assert result.exit_code == 0
+    assert "Digits is whole" in result.output
+
+
+def test_check_of_what_is_absent(tmp_path: Path) -> None:
+    result = run("check", "mnist", "--data", tmp_path)
+    assert result.exit_code == 1
+    assert result.stdout.count("\nabsent") + result.stdout.startswith("absent") == 4
+    assert "MNIST is not whole" in result.output
+    assert f"data fetch mnist --data {tmp_path}" in result.output
+
+
+def test_the_data_folder_from_the_environment(tmp_path: Path) -> None:
+    result = run("check", "mnist", env={"HGMVAE_BENCH_DATA": str(tmp_path)})
+    assert str(tmp_path / "MNIST") in result.output
+
+
+def test_the_data_folder_by_default(own_cache: Path) -> None:
+    assert str(own_cache / "hgmvae-bench" / "data") in run("check", "mnist").output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "mnits"), ("fetch", "mnist:1"), ("check", "folder:x?channels=7"), ("check",)],
+)
+def test_wrong_use(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_fetch_of_what_is_there(tmp_path: Path) -> None:
+    result = run("fetch", "digits", "--data", tmp_path)
+    assert result.exit_code == 0
+    assert result.output == f"digits is in {tmp_path}\n"
+
+
+def test_fetch_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://nowhere.invalid/"])
+    result = run("fetch", "mnist", "--data", tmp_path)
+    assert result.exit_code == 1
+    assert result.output.count("\n") == 1
+    assert "http://nowhere.invalid/train-images-idx3-ubyte.gz" in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_listing_datasets_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; import hgmvae_bench.data.cli, hgmvae_bench.data.catalogue\n"
+        "from hgmvae_bench.plugins import DATASETS\n"
+        "assert len([DATASETS[name].title for name in DATASETS]) >= 7\n"
+        "print([m for m in ('torch', 'torchvision', 'numpy', 'PIL', 'sklearn') "
+        "if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr

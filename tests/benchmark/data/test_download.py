@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from hgmvae_bench.data import DataError, download
+from hgmvae_bench.data.download import fetch_file, gunzip, unpack
+from hgmvae_bench.data.source import silent
+
+CONTENT = os.urandom(300_000)
+
+
+def md5(content: bytes = CONTENT) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def get(
+    server,
+    root: Path,
+    *,
+    checksum: str | None = md5(),
+    urls: list[str] | None = None,
+    progress=lambda *_: None,
+) -> bool:
+    return fetch_file(
+        urls or [f"{server.url}/file"],
+        root / "sub" / "file",
+        md5=checksum,
+        progress=progress,
+        by_hand="put it there yourself",
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(autouse=True)
+def content(server) -> None:
+    server.files["/file"] = CONTENT
+
+
+def test_a_whole_file(server, root: Path) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    assert get(server, root, progress=lambda *progress: told.append(progress))
+    assert (root / "sub" / "file").read_bytes() == CONTENT
+    assert names(root) == ["file"]
+    assert told[-1] == ("file", 300_000, 300_000)
+    assert not get(server, root), "it is there"
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize("checksum", [md5(), None], ids=["checksum", "no checksum"])
+def test_a_broken_connection_is_taken_up_again(server, root: Path, checksum: str | None) -> None:
+    server.break_after = [100_000, 50_000, 1]
+    get(server, root, checksum=checksum)
+    assert (root / "sub" / "file").read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=100000-", "bytes=150000-", "bytes=150001-"]
+    assert names(root) == ["file"]
+
+
+def test_a_later_call_goes_on(server, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.break_after = [200_000, *[0] * download.ATTEMPTS]
+    with pytest.raises(DataError, match="200,000 bytes are kept to go on from"):
+        get(server, root)
+    assert names(root) == ["file.part", "file.part.validator"]
+    server.ranges.clear()
+    get(server, root)
+    assert server.ranges == ["bytes=200000-"]
+    assert (root / "sub" / "file").read_bytes() == CONTENT
+
+
+def test_what_was_whole_already_is_only_verified(server, root: Path) -> None:
+    part = root / "sub" / "file.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT)
+    part.with_name("file.part.validator").write_text('"first"')
+    get(server, root)
+    assert names(root) == ["file"]
+
+
+def test_another_file_on_the_server_is_not_mixed_with_the_first(server, root: Path) -> None:
+    server.break_after = [200_000, *[0] * download.ATTEMPTS]
+    with pytest.raises(DataError):
+        get(server, root, checksum=None)
+    newer = os.urandom(250_000)
+    server.files["/file"], server.etag = newer, '"second"'
+    get(server, root, checksum=None)
+    assert (root / "sub" / "file").read_bytes() == newer
+
+
+def test_a_file_that_is_shorter_now_is_fetched_anew(server, root: Path) -> None:
+    part = root / "sub" / "file.part"
+    part.parent.mkdir()
+    part.write_bytes(bytes(400_000))
+    part.with_name("file.part.validator").write_text('"first"')
+    get(server, root)
+    assert (root / "sub" / "file").read_bytes() == CONTENT
+
+
+def test_the_next_mirror_is_tried(server, root: Path) -> None:
+    server.files["/wrong"] = b"an error page"
+    urls = [
+        "http://127.0.0.1:9/file",
+        f"{server.url}/absent",
+        f"{server.url}/wrong",
+        f"{server.url}/file",
+    ]
+    get(server, root, urls=urls)
+    assert (root / "sub" / "file").read_bytes() == CONTENT
+
+
+def test_without_network_one_message_names_every_address(server, root: Path) -> None:
+    server.files["/wrong"] = b"an error page"
+    urls = [
+        "http://127.0.0.1:9/file",
+        "http://nowhere.invalid/file",
+        f"{server.url}/absent",
+        f"{server.url}/wrong",
+        "file:///etc/passwd",
+    ]
+    with pytest.raises(DataError) as caught:
+        get(server, root, urls=urls)
+    message = str(caught.value)
+    for part in (*urls, "refused", "404", "MD5", "not an http", "put it there yourself"):
+        assert part in message
+    assert names(root) == []
+
+
+def test_a_file_that_is_there_but_is_another_is_named(server, root: Path) -> None:
+    path = root / "sub" / "file"
+    path.parent.mkdir()
+    path.write_bytes(b"mine")
+    with pytest.raises(DataError, match="is not the published file") as caught:
+        get(server, root)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == b"mine"
+
+
+def test_two_processes_do_not_write_one_file(server, root: Path) -> None:
+    from filelock import FileLock
+
+    (root / "sub").mkdir()
+    with (
+        FileLock(root / "sub" / "file.lock"),
+        pytest.raises(DataError, match="being downloaded by another process"),
+    ):
+        get(server, root)
+    assert server.ranges == []
+    get(server, root)
+    assert names(root) == ["file"]
+
+
+def test_a_read_only_folder(server, root: Path) -> None:
+    root.chmod(0o555)
+    try:
+        with pytest.raises(DataError, match="the folder is read-only") as caught:
+            get(server, root)
+    finally:
+        root.chmod(0o755)
+    assert str(root / "sub" / "file") in str(caught.value)
+    assert server.ranges == []
+    assert names(root) == []
+
+
+def test_a_full_disk(server, small_disk: Path) -> None:
+    server.files["/file"] = bytes(3_000_000)
+    with pytest.raises(DataError, match="No space left on device"):
+        get(server, small_disk, checksum=None)
+    assert names(small_disk) == []
+
+
+def test_a_simulated_full_disk(server, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        get(server, root)
+    assert names(root) == []
+    archive = root / "file.gz"
+    archive.write_bytes(gzip.compress(b"content"))
+    with pytest.raises(DataError, match="No space left on device"):
+        gunzip(archive, root / "file")
+    assert names(root) == ["file.gz"]
+
+
+def test_gunzip(root: Path) -> None:
+    (root / "file.gz").write_bytes(gzip.compress(CONTENT))
+    gunzip(root / "file.gz", root / "file")
+    assert (root / "file").read_bytes() == CONTENT
+
+
+def packed(members: dict[str, bytes], form: str) -> bytes:
+    buffer = io.BytesIO()
+    if form == "zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(fileobj=buffer, mode=f"w:{form.partition('.')[2]}") as archive:
+            for name, content in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+FORMS = ["tar", "tar.gz", "zip"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_unpack(root: Path, form: str) -> None:
+    archive = root / f"archive.{form}"
+    archive.write_bytes(packed({"top/a": b"1", "top/deep/b": b"2", "beside": b"3"}, form))
+    told: list[tuple[str, int, int | None]] = []
+    unpack(archive, root, "top", lambda *progress: told.append(progress))
+    assert told[-1] == (f"unpacking {archive.name}", 3, 3 if form == "zip" else None)
+    assert (root / "top" / "deep" / "b").read_bytes() == b"2"
+    assert names(root) == sorted(["a", "b", archive.name])
+    with pytest.raises(DataError, match="is there, but not whole"):
+        unpack(archive, root, "top", silent)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kept", [0, 0.3, 0.7], ids=["empty", "a third", "most"])
+def test_an_archive_that_was_cut_off_is_named_and_leaves_nothing(
+    root: Path, form: str, kept: float
+) -> None:
+    content = packed({"top/a": CONTENT, "top/b": CONTENT}, form)
+    archive = root / f"archive.{form}"
+    archive.write_bytes(content[: round(len(content) * kept)])
+    with pytest.raises(DataError, match="is damaged or unsafe") as caught:
+        unpack(archive, root, "top", silent)
+    assert str(archive) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in root.iterdir()] == [archive.name]
+
+
+@pytest.mark.parametrize("damage", [slice(0, 60), slice(0, 0), slice(10, None)])
+def test_a_damaged_gz_is_named_and_leaves_nothing(root: Path, damage: slice) -> None:
+    archive = root / "file.gz"
+    archive.write_bytes(gzip.compress(CONTENT)[damage])
+    if damage.stop == 0:
+        gunzip(archive, root / "file")
+        assert (root / "file").read_bytes() == b""
+        return
+    with pytest.raises(DataError, match=r"file.gz is damaged"):
+        gunzip(archive, root / "file")
+    assert names(root) == ["file.gz"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["../outside", "top/../../outside", "/outside-of-it"])
+def test_members_that_would_land_outside_are_refused(root: Path, form: str, name: str) -> None:
+    archive = root / f"archive.{form}"
+    archive.write_bytes(packed({"top/a": b"1", name: b"harm"}, form))
+    if name.startswith("/") and form != "zip":
+        # tarfile's filter takes the leading slash away, which keeps the member inside.
+        unpack(archive, root, "top", silent)
+    else:
+        with pytest.raises(DataError, match="unsafe"):
+            unpack(archive, root, "top", silent)
+        assert not (root / "top").exists()
+    assert not (root.parent / "outside").exists()
+    assert not Path("/outside-of-it").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_links_that_lead_outside_and_devices_are_refused(root: Path, kind: bytes) -> None:
+    archive = root / "archive.tar"
+    with tarfile.open(archive, "w") as tar:
+        link = tarfile.TarInfo("top/link")
+        link.type, link.linkname = kind, "../../../secret"
+        tar.addfile(link)
+        inside = tarfile.TarInfo("top/link/file")
+        tar.addfile(inside)
+    with pytest.raises(DataError, match="unsafe"):
+        unpack(archive, root, "top", silent)
+    assert names(root) == ["archive.tar"]
+
+
+def test_an_archive_of_something_else(root: Path) -> None:
+    archive = root / "archive.tar"
+    archive.write_bytes(packed({"other/a": b"1"}, "tar"))
+    with pytest.raises(DataError, match="holds no folder top"):
+        unpack(archive, root, "top", silent)
+    assert names(root) == ["archive.tar"]
+
+
+def test_unpacking_on_a_full_disk_leaves_nothing(root: Path, small_disk: Path) -> None:
+    archive = root / "archive.tar"
+    archive.write_bytes(packed({f"top/{n}": bytes(300_000) for n in range(6)}, "tar"))
+    with pytest.raises(DataError, match="No space left on device"):
+        unpack(archive, small_disk, "top", silent)
+    assert list(small_disk.iterdir()) == []

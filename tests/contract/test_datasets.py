@@ -1,0 +1,124 @@
+"""What every registered dataset has to keep to, a third party's too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hgmvae_bench.data import DataError, ImageData
+from hgmvae_bench.data.catalogue import check, resolve_dataset
+from hgmvae_bench.data.source import Source
+from hgmvae_bench.plugins import DATASETS
+from PIL import Image
+
+NAMES = list(DATASETS)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HGMVAE_BENCH_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real data, which may be absent."""
+    beside = Path(__file__).parents[3] / "shared" / "data"
+    return Path(os.environ.get("HGMVAE_BENCH_TEST_DATA", beside))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata(name: str) -> None:
+    dataset = DATASETS[name]
+    assert dataset.title.strip() == dataset.title != ""
+    assert dataset.reference.strip()
+    assert dataset.image_size >= 1
+    assert dataset.channels in (1, 3)
+    assert dataset.reconstruction_loss in ("bce", "mse")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_messages_use_the_registered_name(name: str) -> None:
+    source = getattr(DATASETS[name], "source", None)
+    if isinstance(source, Source):
+        assert source.name == name
+        assert source.address.startswith("http")
+        assert source.layout
+        assert source.size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_titles_are_unique(name: str) -> None:
+    assert [DATASETS[other].title for other in NAMES].count(DATASETS[name].title) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_data_it_says_what_to_do_and_writes_nothing(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    dataset = DATASETS[name]
+    try:
+        dataset.load(root, image_size=dataset.image_size)
+    except DataError as error:
+        message = str(error)
+        assert str(root) in message or "folder:PATH" in message
+        assert "\n" not in message
+    else:
+        assert name == "digits", "only scikit-learn's digits need no files"
+    assert list(root.iterdir()) == []
+
+
+def keeps_the_contract(name: str, root: Path) -> None:
+    dataset = resolve_dataset(name)
+    size = dataset.image_size
+    data = dataset.load(root, image_size=size)
+    assert isinstance(data, ImageData)
+    assert data.input_dim == (dataset.channels, size, size)
+    for images, labels in (
+        (data.train_images, data.train_labels),
+        (data.test_images, data.test_labels),
+    ):
+        assert images.dtype == torch.uint8
+        assert len(images) > 0
+        assert images.is_contiguous()
+        assert (labels is None) == (not data.class_names)
+        if labels is not None:
+            assert labels.dtype == torch.int64
+            assert labels.min() >= 0
+            assert labels.max() < len(data.class_names)
+    assert dataset.load(root, image_size=size).digest == data.digest
+    held_out = data.with_validation_as_test(20)
+    assert len(held_out.test_images) == 20
+    assert held_out.digest != data.digest
+    other = dataset.load(root, image_size=2 * size)
+    assert other.input_dim == (dataset.channels, 2 * size, 2 * size)
+    assert len(other.test_images) == len(data.test_images)
+    assert other.digest != data.digest
+    assert check(name, root).whole
+
+
+def test_digits(tmp_path: Path) -> None:
+    keeps_the_contract("digits", tmp_path)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
+)
+def test_real_data(name: str, folder: str, real_data: Path) -> None:
+    if not (real_data / folder).is_dir():
+        pytest.skip(f"no {folder} in {real_data} (HGMVAE_BENCH_TEST_DATA names another folder)")
+    keeps_the_contract(name, real_data)
+
+
+@pytest.mark.parametrize("options", ["", "?channels=1&image-size=16"])
+def test_an_image_folder(tmp_path: Path, options: str) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / label / f"{number}.png")
+    keeps_the_contract(f"folder:pictures{options}", tmp_path)
