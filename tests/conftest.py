@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.grid import Grid, parse_grid
 from hgmvae_bench.plugins import DATASETS

@@ -13,11 +13,12 @@ import torch
 
 from hgmvae_bench.artifacts import load_weights, save_codes, save_weights
 from hgmvae_bench.data import ImageData
+from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.evaluation import score
 from hgmvae_bench.grid import Cell, Run
 from hgmvae_bench.networks import Network, parameter_count
 from hgmvae_bench.outputs import ModelCodec, Outputs
-from hgmvae_bench.plugins import DATASETS, MODELS, BenchmarkModel, PluginError
+from hgmvae_bench.plugins import MODELS, BenchmarkModel, PluginError
 from hgmvae_bench.provenance import provenance
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord, Status
 from hgmvae_bench.seeding import derive_seed
@@ -48,7 +49,7 @@ def build_model(cell: Cell, input_dim: tuple[int, int, int]) -> BenchmarkModel:
     model = MODELS[cell.model].build(
         input_dim=input_dim,
         latent_dim=cell.latent_dim,
-        reconstruction_loss=DATASETS[cell.dataset].reconstruction_loss,
+        reconstruction_loss=resolve_dataset(cell.dataset).reconstruction_loss,
         network=Network(input_dim, cell.network.width),
         settings=cell.model_settings,
     )

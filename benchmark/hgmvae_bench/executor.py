@@ -200,8 +200,8 @@ def _work(pipe: Connection, setup: Setup) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
+    from hgmvae_bench.data.catalogue import resolve_dataset
     from hgmvae_bench.execution import execute, rescore
-    from hgmvae_bench.plugins import DATASETS
 
     torch.set_num_threads(setup.threads)
     device = torch.device(setup.device)
@@ -212,7 +212,9 @@ def _work(pipe: Connection, setup: Setup) -> None:
         try:
             wanted = run.cell.dataset, run.cell.image_size
             if wanted not in data:
-                data[wanted] = DATASETS[wanted[0]].load(setup.data_root, image_size=wanted[1])
+                data[wanted] = resolve_dataset(wanted[0]).load(
+                    setup.data_root, image_size=wanted[1]
+                )
             record: Record | ScoreRecord
             if task.stored is None:
                 record = execute(

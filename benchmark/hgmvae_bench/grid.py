@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,8 +21,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.errors import UserError
-from hgmvae_bench.plugins import DATASETS, METRICS, MODELS, Setting, UnknownNameError
+from hgmvae_bench.plugins import METRICS, MODELS, PluginError, Setting, UnknownNameError
 from hgmvae_bench.seeding import digest
 
 Axis = Literal["dataset", "metric", "model", "latent_dim"]
@@ -214,7 +216,9 @@ class Cell:
     @property
     def slug(self) -> str:
         """Readable name, such as ``mnist_hgmvae-u_L8``."""
-        return f"{self.dataset}_{self.model}_L{self.latent_dim}"
+        # A folder's name is a path; the key's hash keeps keys apart.
+        dataset = re.sub(r"[^A-Za-z0-9.-]+", "-", self.dataset).strip("-")
+        return f"{dataset}_{self.model}_L{self.latent_dim}"
 
 
 @dataclass(frozen=True)
@@ -258,7 +262,7 @@ class Grid:
         data_name, model_name = data_variant.dataset or dataset, model_variant.model or model
         return Cell(
             dataset=data_name,
-            image_size=data_variant.image_size or DATASETS[data_name].image_size,
+            image_size=data_variant.image_size or resolve_dataset(data_name).image_size,
             model=model_name,
             model_settings={**MODELS[model_name].settings, **model_variant.settings},
             latent_dim=latent_dim,
@@ -269,7 +273,7 @@ class Grid:
     def dataset_title(self, dataset: str) -> str:
         """A dataset's name in tables."""
         variant = self.spec.datasets.get(dataset, DatasetVariant())
-        return variant.title or DATASETS[variant.dataset or dataset].title
+        return variant.title or resolve_dataset(variant.dataset or dataset).title
 
     def model_title(self, model: str) -> str:
         """A model's name in tables."""
@@ -417,7 +421,7 @@ def _explain(fault: Any) -> str:
 def _unknown_names(spec: GridSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Names that no plug-in answers to, and settings that a model does not have."""
     for key, dataset in spec.datasets.items():
-        yield from _lookup(DATASETS, dataset.dataset or key, ("datasets", key))
+        yield from _dataset_faults(dataset.dataset or key, ("datasets", key))
     for key, variant in spec.models.items():
         name = variant.model or key
         faults = list(_lookup(MODELS, name, ("models", key)))
@@ -444,7 +448,7 @@ def _unknown_names(spec: GridSpec) -> Iterator[tuple[tuple[str | int, ...], str]
             yield ("tables", t, "name"), f"a second table is called '{table.name}'"
         for i, name in enumerate(table.datasets):
             if name not in spec.datasets:
-                yield from _lookup(DATASETS, name, ("tables", t, "datasets", i))
+                yield from _dataset_faults(name, ("tables", t, "datasets", i))
         for i, name in enumerate(table.models):
             if name not in spec.models:
                 yield from _lookup(MODELS, name, ("tables", t, "models", i))
@@ -458,6 +462,15 @@ def _lookup(
     names = registry.names()
     if name not in names:
         yield location, str(UnknownNameError(registry.kind, name, names))
+
+
+def _dataset_faults(
+    name: str, location: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    try:
+        resolve_dataset(name)
+    except (UnknownNameError, PluginError, ValueError) as error:
+        yield location, str(error)
 
 
 def _same_kind(value: Setting, default: Setting) -> bool:

@@ -12,11 +12,11 @@ import torch
 from pydantic import ValidationError
 
 from hgmvae_bench.data import DataError, ImageData
+from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.execution import build_model
 from hgmvae_bench.executor import Event, Finished, Setup, Task, available_cores, execute_all
 from hgmvae_bench.grid import Grid, Run
-from hgmvae_bench.plugins import DATASETS
 from hgmvae_bench.records import Record
 from hgmvae_bench.store import Store, StoredRun
 
@@ -145,7 +145,7 @@ def load_data(grid: Grid, root: Path) -> dict[tuple[str, int], ImageData]:
         if wanted in data or cell.dataset in faults:
             continue
         try:
-            data[wanted] = DATASETS[cell.dataset].load(root, image_size=cell.image_size)
+            data[wanted] = resolve_dataset(cell.dataset).load(root, image_size=cell.image_size)
         except (DataError, ValueError) as error:
             faults[cell.dataset] = f"{cell.dataset}: {error}"
     if faults:

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 from pythae.models.base import BaseAEConfig
 
+Fisher = Literal["none", "sample_raw", "sample_log", "batch_log", "batch_log_det", "batch_share"]
+
 
 @dataclass
 class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
@@ -41,8 +43,11 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
             is the divergence of q(x|y) to the global components, weighted by their
             responsibilities; ``none`` leaves the term out.
         conditional_prior_weight: its weight.
-        fisher: form of the Fisher term. ``sample_raw`` is Eq. 13, ``sample_log`` log(1 + Eq. 13);
-            ``batch_log`` takes the scatter over the batch, by cluster; ``none`` leaves it out.
+        fisher: form of the Fisher term. ``sample_raw`` is Eq. 13, ``sample_log`` log(1 + Eq. 13).
+            The others take the scatter of the batch's latents, with the clusters as classes:
+            ``batch_log`` is Σ_d log(1 + S_B / S_W) by dimension, ``batch_log_det`` is
+            log det(I + S_W⁻¹ S_B), ``batch_share`` the trace of (S_W + S_B)⁻¹ S_B, which is
+            bounded. ``none`` leaves it out.
         fisher_weight: its weight; it is maximised.
         warmup_epochs: epochs of the warm-up.
         fisher_delay: epochs between the warm-up and the Fisher term.
@@ -63,7 +68,7 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
     estimator: Literal["gaussian", "weighted"] = "gaussian"
     conditional_prior: Literal["none", "uniform", "shared", "responsibility"] = "responsibility"
     conditional_prior_weight: float = 1.0
-    fisher: Literal["none", "sample_raw", "sample_log", "batch_log", "batch_share"] = "batch_log"
+    fisher: Fisher = "batch_log"
     fisher_weight: float = 1.0
     warmup_epochs: int = 4
     fisher_delay: int = 2

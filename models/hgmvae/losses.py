@@ -272,25 +272,73 @@ def sample_fisher(weights: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     return (between / within).sum(-1)
 
 
-def batch_fisher(membership: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Fisher criterion over the batch, by dimension: Eqs. 8 to 12 with the images as samples.
+class Scatter(NamedTuple):
+    """Scatter matrices over a batch, per image.
 
-    Each image belongs to the K classes to the degree of its membership; class means, the scatter
-    between them and the scatter within are taken over the batch, the posterior variances counted
-    as scatter within. Only the diagonals of the scatter matrices are taken.
+    Attributes:
+        between: S_B of the class means (L, L).
+        within: S_W around the class means (L, L).
+    """
+
+    between: Tensor
+    within: Tensor
+
+
+def batch_scatter(membership: Tensor, mean: Tensor, variance: Tensor) -> Scatter:
+    """Scatter between and within classes (Eqs. 8 to 10) with the batch's images as samples.
+
+    Each image belongs to the K classes to the degree of its membership. Class means and scatter
+    are taken over the batch; the posterior variances count as scatter within.
 
     Args:
         membership: soft class membership (B, K), rows on the simplex.
         mean: posterior means of the latents (B, L).
         variance: their posterior variances (B, L).
-
-    Returns:
-        S_B / S_W (L,), at least 0.
     """
-    share = membership.mean(0)
     weights = membership / membership.sum(0).clamp_min(1e-6)
     class_mean = weights.T @ mean
-    between = share @ (class_mean - mean.mean(0)).square()
-    residual = (mean.unsqueeze(1) - class_mean).square()
-    within = (membership.unsqueeze(-1) * residual).sum(1).mean(0) + variance.mean(0)
-    return between / within
+    spread = class_mean - mean.mean(0)
+    between = (membership.mean(0).unsqueeze(-1) * spread).T @ spread
+    residual = mean.unsqueeze(1) - class_mean
+    weighted = membership.unsqueeze(-1) * residual / len(mean)
+    within = weighted.flatten(0, 1).T @ residual.flatten(0, 1)
+    return Scatter(between, within + variance.mean(0).diag())
+
+
+def fisher_by_dimension(scatter: Scatter) -> Tensor:
+    """Σ_d log(1 + S_B,dd / S_W,dd): Eq. 12 with diagonal matrices, by dimension and in logs.
+
+    It grows logarithmically where Eq. 12 runs away, but counts a direction of separation once for
+    every dimension that shows it.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    return (scatter.between.diagonal() / scatter.within.diagonal()).log1p().sum()
+
+
+def fisher_log_det(scatter: Scatter) -> Tensor:
+    """Log det(I + S_W⁻¹ S_B): Σ log(1 + λ) over the eigenvalues λ of Eq. 12's trace.
+
+    Every direction counts once however the latents are rotated, so that classes are driven apart
+    in all of them.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    within, between = scatter.within, scatter.between
+    value: Tensor = torch.linalg.slogdet(within + between).logabsdet
+    return value - torch.linalg.slogdet(within).logabsdet
+
+
+def fisher_share(scatter: Scatter) -> Tensor:
+    """Trace of (S_W + S_B)⁻¹ S_B: Σ λ / (1 + λ) over the eigenvalues λ of Eq. 12's trace.
+
+    The share of the scatter that lies between the classes, summed over its directions. A
+    direction that separates them well enough asks for no more, so that nothing runs away.
+
+    Returns:
+        A scalar in [0, min(L, K − 1)].
+    """
+    share: Tensor = torch.linalg.solve(scatter.within + scatter.between, scatter.between)
+    return share.trace()

@@ -21,7 +21,11 @@ LOG_VAR_RANGE = (-10.0, 4.0)
 MAX_CODES = 15_000
 """Codes to which the global mixture is fitted: the newest of the last warm-up epoch."""
 
-BATCH_FISHER = ("batch_log", "batch_share")
+BATCH_FISHER = {
+    "batch_log": losses.fisher_by_dimension,
+    "batch_log_det": losses.fisher_log_det,
+    "batch_share": losses.fisher_share,
+}
 """The forms of the Fisher term that need clusters."""
 
 
@@ -280,8 +284,8 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             return weights.new_zeros(())
         if self.mixture is not None and responsibilities is not None and form in BATCH_FISHER:
             membership = self.mixture.by_cluster(responsibilities)
-            ratio = losses.batch_fisher(membership, *moments)
-            return (ratio.log1p() if form == "batch_log" else ratio / (1 + ratio)).sum()
+            scatter = losses.batch_scatter(membership, *moments)
+            return BATCH_FISHER[form](scatter)
         criterion = losses.sample_fisher(weights, mean, log_var)
         return (criterion if form == "sample_raw" else criterion.log1p()).mean()
 

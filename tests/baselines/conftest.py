@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from hgmvae_bench.networks import Network
 from sklearn.datasets import load_digits
 from torch import Tensor
+
+from hgmvae_bench.networks import Network
 from vae_baselines import Baseline
 
 LATENT_DIM = 4

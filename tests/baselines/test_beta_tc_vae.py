@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-import vae_baselines
 from torch.distributions import Independent, Normal, kl_divergence
+
+import vae_baselines
 from vae_baselines.beta_tc_vae import decomposed_kl, equal_weights, stratified_weights
 from vae_baselines.terms import sample_gaussian
 

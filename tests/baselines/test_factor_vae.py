@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-import vae_baselines
 from torch import nn
+
+import vae_baselines
 from vae_baselines.factor_vae import permute_dimensions
 
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-import vae_baselines
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
+
+import vae_baselines
 from vae_baselines.gmvae import mixture_terms
 
 B, K, L = 3, 5, 2

@@ -7,8 +7,9 @@ from dataclasses import fields
 from importlib import import_module
 
 import pytest
-import vae_baselines
 from pythae.models import BaseAEConfig
+
+import vae_baselines
 from vae_baselines import Baseline
 
 PLUGINS = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import pythae.models
 import torch
-import vae_baselines
 from pythae.pipelines import TrainingPipeline
 from pythae.trainers import AdversarialTrainerConfig, BaseTrainerConfig
+
+import vae_baselines
 from vae_baselines import Baseline, pythae_model
 from vae_baselines.pythae_models import ADAPTED, REFUSED
 from vae_baselines.sampler import PriorSampler

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import wasserstein_distance
+
 from vae_baselines.swae import sliced_wasserstein
 
 

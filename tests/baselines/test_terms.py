@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-import vae_baselines
 from torch.distributions import Independent, Normal, kl_divergence
+
+import vae_baselines
 from vae_baselines.terms import (
     gaussian_kl,
     gaussian_log_density,

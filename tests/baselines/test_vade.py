@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-import vae_baselines
 from torch.distributions import Categorical, Independent, Normal
+
+import vae_baselines
 from vae_baselines.terms import reconstruction_term
 from vae_baselines.vade import vade_terms
 

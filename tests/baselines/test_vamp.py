@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-import vae_baselines
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+import vae_baselines
 from vae_baselines.vamp import mixture_log_density
 
 

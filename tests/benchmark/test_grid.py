@@ -3,6 +3,7 @@ import random
 
 import pytest
 import yaml
+
 from hgmvae_bench.grid import GridError, Run, grid_names, load_grid, parse_grid
 from hgmvae_bench.plugins import MODELS, UnknownNameError
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from hgmvae_bench.networks import Network, parameter_count
 
 

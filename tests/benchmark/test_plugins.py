@@ -2,6 +2,7 @@ from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
+
 from hgmvae_bench.plugins import MODELS, PluginError, Registry, UnknownNameError
 
 

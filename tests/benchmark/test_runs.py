@@ -10,6 +10,7 @@ import time
 
 import pytest
 import yaml
+
 from hgmvae_bench.execution import build_model
 from hgmvae_bench.executor import EpochEnded, Finished, Started
 from hgmvae_bench.grid import parse_grid

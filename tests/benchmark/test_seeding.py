@@ -1,4 +1,5 @@
 import pytest
+
 from hgmvae_bench.seeding import derive_seed, digest
 
 

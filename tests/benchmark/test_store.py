@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
 from hgmvae_bench.store import Store, StoreError
 

@@ -2,6 +2,7 @@ import io
 
 import pandas as pd
 import pytest
+
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import MetricValue, Record

@@ -2,12 +2,13 @@ import math
 
 import pytest
 import torch
+from pythae.models.base.base_utils import ModelOutput
+from torch import nn
+
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.networks import Network
 from hgmvae_bench.plugins import MODELS
 from hgmvae_bench.training import train
-from pythae.models.base.base_utils import ModelOutput
-from torch import nn
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import check, resolve_dataset
 from hgmvae_bench.data.source import Source
 from hgmvae_bench.plugins import DATASETS
-from PIL import Image
 
 NAMES = list(DATASETS)
 

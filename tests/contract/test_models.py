@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from hgmvae_bench.networks import Network
-from hgmvae_bench.plugins import MODELS, ReconstructionLoss
 from safetensors.torch import load, save
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+
+from hgmvae_bench.networks import Network
+from hgmvae_bench.plugins import MODELS, ReconstructionLoss
 
 LATENT_DIM = 4
 EPOCHS = 10  # the suite's default, which schedules and pretraining inside a model count on

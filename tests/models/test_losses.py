@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from hgmvae import losses
-from hgmvae.mixture import GlobalMixture
 from torch import Tensor
 from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
+
+from hgmvae import losses
+from hgmvae.mixture import GlobalMixture
 
 
 @pytest.fixture(autouse=True)
@@ -243,19 +244,40 @@ def test_fisher_is_eq_12_with_full_matrices():
         torch.testing.assert_close(fisher[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_batch_fisher_is_the_labelled_criterion_for_hard_membership():
-    n_images, n_classes = 40, 3
-    label = torch.arange(n_images) % n_classes
-    mean, variance = torch.randn(n_images, 2).double(), torch.rand(n_images, 2).double()
-    mean = mean + label[:, None]
-    within = between = torch.zeros(2, dtype=torch.double)
-    for k in range(n_classes):
-        group = mean[label == k]
-        between = between + len(group) * (group.mean(0) - mean.mean(0)).square()
-        within = within + ((group - group.mean(0)).square() + variance[label == k]).sum(0)
-    membership = torch.nn.functional.one_hot(label, n_classes + 1).double()  # and an empty class
-    fisher = losses.batch_fisher(membership, mean, variance)
-    torch.testing.assert_close(fisher, between / within)
-    # Membership that knows nothing of the latents separates no classes.
-    indifferent = losses.batch_fisher(torch.full_like(membership, 0.25), mean, variance)
-    torch.testing.assert_close(indifferent, torch.zeros_like(indifferent))
+@pytest.fixture
+def labelled() -> tuple[Tensor, Tensor, Tensor]:
+    """Membership in three classes (a fourth is empty), means and variances of 40 latents in R³."""
+    label = torch.arange(40) % 3
+    mean = torch.randn(40, 3).double() + 2 * torch.nn.functional.one_hot(label)
+    return torch.nn.functional.one_hot(label, 4).double(), mean, torch.rand(40, 3).double()
+
+
+def test_batch_scatter_is_that_of_labelled_samples(labelled):
+    membership, mean, variance = labelled
+    within, between = torch.zeros(2, 3, 3, dtype=torch.double)
+    for k in range(3):
+        members = membership[:, k] == 1
+        group = mean[members]
+        offset = group.mean(0) - mean.mean(0)
+        between += len(group) * torch.outer(offset, offset)
+        within += len(group) * torch.cov(group.T, correction=0) + variance[members].sum(0).diag()
+    scatter = losses.batch_scatter(membership, mean, variance)
+    torch.testing.assert_close(scatter.between, between / 40)
+    torch.testing.assert_close(scatter.within, within / 40)
+
+
+def test_batch_fisher_forms_follow_the_eigenvalues_of_eq_12(labelled):
+    scatter = losses.batch_scatter(*labelled)
+    eigenvalues = torch.linalg.eigvals(torch.linalg.inv(scatter.within) @ scatter.between).real
+    torch.testing.assert_close(losses.fisher_log_det(scatter), eigenvalues.log1p().sum())
+    share = (eigenvalues / (1 + eigenvalues)).sum()
+    torch.testing.assert_close(losses.fisher_share(scatter), share)
+    diagonal = losses.Scatter(*(matrix.diagonal().diag() for matrix in scatter))
+    torch.testing.assert_close(losses.fisher_by_dimension(scatter), losses.fisher_log_det(diagonal))
+
+
+def test_membership_that_knows_nothing_of_the_latents_separates_nothing(labelled):
+    membership, mean, variance = labelled
+    scatter = losses.batch_scatter(torch.full_like(membership, 0.25), mean, variance)
+    for fisher in (losses.fisher_by_dimension, losses.fisher_log_det, losses.fisher_share):
+        assert fisher(scatter).item() == pytest.approx(0, abs=1e-9)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hgmvae.mixture import GlobalMixture, latent_moments
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, kl_divergence
+
+from hgmvae.mixture import GlobalMixture, latent_moments
 
 NO_NOISE = torch.full((2,), 1e-6)
 

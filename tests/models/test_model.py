@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hgmvae import HGMVAE, HGMVAEConfig, HGMVAESampler, losses
-from hgmvae.mixture import latent_moments
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseEncoder
 from pythae.pipelines import TrainingPipeline
 from pythae.trainers import BaseTrainerConfig
 from torch import Tensor
+
+from hgmvae import HGMVAE, HGMVAEConfig, HGMVAESampler, losses
+from hgmvae.mixture import latent_moments
 
 SMALL = {"input_dim": (1, 4, 4), "latent_dim": 3, "n_components": 4, "subcomponents": 2}
 Z_PRIOR_WEIGHTS = (
@@ -66,6 +67,7 @@ every_reading = pytest.mark.parametrize(
         ("shared", "batch_log"),
         ("responsibility", "none"),
         ("responsibility", "batch_log"),
+        ("responsibility", "batch_log_det"),
         ("responsibility", "batch_share"),
     ],
 )

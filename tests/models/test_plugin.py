@@ -4,12 +4,13 @@ import subprocess
 import sys
 from dataclasses import fields
 
-import hgmvae
 import pytest
 import torch
+from pythae.models.base import BaseAEConfig
+
+import hgmvae
 from hgmvae import HGMVAE_G, HGMVAE_G_NOFISHER, HGMVAE_U, HGMVAE_U_NOFISHER, HGMVAEConfig
 from hgmvae_bench.networks import Network
-from pythae.models.base import BaseAEConfig
 
 PLUGINS = {
     "G": (HGMVAE_G, "gaussian", True),

@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from hgmvae_bench.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 VALIDATION_SEED = 0
 
 
-class DataError(RuntimeError):
+class DataError(UserError, RuntimeError):
     """Data that is absent or damaged; the message names the place and says what to do."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hgmvae_bench.data import DataError, ImageData, cache
-from hgmvae_bench.data.download import fetch_from_drive, md5_of, unpack
+from hgmvae_bench.data.download import fetch_from_drive, md5_of, refuse_to_replace, unpack
 from hgmvae_bench.data.images import ImageFiles, Rule, Split, SplitName, warn_if_incomplete
 from hgmvae_bench.data.source import FileFault, FileState, Progress, Report, Source, unusable
 from hgmvae_bench.plugins import ReconstructionLoss
@@ -82,6 +82,7 @@ class CelebA:
             pass
         else:
             return
+        refuse_to_replace(folder / IMAGES)
         drive_id, md5 = published[ARCHIVE]
         downloaded = self._from_drive(folder / ARCHIVE, drive_id, md5)
         unpack(folder / ARCHIVE, folder, IMAGES, progress)

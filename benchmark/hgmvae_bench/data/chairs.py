@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hgmvae_bench.data import ImageData, cache
-from hgmvae_bench.data.download import fetch_file, unpack
+from hgmvae_bench.data.download import fetch_file, refuse_to_replace, unpack
 from hgmvae_bench.data.images import (
     ImageFiles,
     Rule,
@@ -79,6 +79,7 @@ class Chairs:
                 return
         except FileFault:
             pass
+        refuse_to_replace(root / FOLDER)
         archive = root / ARCHIVE
         downloaded = fetch_file(
             [self.url],

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import ImageData, IncompleteDataWarning
-from hgmvae_bench.data.download import fetch_file, md5_of, unpack
+from hgmvae_bench.data.download import fetch_file, md5_of, refuse_to_replace, unpack
 from hgmvae_bench.data.source import (
     FileFault,
     FileState,
@@ -109,6 +109,7 @@ class Cifar10:
         if self.check(root, progress).whole:
             return
         published = datasets.CIFAR10
+        refuse_to_replace(root / published.base_folder)
         archive = root / published.filename
         downloaded = fetch_file(
             [published.url],

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn, TaskID
 
 app = typer.Typer(help="Fetch datasets, and check the files that are there.", no_args_is_help=True)
 
@@ -21,7 +24,7 @@ DataFolder = Annotated[
         "--data",
         metavar="DIR",
         envvar="HGMVAE_BENCH_DATA",
-        help="The data folder.  [default: below the user's cache folder]",
+        help="The data folder; below the user's cache folder unless named.",
         show_default=False,
     ),
 ]
@@ -84,19 +87,19 @@ def _exit_codes() -> Iterator[None]:
 class _Bar:
     """A progress bar per task on a terminal; nothing where the output is no terminal."""
 
-    def __init__(self, *columns: object) -> None:
+    def __init__(self, *columns: ProgressColumn) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            *columns,  # type: ignore[arg-type]
+            *columns,
             TimeRemainingColumn(),
             console=(console := Console(stderr=True)),
             disable=not console.is_terminal,
         )
-        self._tasks: dict[str, object] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> _Bar:
         self._progress.start()
@@ -108,4 +111,4 @@ class _Bar:
     def __call__(self, task: str, done: int, total: int | None) -> None:
         if task not in self._tasks:
             self._tasks[task] = self._progress.add_task(task, total=total)
-        self._progress.update(self._tasks[task], completed=done, total=total)  # type: ignore[arg-type]
+        self._progress.update(self._tasks[task], completed=done, total=total)

@@ -298,10 +298,7 @@ def unpack(archive: Path, folder: Path, top: str, progress: Progress) -> None:
             or a member that would land outside; or if the disk cannot be written.
     """
     target = folder / top
-    if target.exists():
-        raise DataError(
-            f"{target} is there, but not whole; move it away, and {archive.name} is unpacked anew"
-        )
+    refuse_to_replace(target)
     partial = folder / f".{top}.partial"
     with _writing(target), _naming(archive):
         shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
@@ -315,6 +312,16 @@ def unpack(archive: Path, folder: Path, top: str, progress: Progress) -> None:
             (partial / top).rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_to_replace(target: Path) -> None:
+    """Stop before work whose result would have to replace what somebody else put there.
+
+    Raises:
+        DataError: if ``target`` is there.
+    """
+    if target.exists():
+        raise DataError(f"{target} is there, but not whole; move it away, and fetch again")
 
 
 def _unpack_tar(archive: Path, folder: Path, progress: Progress) -> None:

@@ -33,7 +33,7 @@ DESCRIPTION = "classifier.json"
 
 # Raised when the network or its training changes: another classifier gives other values.
 PROTOCOL = 1
-STEPS = 1500
+STEPS = 1000
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 

@@ -85,9 +85,11 @@ def inception(folder: Path | None, device: torch.device) -> Extractor:
     clean = io.BytesIO()
     torch.save(dict(weights.load(folder)), clean)
     clean.seek(0)
-    module = FeatureExtractorInceptionV3(
-        INCEPTION, [INCEPTION_LAYER], feature_extractor_weights_path=clean
-    )
+    # It is built with random parameters first, which must not come from the global stream.
+    with torch.random.fork_rng(devices=[]):
+        module = FeatureExtractorInceptionV3(
+            INCEPTION, [INCEPTION_LAYER], feature_extractor_weights_path=clean
+        )
     return Extractor(
         identity=f"{INCEPTION}-{INCEPTION_SHA256}",
         fingerprint={
@@ -120,7 +122,8 @@ def dataset_classifier(outputs: Outputs) -> Extractor:
     if description.test_accuracy is not None:
         fingerprint["classifier_accuracy"] = description.test_accuracy
     make = FEATURE_EXTRACTORS_REGISTRY[classifier.NAME]
-    module = make(classifier.NAME, [classifier.LAYER], feature_extractor_weights_path=path)
+    with torch.random.fork_rng(devices=[]):
+        module = make(classifier.NAME, [classifier.LAYER], feature_extractor_weights_path=path)
     return Extractor(
         identity=f"{classifier.NAME}-{description.weights_sha256[:16]}",
         fingerprint=fingerprint,

@@ -123,17 +123,15 @@ def enlarged_ms_ssim(originals: Tensor, images: Tensor, factor: int) -> Tensor:
             similarity = similarity * luminance
         value *= similarity.mean(dim=(0, 2)).relu() ** weight
         if halve_rows is not None and halve_columns is not None:
-            x, y = (
-                along_both(halve_rows, x, halve_columns),
-                along_both(halve_rows, y, halve_columns),
-            )
-    return value.unflatten(0, (n_images, channels)).mean(dim=1)
+            x = along_both(halve_rows, x, halve_columns)
+            y = along_both(halve_rows, y, halve_columns)
+    return value.reshape(n_images, channels).mean(dim=1)
 
 
 def along_both(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     """Images (H, N, W) multiplied with ``rows`` (h, H) and ``columns`` (w, W): (h, N, w)."""
     result = images @ columns.T
-    return (rows @ result.flatten(1)).unflatten(1, result.shape[1:])
+    return (rows @ result.flatten(1)).reshape(-1, *result.shape[1:])
 
 
 @dataclass(frozen=True)

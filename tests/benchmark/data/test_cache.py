@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import check, resolve_dataset
 from hgmvae_bench.data.images import Rule

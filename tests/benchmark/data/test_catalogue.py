@@ -6,12 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
+
 from hgmvae_bench.data import DataError, catalogue
 from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
 from hgmvae_bench.data.cli import app
 from hgmvae_bench.data.digits import DIGITS
 from hgmvae_bench.plugins import Registry, UnknownNameError
-from typer.testing import CliRunner
 
 
 def run(*arguments: str | Path, env: dict[str, str] | None = None):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hgmvae_bench.data import DataError, ImageData, IncompleteDataWarning
-from hgmvae_bench.data.celeba import CELEBA
 from PIL import Image
 from torchvision import datasets, transforms
+
+from hgmvae_bench.data import DataError, ImageData, IncompleteDataWarning
+from hgmvae_bench.data.celeba import CELEBA
 
 pytestmark = pytest.mark.filterwarnings("ignore::hgmvae_bench.data.IncompleteDataWarning")
 
@@ -229,6 +230,16 @@ def test_files_put_there_by_hand_are_verified_and_unpacked(
     CELEBA.fetch(root, lambda *_: None)
     assert CELEBA.check(root, lambda *_: None).whole
     assert (root / "celeba" / "img_align_celeba.zip").exists()
+
+
+def test_an_incomplete_folder_is_not_replaced(published: Path, celeba: Path, root: Path) -> None:
+    (celeba / "list_eval_partition.txt").write_bytes(
+        (published / "list_eval_partition.txt").read_bytes()
+    )
+    (celeba / "img_align_celeba" / "000001.jpg").unlink()
+    with pytest.raises(DataError, match="img_align_celeba is there, but not whole"):
+        CELEBA.fetch(root, lambda *_: None)
+    assert len(list((celeba / "img_align_celeba").iterdir())) == 11
 
 
 def test_a_wrong_file_put_there_by_hand_is_named(published: Path, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from hgmvae_bench.data import DataError, ImageData, IncompleteDataWarning
 from hgmvae_bench.data.chairs import CHAIRS
 from hgmvae_bench.data.splits import shuffled
-from PIL import Image
 
 pytestmark = pytest.mark.filterwarnings("ignore::hgmvae_bench.data.IncompleteDataWarning")
 
@@ -116,6 +117,16 @@ def test_fetch(server, archive: bytes, tmp_path: Path) -> None:
     assert dataset.check(root, lambda *_: None).whole
     dataset.fetch(root, lambda *_: None)
     assert len(server.ranges) == 3
+
+
+def test_an_incomplete_folder_is_not_replaced(
+    server, archive: bytes, chairs: Path, root: Path
+) -> None:
+    next(chairs.glob("*/renders/*.png")).unlink()
+    with pytest.raises(DataError, match="not whole; move it away"):
+        replace(CHAIRS, url=f"{server.url}/rendered_chairs.tar").fetch(root, lambda *_: None)
+    assert server.ranges == []
+    assert [path.name for path in root.iterdir()] == ["rendered_chairs"]
 
 
 def test_check_counts(chairs: Path, root: Path) -> None:

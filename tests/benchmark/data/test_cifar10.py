@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torchvision import datasets
+
 from hgmvae_bench.data import DataError, IncompleteDataWarning
 from hgmvae_bench.data.cifar10 import CIFAR10
-from torchvision import datasets
 
 NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
@@ -208,3 +209,4 @@ def test_what_is_there_but_not_whole_is_not_replaced(published, cifar10: Path, r
     with pytest.raises(DataError, match="move it away"):
         CIFAR10.fetch(root, lambda *_: None)
     assert (cifar10 / "test_batch").read_bytes() == b"mine"
+    assert published.ranges == [], "nothing is downloaded in vain"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from hgmvae_bench.data.catalogue import check, fetch
 from hgmvae_bench.data.digits import DIGITS
 

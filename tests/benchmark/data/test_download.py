@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from hgmvae_bench.data import DataError, download
 from hgmvae_bench.data.download import fetch_file, gunzip, unpack
 from hgmvae_bench.data.source import silent

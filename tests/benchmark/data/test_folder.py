@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
 from hgmvae_bench.plugins import UnknownNameError
-from PIL import Image
 
 
 def load(root: Path, name: str = "folder:pictures", image_size: int = 32) -> ImageData:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hgmvae_bench.data import ImageData, pad_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hgmvae_bench.data import ImageData, pad_to
 
 
 def numbered(n_train: int, n_test: int = 4, n_classes: int | None = None) -> ImageData:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hgmvae_bench.data import DataError
-from hgmvae_bench.data.mnist import FASHION_MNIST, MNIST, SHAPES, MnistLike
 from torchvision import datasets
+from typer.testing import CliRunner
+
+from hgmvae_bench.data import DataError
+from hgmvae_bench.data.cli import app
+from hgmvae_bench.data.mnist import FASHION_MNIST, MNIST, SHAPES, MnistLike
 
 
 def idx(shape: tuple[int, ...], fill: int = 7) -> bytes:
@@ -153,6 +156,15 @@ def test_fetching_gives_data_that_load_and_check_whole(published, root: Path) ->
     requests = len(published.ranges)
     MNIST.fetch(root, lambda *_: None)
     assert len(published.ranges) == requests
+
+
+def test_the_command_line(published, root: Path) -> None:
+    published.break_after = [1000]
+    for command, answer in (("fetch", f"mnist is in {root}\n"), ("check", "MNIST is whole\n")):
+        result = CliRunner().invoke(app, [command, "mnist", "--data", str(root)])
+        assert result.exit_code == 0, result.output
+        assert result.output.endswith(answer)
+    assert published.ranges[:2] == [None, "bytes=1000-"]
 
 
 def test_an_archive_put_there_by_hand_is_unpacked_and_kept(published, root: Path) -> None:

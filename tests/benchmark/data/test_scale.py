@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from numpy.lib.format import open_memmap
+
 from hgmvae_bench.data import cache
 from hgmvae_bench.data.celeba import CELEBA, COUNT
-from numpy.lib.format import open_memmap
 
 COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 pytestmark = pytest.mark.slow
