@@ -94,6 +94,9 @@ def run(
     device: DeviceOption = Device.auto,
     workers: Workers = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per cell.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side in pixels, instead of each dataset's own.")
+    ] = None,
     dataset: Datasets = None,
     model: Models = None,
     latent_dim: LatentDims = None,
@@ -112,7 +115,7 @@ def run(
     from hgmvae_bench.runner import check_models, load_data, make_plan
     from hgmvae_bench.store import Store
 
-    chosen = load_grid(grid).select(dataset, model, latent_dim, seeds)
+    chosen = load_grid(grid).select(dataset, model, latent_dim, seeds, image_size)
     store, data_root = Store(results), data or catalogue.default_root()
     images = load_data(chosen, data_root)
     plan = make_plan(chosen, images, store.runs(), retry_failed=retry_failed)

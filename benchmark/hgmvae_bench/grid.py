@@ -248,12 +248,18 @@ class Grid:
     """A validated grid, ready to expand.
 
     Attributes:
-        spec: the file's content.
-        source: the file's text, kept with the results.
+        spec: what is to be run.
+        whole: the same before cells were filtered out, kept with the results.
     """
 
     spec: GridSpec
-    source: str
+    whole: GridSpec
+
+    @property
+    def text(self) -> str:
+        """The whole grid as a grid file."""
+        content = self.whole.model_dump(mode="json", exclude_defaults=True)
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
     def cell(self, dataset: str, model: str, latent_dim: int) -> Cell:
         """The cell behind one entry of a table, named as the table names it."""
@@ -311,8 +317,11 @@ class Grid:
         models: list[str] | None = None,
         latent_dims: list[int] | None = None,
         seeds: int | None = None,
+        image_size: int | None = None,
     ) -> Grid:
         """The part of the grid that filters leave; a table left without cells goes.
+
+        ``seeds`` and ``image_size``, if given, take the place of the grid's own.
 
         Raises:
             UnknownNameError: if a filter names nothing that the grid has.
@@ -342,10 +351,21 @@ class Grid:
                 f"grid {self.spec.name}: the filters leave no cell; "
                 "no single table has all of the datasets, models and latent dims that they name"
             )
-        update: dict[str, Any] = {"tables": tables}
+        changes: dict[str, Any] = {}
         if seeds is not None:
-            update["seeds"] = seeds
-        return Grid(self.spec.model_copy(update=update), self.source)
+            changes["seeds"] = seeds
+        if image_size is not None:
+            names = dict.fromkeys(name for table in self.spec.tables for name in table.datasets)
+            changes["datasets"] = {
+                name: self.spec.datasets.get(name, DatasetVariant()).model_copy(
+                    update={"image_size": image_size}
+                )
+                for name in names
+            }
+        return Grid(
+            self.spec.model_copy(update={**changes, "tables": tables}),
+            self.whole.model_copy(update=changes),
+        )
 
 
 def grid_names() -> list[str]:
@@ -406,7 +426,7 @@ def parse_grid(text: str, filename: str) -> Grid:
                 for location, message in faults
             )
         )
-    return Grid(spec, text)
+    return Grid(spec, spec)
 
 
 def _explain(fault: Any) -> str:

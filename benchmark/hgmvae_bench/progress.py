@@ -45,11 +45,14 @@ def outcome(event: Finished) -> str:
 
 
 class PlainReporter:
-    """A line when a run begins and one when it ends."""
+    """A line when a run begins, one when it ends, and now and then one in between."""
+
+    SECONDS_BETWEEN_EPOCHS = 30
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._total = self._finished = 0
+        self._told_at: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -63,10 +66,17 @@ class PlainReporter:
         self._line(summary(plan))
 
     def happened(self, event: Event) -> None:
-        """Say that a run begins, or how it ended; epochs are not worth a line each."""
+        """Say that a run begins, how far a long one is, or how it ended."""
+        key, now = event.run.key, time.monotonic()
         if isinstance(event, Started):
-            self._line(f"{event.run.key}: started")
-        elif isinstance(event, Finished):
+            self._told_at[key] = now
+            self._line(f"{key}: started")
+        elif isinstance(event, EpochEnded):
+            if now - self._told_at[key] > self.SECONDS_BETWEEN_EPOCHS:
+                self._told_at[key] = now
+                epochs = event.run.cell.training.epochs
+                self._line(f"{key}: epoch {event.epoch} of {epochs}{_loss(event)}")
+        else:
             self._finished += 1
             self._line(f"[{self._finished}/{self._total}] {outcome(event)}")
 
@@ -111,8 +121,7 @@ class LiveReporter:
             epochs = event.run.cell.training.epochs
             self._bars[key] = self._progress.add_task(name, total=epochs, status="")
         elif isinstance(event, EpochEnded):
-            loss = f"loss {event.terms['loss']:.4g}" if "loss" in event.terms else ""
-            self._progress.update(self._bars[key], completed=event.epoch, status=loss)
+            self._progress.update(self._bars[key], completed=event.epoch, status=_loss(event))
             self._shares[key] = event.epoch / event.run.cell.training.epochs
         else:
             self._finished += 1
@@ -136,6 +145,10 @@ def _clean(record: Record | ScoreRecord) -> bool:
 def reporter(console: Console) -> PlainReporter | LiveReporter:
     """The reporter that fits the console."""
     return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+
+
+def _loss(event: EpochEnded) -> str:
+    return f"  loss {event.terms['loss']:.4g}" if "loss" in event.terms else ""
 
 
 def _duration(seconds: float) -> str:

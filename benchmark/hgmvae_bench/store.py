@@ -155,7 +155,7 @@ class Store:
         """
         path = self.root / "grids" / f"{grid.spec.name}.yaml"
         with _named(path):
-            write_atomically(path, grid.source.encode())
+            write_atomically(path, grid.text.encode())
 
     def grid(self, name: str | None = None) -> Grid:
         """A grid that was run into this folder; the only one if no name is given.

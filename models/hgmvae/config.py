@@ -60,18 +60,18 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
     coefficient_prior: Literal["gaussian", "uniform"] = "uniform"
     n_components: int = 10
     subcomponents: int = 5
-    w_prior_weight: float = 1.0
-    mutual_information_weight: float = 0.1
-    component_correlation_weight: float = 0.1
-    dimension_correlation_weight: float = 0.1
-    dimension_kl_weight: float = 0.1
+    w_prior_weight: float = 0.01
+    mutual_information_weight: float = 0.01
+    component_correlation_weight: float = 0.01
+    dimension_correlation_weight: float = 0.01
+    dimension_kl_weight: float = 0.01
     estimator: Literal["gaussian", "weighted"] = "gaussian"
     conditional_prior: Literal["none", "uniform", "shared", "responsibility"] = "responsibility"
     conditional_prior_weight: float = 1.0
     fisher: Fisher = "batch_log"
     fisher_weight: float = 1.0
     warmup_epochs: int = 4
-    fisher_delay: int = 2
+    fisher_delay: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

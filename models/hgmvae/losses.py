@@ -327,8 +327,11 @@ def fisher_log_det(scatter: Scatter) -> Tensor:
         A scalar, at least 0.
     """
     within, between = scatter.within, scatter.between
-    value: Tensor = torch.linalg.slogdet(within + between).logabsdet
-    return value - torch.linalg.slogdet(within).logabsdet
+    identity = torch.eye(len(within), dtype=within.dtype, device=within.device)
+    value: Tensor = torch.linalg.slogdet(
+        identity + torch.linalg.solve_ex(within, between).result
+    ).logabsdet
+    return value
 
 
 def fisher_share(scatter: Scatter) -> Tensor:
@@ -340,5 +343,6 @@ def fisher_share(scatter: Scatter) -> Tensor:
     Returns:
         A scalar in [0, min(L, K − 1)].
     """
-    share: Tensor = torch.linalg.solve(scatter.within + scatter.between, scatter.between)
-    return share.trace()
+    total = scatter.within + scatter.between
+    share: Tensor = torch.linalg.solve_ex(total, scatter.between).result.trace()
+    return share

@@ -32,18 +32,18 @@ REFERENCE = (
 SETTINGS: Mapping[str, Setting] = {
     "n_components": 10,
     "subcomponents": 5,
-    "w_prior_weight": 1.0,
-    "mutual_information_weight": 0.1,
-    "component_correlation_weight": 0.1,
-    "dimension_correlation_weight": 0.1,
-    "dimension_kl_weight": 0.1,
+    "w_prior_weight": 0.01,
+    "mutual_information_weight": 0.01,
+    "component_correlation_weight": 0.01,
+    "dimension_correlation_weight": 0.01,
+    "dimension_kl_weight": 0.01,
     "estimator": "gaussian",
     "conditional_prior": "responsibility",
     "conditional_prior_weight": 1.0,
     "fisher": "batch_log",
     "fisher_weight": 1.0,
     "warmup_epochs": 4,
-    "fisher_delay": 2,
+    "fisher_delay": 1,
 }
 """Defaults of :class:`~hgmvae.config.HGMVAEConfig`, repeated here because it imports torch."""
 

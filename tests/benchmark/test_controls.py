@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from hgmvae_bench.controls import (
 )
 from hgmvae_bench.metrics import classifier
 from hgmvae_bench.outputs import to_unit
-from hgmvae_bench.plugins import METRICS, MetricMissingError
+from hgmvae_bench.plugins import DATASETS, METRICS, MetricMissingError
 
 METRIC_NAMES = ["sc", "accuracy", "ssim", "fid-classifier", "fid-classifier-samples"]
 
@@ -124,27 +125,21 @@ def test_pixel_noise() -> None:
 class TestPca:
     def test_is_the_best_linear_code(self, digits) -> None:
         pca = PrincipalComponents(digits.train_images, 64, seed=0)  # all that 8×8 images have
-        error = to_unit(pca.reconstruct(digits.test_images)) - to_unit(digits.test_images)
-        assert float(error.abs().max()) < 0.02
-        errors = [
-            float(
-                (
-                    to_unit(PrincipalComponents(digits.train_images, dims, 0).reconstruct(images))
-                    - to_unit(images)
-                )
-                .square()
-                .mean()
-            )
-            for images in (digits.test_images,)
-            for dims in (1, 4, 16)
-        ]
+        error = to_unit(pca.reconstruct(digits.train_images)) - to_unit(digits.train_images)
+        assert float(error.abs().max()) < 0.005
+        images = to_unit(digits.test_images)
+        errors = []
+        for dims in (1, 4, 16):
+            pca = PrincipalComponents(digits.train_images, dims, seed=0)
+            error = to_unit(pca.reconstruct(digits.test_images)) - images
+            errors.append(float(error.square().mean()))
         assert errors == sorted(errors, reverse=True)
 
     def test_samples_have_the_moments_of_the_codes(self, digits) -> None:
         pca = PrincipalComponents(digits.train_images, 4, seed=0)
         codes = pca.encode(digits.train_images)
         np.testing.assert_allclose(codes.mean(axis=0), 0, atol=1e-4)
-        mean, _, deviations = pca._fit
+        deviations = pca._fit[2]
         np.testing.assert_allclose(codes.std(axis=0, ddof=1), deviations, rtol=1e-4)
         covariance = np.cov(codes, rowvar=False)
         np.testing.assert_allclose(covariance - np.diag(np.diag(covariance)), 0, atol=1e-2)
@@ -163,20 +158,17 @@ class TestPca:
         monkeypatch.setattr(module, "EXACT_DIMENSIONS", 100)
         close = PrincipalComponents(digits.train_images, 3, 0).encode(digits.test_images)
         correlation = np.corrcoef(exact.T, close.T)[:3, 3:]
-        assert (np.abs(np.diag(correlation)) > 0.98).all()
+        assert (np.abs(np.diag(correlation)) > 0.95).all()
 
 
 @pytest.mark.shared_data
 @pytest.mark.slow
 def test_pca_of_mnist() -> None:
     """Figures that the documentation states."""
-    root = Path(__file__).parents[2] / "shared" / "data"
+    beside = Path(__file__).parents[3] / "shared" / "data"
+    root = Path(os.environ.get("HGMVAE_BENCH_TEST_DATA", beside))
     if not (root / "MNIST").is_dir():
-        root = Path(__file__).parents[3] / "shared" / "data"
-    if not (root / "MNIST").is_dir():
-        pytest.skip("MNIST is not there")
-    from hgmvae_bench.plugins import DATASETS
-
+        pytest.skip(f"no real data in {root}")
     data = DATASETS["mnist"].load(root, image_size=32)
     (*_, pca) = controls(data, "mnist", [8], device=torch.device("cpu"))
     scores = pca.score(["sc", "ch", "db"])

@@ -144,6 +144,18 @@ def test_filters_leave_the_cells_that_they_name(tiny_grid):
         tiny_grid.select(latent_dims=[3])
 
 
+def test_other_seeds_and_sizes_are_kept_with_the_results_and_filters_are_not(tiny_grid):
+    selected = tiny_grid.select(models=["vae"], seeds=7, image_size=64)
+    assert {cell.image_size for cell in selected.cells} == {64}
+    kept = parse_grid(selected.text, "kept.yaml")
+    assert kept.spec.seeds == 7
+    assert [(cell.model, cell.image_size) for cell in kept.cells] == [("vae", 64), ("wae-imq", 64)]
+
+
+def test_a_grid_survives_being_written(tiny_grid):
+    assert list(parse_grid(tiny_grid.text, "g.yaml").cells) == list(tiny_grid.cells)
+
+
 def test_filters_that_no_table_satisfies_together_are_an_error():
     with pytest.raises(GridError, match="leave no cell"):
         load_grid("paper").select(datasets=["celeba"], latent_dims=[2])

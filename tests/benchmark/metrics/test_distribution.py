@@ -12,7 +12,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hgmvae_bench.metrics import features
+from hgmvae_bench.metrics import distribution, features
 from hgmvae_bench.metrics.classifier import NAME, trained_classifier
 from hgmvae_bench.metrics.distribution import (
     FID,
@@ -81,6 +81,10 @@ class TestFid:
 
 
 class TestKid:
+    @pytest.fixture(autouse=True)
+    def _few_subsets(self, monkeypatch) -> None:
+        monkeypatch.setattr(distribution, "KID_SUBSETS", 5)
+
     def test_by_hand(self) -> None:
         """With 1,000 images, every subset is the whole set."""
         x, y = torch.from_numpy(RNG.normal(size=(2, 1000, 3))) * torch.tensor(1.5)
@@ -128,8 +132,6 @@ class TestPrecisionAndRecall:
         assert precision_and_recall(real.repeat(2, 1), modes) == (1, 0.5)
 
     def test_independent_of_batches(self, monkeypatch) -> None:
-        from hgmvae_bench.metrics import distribution
-
         found, real = torch.from_numpy(RNG.normal(size=(2, 120, 3)))
         values = precision_and_recall(found, real)
         monkeypatch.setattr(distribution, "DISTANCES_BATCH", 7)
@@ -210,7 +212,8 @@ class TestOnClassifierFeatures:
         reordered.codec.reconstructions = classified.reconstructions[order]
         assert FID_CLASSIFIER.compute(reordered) == pytest.approx(value, rel=1e-4)
 
-    def test_kid(self, digits, quick_classifier, make_outputs) -> None:
+    def test_kid(self, digits, quick_classifier, make_outputs, monkeypatch) -> None:
+        monkeypatch.setattr(distribution, "KID_SUBSETS", 5)
         images = digits.train_images[:1200]
         outputs = make_outputs(
             images=images,
@@ -294,9 +297,9 @@ class TestOnInception:
 
     def test_metrics(self, inception_folder, digits, make_outputs) -> None:
         outputs = make_outputs(
-            images=digits.test_images[:8],
-            reconstructions=digits.test_images[:8],
-            samples=digits.train_images[:8],
+            images=digits.test_images[:5],
+            reconstructions=digits.test_images[:5],
+            samples=digits.train_images[:5],
             weights=inception_folder,
         )
         assert 0 <= PRECISION.compute(outputs) <= 1

@@ -65,7 +65,7 @@ def test_nowhere(file, tmp_path, hub) -> None:
         found.load(None)
 
 
-@pytest.mark.parametrize("content", [b"", b"something else"])
+@pytest.mark.parametrize("content", [b"", b"something else"], ids=["empty", "other"])
 def test_wrong_file(file, content) -> None:
     found = published(file)
     file.write_bytes(content)
@@ -84,14 +84,16 @@ def test_code_in_a_file_is_not_run(file, tmp_path) -> None:
     assert trace.exists()
 
 
-@pytest.mark.parametrize("content", [pickle.dumps([1]), b"no pickle at all"])
+@pytest.mark.parametrize(
+    "content", [pickle.dumps([1], 2), b"no pickle at all"], ids=["list", "text"]
+)
 def test_not_a_file_of_torch(file, content) -> None:
     file.write_bytes(content)
     with pytest.raises(MetricMissingError, match="does not hold"):
         published(file).load(file.parent)
 
 
-@pytest.mark.parametrize("content", [[torch.zeros(1)], {"layer": 3}])
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"layer": 3}], ids=["list", "number"])
 def test_not_tensors_by_name(file, content) -> None:
     torch.save(content, file)
     with pytest.raises(MetricMissingError, match="tensors by name"):
