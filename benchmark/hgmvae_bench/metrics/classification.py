@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from hgmvae_bench.plugins import Direction, MetricMissingError, Need
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from hgmvae_bench.outputs import Codes, Labels, Outputs
+
+    Choices = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 KERNEL_CACHE_MIB = 200
 # Keeps the kernel matrix of a chunk of test codes and some 1,000 support vectors in a CPU's cache.
@@ -34,13 +36,14 @@ def svm_predict(
         test_codes: codes (N, L), standardised like the others.
         n_threads: pairs trained at a time.
     """
+    import numpy as np
     from sklearn.metrics.pairwise import rbf_kernel
     from sklearn.svm import SVC
 
     classes = np.unique(train_labels)
     gamma = 1 / (train_codes.shape[1] * train_codes.var())
 
-    def prefers_second(pair: tuple[int, int]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def prefers_second(pair: tuple[int, int]) -> Choices:
         chosen = np.isin(train_labels, classes[list(pair)])
         machine = SVC(gamma=gamma, cache_size=KERNEL_CACHE_MIB)
         machine.fit(train_codes[chosen], train_labels[chosen])
@@ -49,9 +52,7 @@ def svm_predict(
             rbf_kernel(test_codes[start : start + CHUNK], vectors, gamma=gamma) @ weights
             for start in range(0, len(test_codes), CHUNK)
         ]
-        second: np.ndarray[tuple[int], np.dtype[np.bool_]] = (
-            np.concatenate(margins) + machine.intercept_ > 0
-        )
+        second: Choices = np.concatenate(margins) + machine.intercept_ > 0
         return second
 
     votes = np.zeros((len(test_codes), len(classes)), dtype=np.int64)
@@ -79,14 +80,17 @@ class SvmAccuracy:
         """Share of the test images whose class the SVM finds from their code.
 
         Raises:
-            MetricMissingError: if the training images are not of two classes at least, or the
-                model has collapsed onto one code.
+            MetricMissingError: if the training images are not of two classes at least, the test
+                images are of other classes, or the model has collapsed onto one code.
         """
+        import numpy as np
         import torch
         from sklearn.preprocessing import StandardScaler
 
         if len(np.unique(outputs.train_labels)) < 2:
             raise MetricMissingError("the training images are all of one class")
+        if not np.isin(outputs.test_labels, outputs.train_labels).any():
+            raise MetricMissingError("no class of the test images is among the training images'")
         if np.ptp(outputs.train_codes, axis=0).max() == 0:
             raise MetricMissingError("all training codes are equal: there is nothing to tell apart")
         scaler = StandardScaler().fit(outputs.train_codes.astype(np.float64))

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from hgmvae_bench.plugins import Direction, MetricMissingError, Need
 
 if TYPE_CHECKING:
@@ -35,6 +33,7 @@ def calinski_harabasz(codes: Codes, labels: Labels) -> float:
         MetricMissingError: if every cluster is a single point: the index has no bound then, but
             scikit-learn would call it 1.
     """
+    import numpy as np
     from sklearn.metrics import calinski_harabasz_score
 
     if all(np.ptp(codes[labels == label], axis=0).max() == 0 for label in np.unique(labels)):
@@ -49,6 +48,7 @@ def davies_bouldin(codes: Codes, labels: Labels) -> float:
         MetricMissingError: if two clusters share their centre: the index has no bound then, but
             scikit-learn would leave the pair out, or call it 0 if all centres are close.
     """
+    import numpy as np
     from scipy.spatial.distance import pdist
     from sklearn.metrics import davies_bouldin_score
 
@@ -109,6 +109,8 @@ class ClusterIndex:
             MetricMissingError: if the dataset has no classes, the model has collapsed onto one
                 code, or the index is not defined for the labelling.
         """
+        import numpy as np
+
         codes = outputs.test_codes
         if np.ptp(codes, axis=0).max() == 0:
             raise MetricMissingError("all codes are equal, so the index is not defined")

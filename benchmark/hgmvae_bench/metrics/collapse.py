@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from hgmvae_bench.plugins import Direction, Need
 
 if TYPE_CHECKING:
@@ -18,17 +16,21 @@ ACTIVE_VARIANCE = 0.01
 
 def active_units(outputs: Outputs) -> float:
     """Latent dims whose deterministic code varies by more than 0.01 over the test images."""
-    return float((outputs.test_codes.var(axis=0, dtype=np.float64) > ACTIVE_VARIANCE).sum())
+    return float((outputs.test_codes.var(axis=0, dtype="float64") > ACTIVE_VARIANCE).sum())
 
 
 def kl_per_dimension(outputs: Outputs) -> float:
     """KL(q(latent | image) ‖ N(0, I)) in nats: mean over test images and latent dims."""
+    import numpy as np
+
     mean, log_var = (values.astype(np.float64) for values in outputs.posterior)
     return float((mean**2 + np.expm1(log_var) - log_var).mean() / 2)
 
 
 def effective_components(outputs: Outputs) -> float:
     """Perplexity of the mean component probabilities of the test images."""
+    import numpy as np
+
     usage = outputs.component_probabilities.mean(axis=0, dtype=np.float64)
     used = usage[usage > 0]
     return float(np.exp(-(used * np.log(used)).sum()))

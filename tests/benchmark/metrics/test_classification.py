@@ -71,6 +71,8 @@ def test_degenerate(make_outputs) -> None:
         SVM_ACCURACY.compute(
             make_outputs([[0.0], [np.nan]], labels, **train, train_labels=[0, 0, 1])
         )
+    with pytest.raises(MetricMissingError, match="among the training images"):
+        SVM_ACCURACY.compute(make_outputs(codes, labels, **train, train_labels=[2, 2, 3]))
     with pytest.raises(MetricMissingError, match="equal"):
         SVM_ACCURACY.compute(
             make_outputs(codes, labels, train_codes=np.ones((3, 1)), train_labels=[0, 0, 1])
