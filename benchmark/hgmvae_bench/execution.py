@@ -107,7 +107,7 @@ def execute(
             if result.divergence is not None:
                 status, error = "diverged", result.divergence
             else:
-                outputs = _outputs(run, model, data, device, weights)
+                outputs = _outputs(run, model, data, store, device, weights)
                 with store.writing_artifacts(run.key) as folder, stopwatch("encoding"):
                     save_weights(model, folder)
                     save_codes(outputs, folder)
@@ -149,7 +149,7 @@ def rescore(
         model = build_model(run.cell, data.input_dim)
         load_weights(model, store.artifacts(run.key))
         model.to(device)
-        values = score(_outputs(run, model, data, device, weights), metrics)
+        values = score(_outputs(run, model, data, store, device, weights), metrics)
     record = ScoreRecord(
         key=run.key, record_sha256=stored.sha256, metrics=values, provenance=provenance(device)
     )
@@ -158,7 +158,12 @@ def rescore(
 
 
 def _outputs(
-    run: Run, model: BenchmarkModel, data: ImageData, device: torch.device, weights: Path | None
+    run: Run,
+    model: BenchmarkModel,
+    data: ImageData,
+    store: Store,
+    device: torch.device,
+    weights: Path | None,
 ) -> Outputs:
     return Outputs(
         codec=ModelCodec(model, device),
@@ -167,4 +172,5 @@ def _outputs(
         identity=run.key,
         device=device,
         weights=weights,
+        cache=store.root / "cache",
     )

@@ -58,7 +58,7 @@ class Codec(Protocol):
             MetricMissingError: if there is no prior to draw from.
         """
 
-    def posterior(self, images: Tensor) -> tuple[Codes, Codes]:
+    def latent_posterior(self, images: Tensor) -> tuple[Codes, Codes]:
         """Means and log-variances, each (N, L), of the Gaussian posteriors of uint8 images.
 
         Raises:
@@ -115,17 +115,17 @@ class ModelCodec(Codec):
             return torch.cat([self._decode(z) for z in latents.split(BATCH_SIZE)])
 
     @torch.inference_mode()
-    def posterior(self, images: Tensor) -> tuple[Codes, Codes]:
-        """Means and log-variances, each (N, L), if the model defines ``posterior``."""
-        posterior = getattr(self.model, "posterior", None)
+    def latent_posterior(self, images: Tensor) -> tuple[Codes, Codes]:
+        """Means and log-variances, each (N, L), if the model defines them."""
+        posterior = getattr(self.model, "latent_posterior", None)
         if posterior is None:
-            return super().posterior(images)
+            return super().latent_posterior(images)
         means, log_vars = zip(*map(posterior, self._batches(images)), strict=True)
         return torch.cat(means).float().cpu().numpy(), torch.cat(log_vars).float().cpu().numpy()
 
     @torch.inference_mode()
     def component_probabilities(self, images: Tensor) -> Codes:
-        """Probabilities (N, K), if the model defines ``component_probabilities``."""
+        """Probabilities (N, K), if the model defines them."""
         probabilities = getattr(self.model, "component_probabilities", None)
         if probabilities is None:
             return super().component_probabilities(images)
@@ -204,7 +204,7 @@ class Outputs:
         Raises:
             MetricMissingError: if the model has none, or they are not all finite.
         """
-        mean, log_var = self.codec.posterior(self.data.test_images)
+        mean, log_var = self.codec.latent_posterior(self.data.test_images)
         return _finite(mean, "posterior means"), _finite(log_var, "posterior log-variances")
 
     @cached_property

@@ -59,8 +59,8 @@ class BenchmarkModel(Protocol):
 
     For the metrics of collapse, a model may define two more methods:
 
-    - ``posterior(data) -> (mean, log_var)``, each (B, L): the Gaussian q(latent | image) whose mean
-      is the deterministic code, if the model has one;
+    - ``latent_posterior(data) -> (mean, log_var)``, each (B, L): the Gaussian q(latent | image)
+      whose mean is the deterministic code, if the model has one;
     - ``component_probabilities(data) -> (B, K)``: how far each image belongs to each of the model's
       components; rows sum to 1.
     """

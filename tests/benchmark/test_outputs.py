@@ -42,7 +42,7 @@ class TinyModel(nn.Module):
 
 
 class WithHooks(TinyModel):
-    def posterior(self, data: Tensor) -> tuple[Tensor, Tensor]:
+    def latent_posterior(self, data: Tensor) -> tuple[Tensor, Tensor]:
         code = self.latent_code(data)
         return code, torch.full_like(code, -2)
 

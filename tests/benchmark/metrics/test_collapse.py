@@ -33,12 +33,12 @@ def test_active_units(make_outputs) -> None:
 
 def test_kl_per_dimension(with_hooks) -> None:
     prior = np.zeros((4, 2), dtype=np.float32)
-    assert KL_PER_DIMENSION.compute(with_hooks(posterior=(prior, prior))) == 0
+    assert KL_PER_DIMENSION.compute(with_hooks(latent_posterior=(prior, prior))) == 0
     mean = np.array([[2.0, 0.0]] * 4, dtype=np.float32)
     log_var = np.array([[0.0, np.log(0.5)]] * 4, dtype=np.float32)
     # KL(N(2, 1) ‖ N(0, 1)) = 2; KL(N(0, 1/2) ‖ N(0, 1)) = (1/2 - 1 + ln 2) / 2.
     expected = (2 + (np.log(2) - 0.5) / 2) / 2
-    value = KL_PER_DIMENSION.compute(with_hooks(posterior=(mean, log_var)))
+    value = KL_PER_DIMENSION.compute(with_hooks(latent_posterior=(mean, log_var)))
     assert value == pytest.approx(expected)
 
 
@@ -68,6 +68,6 @@ def test_models_without_hooks(make_outputs) -> None:
 def test_not_finite(with_hooks) -> None:
     values = np.full((4, 2), np.nan)
     with pytest.raises(MetricMissingError, match="posterior means are not all finite"):
-        KL_PER_DIMENSION.compute(with_hooks(posterior=(values, np.zeros((4, 2)))))
+        KL_PER_DIMENSION.compute(with_hooks(latent_posterior=(values, np.zeros((4, 2)))))
     with pytest.raises(MetricMissingError, match="probabilities are not all finite"):
         EFFECTIVE_COMPONENTS.compute(with_hooks(component_probabilities=values))
