@@ -47,7 +47,8 @@ def test_the_second_run_trains_nothing_and_says_so_within_seconds(tiny):
     folder, _ = tiny
     start = time.perf_counter()
     outcome = cli("run", "--grid", "tiny.yaml", "--results", "r", cwd=folder)
-    assert time.perf_counter() - start < 10 * float(os.environ.get("HGMVAE_BENCH_PATIENCE", "2"))
+    # Under ten on an idle machine; tests run beside each other.
+    assert time.perf_counter() - start < 30
     assert outcome.returncode == 0
     assert outcome.stdout.startswith("4 runs: nothing to train, 4 done\n")
     assert "started" not in outcome.stdout
