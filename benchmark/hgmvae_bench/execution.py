@@ -53,9 +53,10 @@ def build_model(cell: Cell, input_dim: tuple[int, int, int]) -> BenchmarkModel:
         network=Network(input_dim, cell.network.width),
         settings=cell.model_settings,
     )
-    if not isinstance(model, BenchmarkModel):
-        members = (name for name in vars(BenchmarkModel) if not name.startswith("_"))
-        lacking = [name for name in members if not hasattr(model, name)]
+    # Not isinstance: a protocol looks attributes up statically, and torch keeps modules elsewhere.
+    members = {*BenchmarkModel.__annotations__, *vars(BenchmarkModel)}
+    lacking = [m for m in sorted(members) if not m.startswith("_") and not hasattr(model, m)]
+    if lacking:
         raise PluginError(
             f"the model '{cell.model}' builds a {type(model).__name__} without "
             f"{', '.join(lacking)}; see hgmvae_bench.plugins.BenchmarkModel"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from hgmvae_bench.errors import UserError
 
@@ -45,7 +45,6 @@ class PluginError(UserError, RuntimeError):
     """A plug-in that is registered but cannot be used; the message names it and its owner."""
 
 
-@runtime_checkable
 class BenchmarkModel(Protocol):
     """A built model: a ``pythae.models.BaseAE`` with a deterministic code and a sampled prior.
 
