@@ -4,7 +4,7 @@ The names below are plug-ins of the suite's model registry. Importing them impor
 nor pythae; each model's class is documented in its own module.
 """
 
-from vae_baselines.plugin import Baseline, pythae_model
+from vae_baselines.plugin import Baseline, PythaeModels, pythae_model
 
 _IMQ_SCALES: list[float] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 
@@ -80,6 +80,7 @@ VAMP = Baseline(
     model="vae_baselines.vamp:VAMP",
     settings={"number_components": 50, "linear_scheduling_steps": 0},
 )
+PYTHAE = PythaeModels()
 
 __all__ = [
     "BETA_TC_VAE",
@@ -87,6 +88,7 @@ __all__ = [
     "FACTOR_VAE",
     "GMVAE",
     "INFO_VAE",
+    "PYTHAE",
     "SWAE",
     "VADE",
     "VAE",
@@ -94,5 +96,6 @@ __all__ = [
     "WAE_IMQ",
     "WAE_RBF",
     "Baseline",
+    "PythaeModels",
     "pythae_model",
 ]

@@ -61,10 +61,23 @@ class BaselineModel:
         """The code (B, L) again: pythae's own ``embed`` samples, even in eval mode."""
         return self.latent_code(inputs)
 
+    def stage(self, epoch: int) -> int | None:
+        """Every epoch's steps are alike."""
+        return 0
+
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:
         """Draw (n_samples, L) from the prior N(0, I) with torch's global generator."""
         return torch.randn(n_samples, self.latent_dim, device=device_of(self))
+
+
+class GaussianModel(BaselineModel):
+    """A model whose posterior is a diagonal Gaussian with the code as its mean."""
+
+    def latent_posterior(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, (B, L) each, of the posterior of images (B, C, H, W)."""
+        encoded: ModelOutput = self.encoder(data)
+        return encoded.embedding, encoded.log_covariance
 
 
 @dataclass

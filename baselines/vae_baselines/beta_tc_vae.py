@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from pythae.models.base.base_utils import ModelOutput
 from torch import Tensor
 
-from vae_baselines.base import BaselineModel, Weight
+from vae_baselines.base import GaussianModel, Weight, device_of
 from vae_baselines.terms import reconstruction_term, sample_gaussian
 
 
@@ -35,7 +35,7 @@ class BetaTCVAEConfig(pythae.models.BetaTCVAEConfig):  # type: ignore[misc]
     use_mss: bool = True
 
 
-class BetaTCVAE(BaselineModel, pythae.models.BetaTCVAE):  # type: ignore[misc]
+class BetaTCVAE(GaussianModel, pythae.models.BetaTCVAE):  # type: ignore[misc]
     """VAE whose KL is parted into three terms with a weight each (Chen et al., Eq. 2).
 
     Scalars in the output: ``loss``, ``recon_loss``, ``mutual_information_loss``,
@@ -65,7 +65,7 @@ class BetaTCVAE(BaselineModel, pythae.models.BetaTCVAE):  # type: ignore[misc]
         reconstruction = self.decoder(latent)["reconstruction"]
         recon = reconstruction_term(reconstruction, data, config.reconstruction_loss)
         information, correlation, dimension_kl = decomposed_kl(
-            latent, mean, log_var, self.log_weights(len(data), dataset_size or len(data)).to(latent)
+            latent, mean, log_var, self.log_weights(len(data), dataset_size or len(data))
         )
         loss = recon + config.alpha * information + config.beta * correlation
         loss = loss + config.gamma * dimension_kl
@@ -82,27 +82,29 @@ class BetaTCVAE(BaselineModel, pythae.models.BetaTCVAE):  # type: ignore[misc]
     def log_weights(self, batch_size: int, dataset_size: int) -> Tensor:
         """Logarithms of the weights (B, B) with which q(z_i|x_j) counts towards q(z_i)."""
         estimator = stratified_weights if self.model_config.use_mss else equal_weights
-        return estimator(batch_size, dataset_size).log()
+        return estimator(batch_size, dataset_size, device_of(self)).log()
 
 
-def equal_weights(batch_size: int, dataset_size: int) -> Tensor:
+def equal_weights(batch_size: int, dataset_size: int, device: torch.device | None = None) -> Tensor:
     """Minibatch weighted sampling: 1/(B·N) for every pair, (B, B)."""
-    return torch.full((batch_size, batch_size), 1 / (batch_size * dataset_size))
+    return torch.full((batch_size, batch_size), 1 / (batch_size * dataset_size), device=device)
 
 
-def stratified_weights(batch_size: int, dataset_size: int) -> Tensor:
+def stratified_weights(
+    batch_size: int, dataset_size: int, device: torch.device | None = None
+) -> Tensor:
     """Minibatch stratified sampling (Chen et al., appendix C.2): (B, B), each row sums to 1.
 
     With M = B − 1, an image's own density weighs 1/N, one other's (N − M)/(N·M), the rest's 1/M.
     """
     others = batch_size - 1
     if others == 0:
-        return torch.ones(1, 1)
-    weights = torch.full((batch_size, batch_size), 1 / others)
-    rows = torch.arange(batch_size)
-    weights[rows, rows] = 1 / dataset_size
-    weights[rows, rows.roll(1)] = (dataset_size - others) / (dataset_size * others)
-    return weights
+        return torch.ones(1, 1, device=device)
+    own = torch.eye(batch_size, dtype=torch.bool, device=device)
+    others_share = torch.where(
+        own.roll(1, 0), (dataset_size - others) / (dataset_size * others), 1 / others
+    )
+    return torch.where(own, 1 / dataset_size, others_share)
 
 
 def decomposed_kl(

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from pythae.models.base.base_utils import ModelOutput
 from torch import Tensor, nn
 
-from vae_baselines.base import BaselineModel, Weight
+from vae_baselines.base import GaussianModel, Weight
 from vae_baselines.terms import reconstruction_term, sample_gaussian, standard_normal_kl
 
 
@@ -28,7 +28,7 @@ class FactorVAEConfig(pythae.models.FactorVAEConfig):  # type: ignore[misc]
     gamma: Weight = 10.0
 
 
-class FactorVAE(BaselineModel, pythae.models.FactorVAE):  # type: ignore[misc]
+class FactorVAE(GaussianModel, pythae.models.FactorVAE):  # type: ignore[misc]
     """VAE with a penalty on the total correlation of its codes, estimated by a discriminator.
 
     Two losses, each with its own followers (:meth:`objectives`):

@@ -11,7 +11,14 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseEncoder
 from torch import Tensor, nn
 
-from vae_baselines.base import BaselineAE, BaselineConfig, Count, Weight, device_of
+from vae_baselines.base import (
+    BaselineAE,
+    BaselineConfig,
+    Count,
+    GaussianModel,
+    Weight,
+    device_of,
+)
 from vae_baselines.terms import (
     gaussian_kl,
     gaussian_log_density,
@@ -70,7 +77,7 @@ class JointEncoder(BaseEncoder):  # type: ignore[misc]
         )
 
 
-class GMVAE(BaselineAE):
+class GMVAE(GaussianModel, BaselineAE):
     """VAE whose prior is a mixture of K Gaussians, each transformed from noise w by a network.
 
     Generation (section 3.1 of the paper, its symbols): w ~ N(0, I), z uniform on K clusters,
@@ -143,6 +150,12 @@ class GMVAE(BaselineAE):
             recon_x=reconstruction,
             z=latent,
         )
+
+    def component_probabilities(self, data: Tensor) -> Tensor:
+        """p(z|x, w) (B, K) at the posterior means of x and w of images (B, C, H, W)."""
+        encoded = self.encoder(data)
+        components = self.components(encoded.noise_embedding)
+        return gaussian_log_density(encoded.embedding.unsqueeze(1), *components).softmax(dim=1)
 
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:

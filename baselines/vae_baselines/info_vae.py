@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from pythae.models import INFOVAE_MMD_Config
 from torch import Tensor
 
-from vae_baselines.base import BaselineModel, Positive, Scales, Weight
+from vae_baselines.base import GaussianModel, Positive, Scales, Weight
 from vae_baselines.terms import reconstruction_term, squared_mmd, standard_normal_kl
 
 
@@ -48,7 +48,7 @@ class InfoVAEConfig(INFOVAE_MMD_Config):  # type: ignore[misc]
         return self
 
 
-class InfoVAE(BaselineModel, pythae.models.INFOVAE_MMD):  # type: ignore[misc]
+class InfoVAE(GaussianModel, pythae.models.INFOVAE_MMD):  # type: ignore[misc]
     """pythae's InfoVAE: reconstruction + (1 − α)·KL + (α + λ − 1)·MMD²(sampled codes, N(0, I)).
 
     Scalars in the output: ``loss``, ``recon_loss``, ``reg_loss`` (the KL) and ``mmd_loss``, the

@@ -98,6 +98,38 @@ def pythae_model(name: str) -> Baseline:
     return find(name)
 
 
+@dataclass(frozen=True)
+class PythaeModels:
+    """Any class of ``pythae.models``, as ``pythae:NAME``; it is no model without a name.
+
+    Attributes:
+        title: of all of them; each has its name.
+        reference: who published pythae.
+        settings: none; each model has its own.
+    """
+
+    title: str = "pythae's models, as pythae:NAME"
+    reference: str = "Chadebec et al. 2022, Pythae: unifying generative autoencoders in Python"
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+
+    def with_argument(self, argument: str) -> Baseline:
+        """The model that pythae calls ``argument``.
+
+        Raises:
+            LookupError: if pythae has no such model; the message lists the nearest names.
+            ValueError: if it has, but the suite cannot run it; the message says why.
+        """
+        return pythae_model(argument)
+
+    def build(self, **_: Any) -> BaseAE:
+        """Never: a name is needed.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("'pythae' needs the name of a model, as in pythae:RAE_L2")
+
+
 def check_names(title: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Refuse settings that a model does not have.
 

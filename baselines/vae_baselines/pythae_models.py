@@ -18,7 +18,7 @@ from pythae.models import BaseAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from torch import Tensor, nn
 
-from vae_baselines.base import BaselineModel, ReconstructionLoss
+from vae_baselines.base import BaselineModel, GaussianModel, ReconstructionLoss
 from vae_baselines.plugin import Baseline, Setting
 from vae_baselines.terms import reconstruction_term
 
@@ -120,31 +120,31 @@ class RAEGP(BaselineModel, pythae.models.RAE_GP):  # type: ignore[misc]
         )
 
 
-class DisentangledBetaVAE(BaselineModel, pythae.models.DisentangledBetaVAE):  # type: ignore[misc]
+class DisentangledBetaVAE(GaussianModel, pythae.models.DisentangledBetaVAE):  # type: ignore[misc]
     """β-VAE whose KL is drawn towards a rising capacity C (Burgess et al. 2018)."""
 
     config_class = pythae.models.DisentangledBetaVAEConfig
 
 
-class IWAE(BaselineModel, pythae.models.IWAE):  # type: ignore[misc]
+class IWAE(GaussianModel, pythae.models.IWAE):  # type: ignore[misc]
     """Importance weighted autoencoder (Burda et al. 2016)."""
 
     config_class = pythae.models.IWAEConfig
 
 
-class MIWAE(BaselineModel, pythae.models.MIWAE):  # type: ignore[misc]
+class MIWAE(GaussianModel, pythae.models.MIWAE):  # type: ignore[misc]
     """Multiply importance weighted autoencoder (Rainforth et al. 2018)."""
 
     config_class = pythae.models.MIWAEConfig
 
 
-class CIWAE(BaselineModel, pythae.models.CIWAE):  # type: ignore[misc]
+class CIWAE(GaussianModel, pythae.models.CIWAE):  # type: ignore[misc]
     """Combined importance weighted autoencoder (Rainforth et al. 2018)."""
 
     config_class = pythae.models.CIWAEConfig
 
 
-class PIWAE(BaselineModel, pythae.models.PIWAE):  # type: ignore[misc]
+class PIWAE(GaussianModel, pythae.models.PIWAE):  # type: ignore[misc]
     """Partially importance weighted autoencoder (Rainforth et al. 2018).
 
     The encoder follows the MIWAE loss and the decoder the IWAE loss, as in the paper; pythae's
@@ -161,13 +161,13 @@ class PIWAE(BaselineModel, pythae.models.PIWAE):  # type: ignore[misc]
         }
 
 
-class MSSSIMVAE(BaselineModel, pythae.models.MSSSIM_VAE):  # type: ignore[misc]
+class MSSSIMVAE(GaussianModel, pythae.models.MSSSIM_VAE):  # type: ignore[misc]
     """VAE whose reconstruction loss is 1 − MS-SSIM, whatever the dataset's (Snell et al. 2017)."""
 
     config_class = pythae.models.MSSSIM_VAEConfig
 
 
-class AdversarialAE(BaselineModel, pythae.models.Adversarial_AE):  # type: ignore[misc]
+class AdversarialAE(GaussianModel, pythae.models.Adversarial_AE):  # type: ignore[misc]
     """Adversarial autoencoder (Makhzani et al. 2015), each part on its own loss."""
 
     config_class = pythae.models.Adversarial_AE_Config

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from pythae.models.base.base_utils import ModelOutput
 from torch import Tensor, nn
 
-from vae_baselines.base import BaselineAE, BaselineConfig, Count
+from vae_baselines.base import BaselineAE, BaselineConfig, Count, GaussianModel
 from vae_baselines.terms import (
     gaussian_kl,
     gaussian_log_density,
@@ -35,7 +35,7 @@ class VaDEConfig(BaselineConfig):
     pretrain_epochs: Count = 4
 
 
-class VaDE(BaselineAE):
+class VaDE(GaussianModel, BaselineAE):
     """VAE with a learned Gaussian mixture as its prior, started from a pretrained autoencoder.
 
     Training has two phases, and the model moves from one to the other by itself:
@@ -70,6 +70,7 @@ class VaDE(BaselineAE):
         self.fitted: Tensor
         self.register_buffer("fitted", torch.tensor(False))
         self.kept_codes: list[Tensor] = []
+        self.fit_seed = int(torch.randint(2**31 - 1, ()))
 
     def forward(self, inputs: Any, *, epoch: int | None = None, **_: Any) -> ModelOutput:
         """Losses, reconstructions (B, C, H, W) and codes (B, L) of ``inputs["data"]``.
@@ -81,7 +82,8 @@ class VaDE(BaselineAE):
         config, data = self.model_config, inputs["data"]
         encoded = self.encoder(data)
         mean, log_var = encoded.embedding, encoded.log_covariance
-        if self.fitted:
+        # Not `fitted` where the epoch tells as much: reading it would hold up a GPU.
+        if self.fitted if epoch is None else epoch > config.pretrain_epochs:
             latent = sample_gaussian(mean, log_var)
             latent_term, cluster_term = vade_terms(
                 latent, mean, log_var, self.mixture_logits, self.mixture_mean, self.mixture_log_var
@@ -102,6 +104,11 @@ class VaDE(BaselineAE):
             z=latent,
         )
 
+    def stage(self, epoch: int) -> int | None:
+        """Number of the phase; None for the epoch whose codes are kept."""
+        last = self.model_config.pretrain_epochs
+        return None if epoch == last else int(epoch > last)
+
     def update(self) -> None:
         """At the end of the last pretraining epoch, fit the mixture to that epoch's codes.
 
@@ -119,13 +126,31 @@ class VaDE(BaselineAE):
         mixture = GaussianMixture(
             self.model_config.n_components,
             covariance_type="diag",
-            # scikit-learn has a generator of its own: seed it from torch's
-            random_state=int(torch.randint(2**31, ())),
+            random_state=self.fit_seed,
         ).fit(codes.double().cpu().numpy())
         self.mixture_logits.copy_(torch.from_numpy(mixture.weights_).log())
         self.mixture_mean.copy_(torch.from_numpy(mixture.means_))
         self.mixture_log_var.copy_(torch.from_numpy(mixture.covariances_).log())
         self.fitted.fill_(True)
+
+    def check_epochs(self, epochs: int) -> None:
+        """Refuse a training that ends before the bound is ever trained.
+
+        Raises:
+            ValueError: if ``epochs`` are no more than the pretraining's.
+        """
+        pretrain = self.model_config.pretrain_epochs
+        if epochs <= pretrain:
+            raise ValueError(
+                f"VaDE pretrains for {pretrain} epochs, so that it needs {pretrain + 1} at least, "
+                f"not {epochs}; give it more epochs, or lower its pretrain_epochs"
+            )
+
+    def component_probabilities(self, data: Tensor) -> Tensor:
+        """p(c|z) (B, K) at the posterior means z of images (B, C, H, W)."""
+        code = self.latent_code(data).unsqueeze(1)
+        log_density = gaussian_log_density(code, self.mixture_mean, self.mixture_log_var)
+        return (self.mixture_logits.log_softmax(dim=0) + log_density).softmax(dim=1)
 
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:

@@ -6,10 +6,10 @@ import pythae.models
 from pydantic.dataclasses import dataclass
 from pythae.models import VAEConfig
 
-from vae_baselines.base import BaselineModel, Weight
+from vae_baselines.base import GaussianModel, Weight
 
 
-class VAE(BaselineModel, pythae.models.VAE):  # type: ignore[misc]
+class VAE(GaussianModel, pythae.models.VAE):  # type: ignore[misc]
     """pythae's VAE: reconstruction + KL(q(x|y) ‖ N(0, I)).
 
     Scalars in the output: ``loss``, ``recon_loss``, ``reg_loss`` (the KL). pythae's published
@@ -32,7 +32,7 @@ class BetaVAEConfig(pythae.models.BetaVAEConfig):  # type: ignore[misc]
     beta: Weight = 2.0
 
 
-class BetaVAE(BaselineModel, pythae.models.BetaVAE):  # type: ignore[misc]
+class BetaVAE(GaussianModel, pythae.models.BetaVAE):  # type: ignore[misc]
     """pythae's β-VAE: reconstruction + β·KL(q(x|y) ‖ N(0, I)).
 
     Scalars in the output: ``loss``, ``recon_loss``, ``reg_loss`` (the KL, without β).

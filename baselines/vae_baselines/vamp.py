@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from pythae.models.base.base_utils import ModelOutput
-from torch import Tensor
+from torch import Tensor, nn
 
-from vae_baselines.base import BaselineModel, Count, device_of
+from vae_baselines.base import Count, GaussianModel, device_of
 from vae_baselines.terms import gaussian_log_density, reconstruction_term, sample_gaussian
 
 
@@ -30,7 +30,7 @@ class VAMPConfig(pythae.models.VAMPConfig):  # type: ignore[misc]
     linear_scheduling_steps: Annotated[int, Field(ge=0)] = 0
 
 
-class VAMP(BaselineModel, pythae.models.VAMP):  # type: ignore[misc]
+class VAMP(GaussianModel, pythae.models.VAMP):  # type: ignore[misc]
     """VAE whose prior is the mixture of its own posteriors at learned pseudo-inputs.
 
     Scalars in the output: ``loss``, ``recon_loss``, ``reg_loss`` (log q(z|x) − log p(z) at one
@@ -44,6 +44,14 @@ class VAMP(BaselineModel, pythae.models.VAMP):  # type: ignore[misc]
     """
 
     config_class = VAMPConfig
+    idle_input: Tensor
+
+    def __init__(self, config: VAMPConfig, *, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__(config, encoder=encoder, decoder=decoder)
+        # To follow the model to its device; what was a plain attribute stayed on the CPU.
+        idle_input = self.idle_input
+        del self.idle_input
+        self.register_buffer("idle_input", idle_input, persistent=False)
 
     def forward(self, inputs: Any, *, epoch: int | None = None, **_: Any) -> ModelOutput:
         """Losses, reconstructions (B, C, H, W) and sampled codes (B, L) of ``inputs["data"]``.
@@ -78,9 +86,15 @@ class VAMP(BaselineModel, pythae.models.VAMP):  # type: ignore[misc]
 
     def pseudo_images(self) -> Tensor:
         """The learned pseudo-inputs, images (number_components, C, H, W) in [0, 1]."""
-        flat = self.pseudo_inputs(self.idle_input.to(device_of(self)))
+        flat = self.pseudo_inputs(self.idle_input)
         images: Tensor = flat.unflatten(1, self.model_config.input_dim)
         return images
+
+    def component_probabilities(self, data: Tensor) -> Tensor:
+        """Probabilities (B, number_components) of the pseudo-inputs, given the code of an image."""
+        prior = self.encoder(self.pseudo_images())
+        code = self.latent_code(data).unsqueeze(1)
+        return gaussian_log_density(code, prior.embedding, prior.log_covariance).softmax(dim=1)
 
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:

@@ -29,6 +29,7 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
         coefficient_prior: p(w); ``gaussian`` is HGMVAE-G, ``uniform`` is HGMVAE-U.
         n_components: K, sub-Gaussians of an image and clusters of the global mixture.
         subcomponents: components of the global mixture per cluster (M = K · subcomponents).
+        mixture_fits: fits of the global mixture; the one with the most even clusters counts.
         w_prior_weight: weight of KL(q(w|y) ‖ p(w)).
         mutual_information_weight: weight of the z-prior's index-code mutual information.
         component_correlation_weight: weight of its total correlation over components (Eq. 6).
@@ -59,7 +60,8 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
     reconstruction_loss: Literal["bce", "mse"] = "mse"
     coefficient_prior: Literal["gaussian", "uniform"] = "uniform"
     n_components: int = 10
-    subcomponents: int = 5
+    subcomponents: int = 4
+    mixture_fits: int = 4
     w_prior_weight: float = 0.01
     mutual_information_weight: float = 0.01
     component_correlation_weight: float = 0.01
@@ -68,8 +70,8 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
     estimator: Literal["gaussian", "weighted"] = "gaussian"
     conditional_prior: Literal["none", "uniform", "shared", "responsibility"] = "responsibility"
     conditional_prior_weight: float = 1.0
-    fisher: Fisher = "batch_log"
-    fisher_weight: float = 1.0
+    fisher: Fisher = "batch_share"
+    fisher_weight: float = 10.0
     warmup_epochs: int = 4
     fisher_delay: int = 1
 
@@ -79,6 +81,7 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
             "latent_dim": 1,
             "n_components": 1,
             "subcomponents": 1,
+            "mixture_fits": 1,
             "warmup_epochs": 0,
             "fisher_delay": 0,
         }

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOG_2PI = math.log(2 * math.pi)
+from hgmvae.aggregate import LOG_2PI, AggregateLogDensity
 
 
 def reconstruction_term(
@@ -93,20 +93,6 @@ class ZPrior(NamedTuple):
     dimension_kl: Tensor
 
 
-class AggregateLogDensity(NamedTuple):
-    """Mean over z ~ q of the log-density of the aggregate posterior, at three levels (scalars).
-
-    Attributes:
-        joint: E log q(z).
-        components: E Σ_k log q(z_k).
-        dimensions: E Σ_k Σ_d log q(z_kd).
-    """
-
-    joint: Tensor
-    components: Tensor
-    dimensions: Tensor
-
-
 def plain_z_prior(mean: Tensor, log_var: Tensor) -> Tensor:
     """The z-prior of Eq. 3 undivided: KL(q(z|y) ‖ N(0, I)) in closed form, batch mean.
 
@@ -139,84 +125,6 @@ def decompose_z_prior(mean: Tensor, log_var: Tensor, aggregate: AggregateLogDens
         dimension_correlation=aggregate.components - aggregate.dimensions,
         dimension_kl=aggregate.dimensions - log_prior,
     )
-
-
-def gaussian_aggregate(mean: Tensor, log_var: Tensor) -> AggregateLogDensity:
-    """Aggregate log-densities of the Gaussian that has the aggregate posterior's moments.
-
-    The covariance is that of the batch's means plus the mean posterior variances. The terms built
-    on it are second-order: a total correlation is −½ log det of a correlation matrix, exact for a
-    Gaussian aggregate posterior and blind to dependence without correlation; the mutual
-    information is an upper bound. Sampling error: a covariance of d effective factors from B
-    images makes the log-determinant too small by (d² + d) / 2B to first order, which is added
-    back (d = Σ λ / (1 + λ) over the eigenvalues λ of signal over noise). What is left matters
-    when d comes near B.
-
-    Args:
-        mean: component means (B, K, L).
-        log_var: component log-variances (B, K, L).
-    """
-    n_images = mean.shape[0]
-    noise = log_var.exp().mean(0)
-    signal = (mean - mean.mean(0)) / (noise * max(n_images - 1, 1)).sqrt()
-
-    def log_density(groups: Tensor) -> Tensor:
-        """Σ over groups (G, B, F) of factors: E log N(z; moments), less the noise's share."""
-        # The smaller of the two Gram matrices; their non-zero eigenvalues λ agree.
-        wide = groups.shape[-1] > n_images
-        gram = groups @ groups.mT if wide else groups.mT @ groups
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        # With eigenvalues λ / (1 + λ). Unlike eigvalsh, none of this raises on NaN.
-        share = identity - torch.linalg.inv_ex(identity + gram).inverse
-        n_effective = share.diagonal(dim1=-2, dim2=-1).sum(-1)
-        bias = (n_effective.square() + share.square().sum((-2, -1))) / (2 * n_images)
-        total: Tensor = torch.linalg.slogdet(identity + gram).logabsdet.sum() + bias.sum()
-        return -0.5 * total
-
-    scale = -0.5 * (noise.log() + 1 + LOG_2PI).sum()
-    return AggregateLogDensity(
-        joint=scale + log_density(signal.flatten(1).unsqueeze(0)),
-        components=scale + log_density(signal.transpose(0, 1)),
-        dimensions=scale + log_density(signal.flatten(1).T.unsqueeze(-1)),
-    )
-
-
-def weighted_aggregate(
-    sample: Tensor, mean: Tensor, log_var: Tensor, dataset_size: int
-) -> AggregateLogDensity:
-    """Aggregate log-densities by minibatch-weighted sampling (β-TCVAE, HFVAE), the literal form.
-
-    log q(z_i) ≈ log Σ_j q(z_i|y_j) − log(B N). Each of the 1 + K + K·L densities is too small by
-    up to log N, so that the single terms carry a bias of that size times the number of factors:
-    total correlations are hundreds of nats too high or too low, and only their sum means much.
-
-    Args:
-        sample: components drawn from the posteriors (B, K, L).
-        mean: component means (B, K, L).
-        log_var: component log-variances (B, K, L).
-        dataset_size: N, the number of training images.
-    """
-    n_images, n_components, _ = sample.shape
-    log_weight = math.log(n_images * dataset_size)
-    joint = sample.new_zeros(n_images, n_images)
-    components = dimensions = sample.new_zeros(())
-    # One component at a time: (B, B, L) at once instead of (B, B, K, L).
-    for k in range(n_components):
-        pairs = normal_log_density(sample[:, None, k], mean[None, :, k], log_var[None, :, k])
-        dimensions = dimensions + (pairs.logsumexp(1) - log_weight).sum(-1).mean()
-        component = pairs.sum(-1)
-        components = components + (component.logsumexp(1) - log_weight).mean()
-        joint = joint + component
-    return AggregateLogDensity(
-        joint=(joint.logsumexp(1) - log_weight).mean(),
-        components=components,
-        dimensions=dimensions,
-    )
-
-
-def normal_log_density(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Log N(x; mean, e^log_var) of every scalar, by broadcasting."""
-    return -0.5 * (LOG_2PI + log_var + (x - mean).square() * torch.exp(-log_var))
 
 
 def mixture_cross_kl(weights: Tensor, other_weights: Tensor, divergence: Tensor) -> Tensor:
@@ -326,12 +234,7 @@ def fisher_log_det(scatter: Scatter) -> Tensor:
     Returns:
         A scalar, at least 0.
     """
-    within, between = scatter.within, scatter.between
-    identity = torch.eye(len(within), dtype=within.dtype, device=within.device)
-    value: Tensor = torch.linalg.slogdet(
-        identity + torch.linalg.solve_ex(within, between).result
-    ).logabsdet
-    return value
+    return _log_det(scatter.within + scatter.between) - _log_det(scatter.within)
 
 
 def fisher_share(scatter: Scatter) -> Tensor:
@@ -343,6 +246,17 @@ def fisher_share(scatter: Scatter) -> Tensor:
     Returns:
         A scalar in [0, min(L, K − 1)].
     """
-    total = scatter.within + scatter.between
-    share: Tensor = torch.linalg.solve_ex(total, scatter.between).result.trace()
+    # In float64: the narrowest direction's variance may be 10⁻⁸ of the widest's.
+    root, _ = torch.linalg.cholesky_ex((scatter.within + scatter.between).double())
+    half = torch.linalg.solve_triangular(root, scatter.between.double(), upper=False)
+    whitened = torch.linalg.solve_triangular(root, half.mT, upper=False)
+    # Not trace(), whose gradient reads a number back from a GPU.
+    share: Tensor = whitened.diagonal().sum().to(scatter.between.dtype)
     return share
+
+
+def _log_det(matrix: Tensor) -> Tensor:
+    """Log-determinant of a positive definite matrix; not a number of others."""
+    root, _ = torch.linalg.cholesky_ex(matrix.double())
+    log_det: Tensor = 2 * root.diagonal().log().sum().to(matrix.dtype)
+    return log_det

@@ -7,14 +7,23 @@ origin it leaves open. Here that is :class:`GlobalMixture`, whose parameters are
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hgmvae.losses import LOG_2PI
+from hgmvae.aggregate import LOG_2PI
+from hgmvae.expectation_maximisation import Gaussians, fit_gaussians
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 LOG_SCALE_LIMIT = 8.0
 """Bound on the log of every diagonal entry of a precision factor."""
+
+KMEANS_ITERATIONS = 30
+"""Of the first guess that expectation-maximisation begins with."""
 
 
 def latent_moments(weights: Tensor, mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,8 +119,9 @@ class GlobalMixture(nn.Module):
 
     def by_cluster(self, membership: Tensor) -> Tensor:
         """Sum probabilities of components (..., M) into those of the clusters (..., K)."""
-        shape = (*membership.shape[:-1], self.n_clusters)
-        return membership.new_zeros(shape).index_add(-1, self.cluster, membership)
+        # A product, because scattered additions come in another order each time on a GPU.
+        clusters = torch.arange(self.n_clusters, device=self.cluster.device)
+        return membership @ (self.cluster.unsqueeze(-1) == clusters).to(membership)
 
     def by_component(self, cluster_weights: Tensor) -> Tensor:
         """Spread weights of clusters (..., K) over their components (..., M).
@@ -138,53 +148,83 @@ class GlobalMixture(nn.Module):
         return self.mean[index] + spread.squeeze(-1)
 
     @torch.no_grad()
-    def fit(self, codes: Tensor, noise: Tensor) -> None:
+    def fit(self, codes: Tensor, noise: Tensor, seed: int, n_fits: int = 1) -> None:
         """Fit the mixture to codes by expectation-maximisation, then group its components.
 
+        The fits are made on the codes' device; k-means, which they begin with, on the CPU.
         The M components are grouped into K clusters by spectral clustering of their overlap
         (mean products of their responsibilities): components that claim the same codes belong
-        together, so that clusters follow the valleys of the density whatever their shape. At last
+        together, so that clusters follow the valleys of the density whatever their shape. Both
+        steps end in local optima. The usual bad one has two classes in one cluster and a class in
+        two, so that of several fits the one counts whose clusters have the most even weights (the
+        greatest entropy), as the priors p(w), which know no cluster from another, expect. At last
         the posterior variance widens every component, because the prior meets latents, which
-        scatter around their codes. All randomness comes from torch's global generator.
+        scatter around their codes. Torch's global generator is left alone: several models of a
+        process may be fitted at once.
 
         Args:
             codes: (N, L). Fewer than M are repeated with a jitter of 1% of their spread.
             noise: mean posterior variance of the latents (L,), positive.
+            seed: decides all randomness, in [0, 2³² - n_fits].
+            n_fits: how many fits to choose from.
         """
-        # scikit-learn is slow to import and used nowhere else.
-        from sklearn.cluster import SpectralClustering
-        from sklearn.mixture import GaussianMixture
-
         n_components = len(self.logits)
-        seed = int(torch.randint(2**31 - 1, ()))
         codes = codes.double()
         spread = codes.var(0, correction=0).mean().clamp_min(torch.finfo(torch.float32).eps)
         if len(codes) < n_components:
             codes = codes.repeat(math.ceil(n_components / len(codes)), 1)
-            codes = codes + 0.01 * spread.sqrt() * torch.randn_like(codes)
-        data = codes.cpu().numpy()
-        mixture = GaussianMixture(
-            n_components, reg_covar=1e-3 * float(spread), max_iter=50, random_state=seed
-        ).fit(data)
-        covariance = torch.from_numpy(mixture.covariances_) + noise.double().cpu().diag()
+            jitter = torch.randn(
+                codes.shape, dtype=codes.dtype, generator=torch.Generator().manual_seed(seed)
+            )
+            codes = codes + 0.01 * spread.sqrt() * jitter.to(codes)
+        fits = [
+            _fit(codes, n_components, self.n_clusters, 1e-3 * float(spread), seed + i)
+            for i in range(n_fits)
+        ]
+        mixture, clusters = max(fits, key=lambda fit: _evenness(fit[0].weights, fit[1]))
+        covariance = mixture.covariances + noise.double().diag()
         root = torch.linalg.cholesky(covariance)
-        identity = torch.eye(root.shape[-1], dtype=root.dtype)
+        identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
         factor = torch.linalg.solve_triangular(root, identity, upper=False).mT
-        self.mean.copy_(torch.from_numpy(mixture.means_))
+        self.mean.copy_(mixture.means)
         self.log_scale.copy_(factor.diagonal(dim1=-2, dim2=-1).log())
         self.skew.copy_(factor)
-        self.logits.copy_(torch.from_numpy(mixture.weights_).clamp_min(1e-6).log())
-        if 1 < self.n_clusters < n_components:
-            claims = torch.from_numpy(mixture.predict_proba(data))
-            overlap = claims.T @ claims
-            size = overlap.sum(0).sqrt()
-            # The floor connects what nothing else does: the spectrum needs one connected graph.
-            affinity = overlap / (size * size[:, None]).clamp_min(1e-9) + 1e-9
-            affinity.fill_diagonal_(0)
-            clusters = SpectralClustering(
-                self.n_clusters,
-                affinity="precomputed",
-                assign_labels="cluster_qr",
-                random_state=seed,
-            ).fit_predict(affinity.numpy())
-            self.cluster.copy_(torch.from_numpy(clusters))
+        self.logits.copy_(mixture.weights.clamp_min(1e-6).log())
+        self.cluster.copy_(torch.from_numpy(clusters))
+
+
+def _fit(
+    codes: Tensor, n_components: int, n_clusters: int, floor: float, seed: int
+) -> tuple[Gaussians, npt.NDArray[np.int64]]:
+    """A fitted mixture, and the cluster of each of its components.
+
+    Args:
+        codes: (N, L).
+        n_components: M.
+        n_clusters: K.
+        floor: added to the variances.
+        seed: decides all randomness.
+    """
+    # scikit-learn is slow to import and used nowhere else.
+    from sklearn.cluster import KMeans, SpectralClustering
+
+    first = KMeans(n_components, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=seed)
+    labels = torch.from_numpy(first.fit_predict(codes.cpu().numpy())).long().to(codes.device)
+    mixture, found = fit_gaussians(codes, labels, n_components, floor=floor)
+    if not 1 < n_clusters < n_components:
+        return mixture, np.arange(n_components) % n_clusters
+    overlap = found.overlap.cpu().numpy()
+    size = np.sqrt(overlap.sum(0))
+    # The floor connects what nothing else does: the spectrum needs one connected graph.
+    affinity = overlap / np.maximum(size * size[:, None], 1e-12) + 1e-9
+    np.fill_diagonal(affinity, 0)
+    grouping = SpectralClustering(
+        n_clusters, affinity="precomputed", assign_labels="cluster_qr", random_state=seed
+    )
+    return mixture, grouping.fit_predict(affinity).astype(np.int64)
+
+
+def _evenness(weights: Tensor, clusters: npt.NDArray[np.int64]) -> float:
+    """Entropy of the clusters' weights, given those of the components and their clusters."""
+    share = np.bincount(clusters, weights.cpu().numpy())
+    return -float((share * np.log(np.maximum(share, 1e-12))).sum())

@@ -12,6 +12,7 @@ from pythae.models.nn import BaseDecoder, BaseEncoder
 from torch import Tensor, nn
 
 from hgmvae import losses
+from hgmvae.aggregate import gaussian_aggregate, weighted_aggregate
 from hgmvae.config import HGMVAEConfig
 from hgmvae.mixture import GlobalMixture, latent_moments
 
@@ -115,8 +116,15 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             if uses_mixture
             else None
         )
-        self._codes: list[Tensor] = []
-        self._variances: list[Tensor] = []
+        # A ring of the newest codes, written in place: a step may be replayed from a CUDA graph.
+        self._codes: Tensor
+        self._variances: Tensor
+        self._n_codes: Tensor
+        rows = (MAX_CODES if uses_mixture else 0, self.latent_dim)
+        self.register_buffer("_codes", torch.zeros(rows), persistent=False)
+        self.register_buffer("_variances", torch.zeros(rows), persistent=False)
+        self.register_buffer("_n_codes", torch.zeros((), dtype=torch.long), persistent=False)
+        self._fit_seed = int(torch.randint(2**31 - 1, ()))
 
     def posterior(self, data: Tensor) -> Posterior:
         """Encode images (B, C, H, W)."""
@@ -182,8 +190,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         )
         moments = latent_moments(weights, mean, log_var)
         if self.training and self.mixture is not None and epoch == config.warmup_epochs:
-            self._codes.append(self._code(posterior).detach())
-            self._variances.append(moments[1].detach())
+            self._keep(self._code(posterior), moments[1])
         responsibilities = None if self.mixture is None else self.mixture.responsibilities(latent)
         conditional = self._conditional_prior(weights, mean, log_var, moments, responsibilities)
         fisher = self._fisher(weights, mean, log_var, moments, responsibilities)
@@ -212,6 +219,24 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             z=latent,
         )
 
+    def stage(self, epoch: int) -> int:
+        """Number of the stage; a training step of one stage may be replayed in its epochs.
+
+        The warm-up's last epoch is one of its own, because it keeps the codes.
+        """
+        config = self.model_config
+        starts = (config.warmup_epochs - 1, config.warmup_epochs)
+        return sum(epoch > start for start in (*starts, config.warmup_epochs + config.fisher_delay))
+
+    @torch.no_grad()
+    def _keep(self, codes: Tensor, variances: Tensor) -> None:
+        """Keep codes and their variances (B, L) for the fit, in place of the oldest."""
+        codes, variances = codes[-MAX_CODES:], variances[-MAX_CODES:]
+        rows = (self._n_codes + torch.arange(len(codes), device=codes.device)) % MAX_CODES
+        self._codes.index_copy_(0, rows, codes)
+        self._variances.index_copy_(0, rows, variances)
+        self._n_codes.add_(len(codes))
+
     def _sample_coefficients(self, posterior: Posterior) -> Tensor:
         """Draw w (B, K) from q(w|y)."""
         mean, log_var = posterior.coefficient_mean, posterior.coefficient_log_var
@@ -235,9 +260,9 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         alike = len(set(weights)) == 1
         with torch.set_grad_enabled(torch.is_grad_enabled() and not alike):
             aggregate = (
-                losses.gaussian_aggregate(mean, log_var)
+                gaussian_aggregate(mean, log_var)
                 if config.estimator == "gaussian"
-                else losses.weighted_aggregate(sample, mean, log_var, dataset_size)
+                else weighted_aggregate(sample, mean, log_var, dataset_size)
             )
             parts = losses.decompose_z_prior(mean, log_var, aggregate)
         if alike:
@@ -307,6 +332,56 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         """The deterministic code (B, L) of images (B, C, H, W): Σ_k E[w_k] μ_k, the mean of x."""
         return self._code(self.posterior(data))
 
+    def latent_posterior(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, (B, L) each, of the latent x (Eq. 1) given images (B, C, H, W).
+
+        Given the coefficients, x is Gaussian. Random coefficients (HGMVAE-G) bring a variance of
+        their own, Σ_k Var[w_k] (μ_k² + σ_k²); the Gaussian of these moments stands for q(x|y) then.
+        """
+        posterior = self.posterior(data)
+        component_mean, component_log_var = posterior.component_mean, posterior.component_log_var
+        mean, variance = latent_moments(
+            posterior.coefficient_mean, component_mean, component_log_var
+        )
+        if posterior.coefficient_log_var is not None:
+            spread = posterior.coefficient_log_var.exp().unsqueeze(-1)
+            variance = variance + (
+                spread * (component_mean.square() + component_log_var.exp())
+            ).sum(1)
+        return mean, variance.log()
+
+    def component_probabilities(self, data: Tensor) -> Tensor:
+        """How far images (B, C, H, W) belong to each of K components, (B, K).
+
+        With a global mixture, the responsibilities of its clusters for the code; without one, the
+        image's own mixture weights.
+        """
+        posterior = self.posterior(data)
+        if self.mixture is None:
+            return self._mixture_weights(posterior.coefficient_mean)
+        return self.mixture.by_cluster(self.mixture.responsibilities(self._code(posterior)))
+
+    def check_epochs(self, epochs: int) -> None:
+        """Refuse a training that ends before every term of the objective has been trained.
+
+        Raises:
+            ValueError: if ``epochs`` are no more than those before the last stage.
+        """
+        config = self.model_config
+        stages = {
+            "conditional prior": (config.conditional_prior, config.conditional_prior_weight, 0),
+            "Fisher term": (config.fisher, config.fisher_weight, config.fisher_delay),
+        }
+        for term, (form, weight, delay) in stages.items():
+            needed = config.warmup_epochs + delay + 1
+            if form != "none" and weight > 0 and epochs < needed:
+                raise ValueError(
+                    f"HGMVAE trains its {term} from epoch {needed} on, after warmup_epochs = "
+                    f"{config.warmup_epochs}"
+                    + (f" and fisher_delay = {delay}" if delay else "")
+                    + f", so that {epochs} epochs are too few; give it more epochs, or lower these"
+                )
+
     def embed(self, inputs: Tensor) -> Tensor:
         """The deterministic code (B, L), under the name that pythae gives it."""
         return self.latent_code(inputs)
@@ -353,13 +428,13 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         The warm-up's codes live until this call only, so that a checkpoint between epochs holds
         all there is. Codes that are not finite are left alone: the loss tells.
         """
-        if self.mixture is None or not self._codes:
+        n_codes = min(int(self._n_codes), MAX_CODES)
+        if self.mixture is None or not n_codes:
             return
-        codes = torch.cat(self._codes)[-MAX_CODES:]
-        noise = torch.cat(self._variances)[-MAX_CODES:].mean(0)
-        self._codes, self._variances = [], []
+        codes, noise = self._codes[:n_codes], self._variances[:n_codes].mean(0)
+        self._n_codes.zero_()
         if bool(codes.isfinite().all()):
-            self.mixture.fit(codes, noise)
+            self.mixture.fit(codes, noise, self._fit_seed, self.model_config.mixture_fits)
 
     @classmethod
     def _load_model_config_from_folder(cls, dir_path: str) -> HGMVAEConfig:

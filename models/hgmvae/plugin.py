@@ -31,7 +31,8 @@ REFERENCE = (
 
 SETTINGS: Mapping[str, Setting] = {
     "n_components": 10,
-    "subcomponents": 5,
+    "subcomponents": 4,
+    "mixture_fits": 4,
     "w_prior_weight": 0.01,
     "mutual_information_weight": 0.01,
     "component_correlation_weight": 0.01,
@@ -40,8 +41,8 @@ SETTINGS: Mapping[str, Setting] = {
     "estimator": "gaussian",
     "conditional_prior": "responsibility",
     "conditional_prior_weight": 1.0,
-    "fisher": "batch_log",
-    "fisher_weight": 1.0,
+    "fisher": "batch_share",
+    "fisher_weight": 10.0,
     "warmup_epochs": 4,
     "fisher_delay": 1,
 }

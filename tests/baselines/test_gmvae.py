@@ -117,3 +117,17 @@ def test_prior_depends_on_the_noise(build) -> None:
     samples = model.sample_latent(1000)
     assert samples.abs().mean() == pytest.approx(3.0, abs=0.1)
     assert abs(samples.mean()) < 0.5
+
+
+def test_component_probabilities(build, digits) -> None:
+    """Known answer: with components that do not depend on w, Bayes' rule for unit Gaussians."""
+    model = build(vae_baselines.GMVAE, n_components=2).eval()
+    last = model.component_network[2]
+    with torch.no_grad():
+        code = model.latent_code(digits[:1])
+        last.weight.zero_()
+        means = torch.cat([code, code + 1])
+        last.bias.copy_(torch.cat([means, torch.zeros_like(means)], dim=1).flatten())
+        probabilities = model.component_probabilities(digits[:1])
+    odds = math.exp(0.5 * model.latent_dim)
+    assert probabilities[0, 0].item() == pytest.approx(odds / (1 + odds), rel=1e-4)

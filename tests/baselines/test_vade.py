@@ -105,3 +105,24 @@ def test_too_few_codes_for_the_mixture(build, digits) -> None:
     model = build(vae_baselines.VADE, pretrain_epochs=1, n_components=100)
     with pytest.raises(ValueError, match="n_components = 100"):
         run_epoch(model, digits, 1)
+
+
+def test_component_probabilities(build, digits) -> None:
+    """Known answer: of two equal clusters, the one at an image's code has nearly all of it."""
+    model = build(vae_baselines.VADE, n_components=2).eval()
+    with torch.no_grad():
+        mean, _ = model.latent_posterior(digits[:1])
+        model.mixture_mean.copy_(torch.cat([mean, mean + 1]))
+        odds = math.exp(0.5 * model.latent_dim)  # N(0; 0, I) over N(0; 1, I)
+        probabilities = model.component_probabilities(digits[:1])
+        assert probabilities[0, 0].item() == pytest.approx(odds / (1 + odds), rel=1e-4)
+        model.mixture_logits[1] += 0.5 * model.latent_dim  # the weights make up for it
+        probabilities = model.component_probabilities(digits[:1])
+    torch.testing.assert_close(probabilities, torch.tensor([[0.5, 0.5]]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_training_without_the_bound_is_refused(build) -> None:
+    model = build(vae_baselines.VADE, pretrain_epochs=3)
+    model.check_epochs(4)
+    with pytest.raises(ValueError, match=r"needs 4 at least, not 3; .* lower its pretrain_epochs"):
+        model.check_epochs(3)

@@ -56,3 +56,16 @@ def test_schedule_of_the_kl(build) -> None:
     assert [model.kl_weight(epoch) for epoch in (1, 2, 4, 9)] == [0.25, 0.5, 1.0, 1.0]
     assert model.kl_weight(None) == model.eval().kl_weight(1) == 1.0
     assert build(vae_baselines.VAMP).kl_weight(1) == pytest.approx(1.0)
+
+
+def test_component_probabilities(build, digits) -> None:
+    """By Bayes' rule from the prior's own density: p(k|z) = N(z; k) / (K p(z))."""
+    model = build(vae_baselines.VAMP, number_components=3).eval()
+    with torch.no_grad():
+        prior = model.encoder(model.pseudo_images())
+        code = model.latent_code(digits)
+        whole = mixture(prior.embedding.double(), prior.log_covariance.double())
+        parts = whole.component_distribution.log_prob(code.double().unsqueeze(1))
+        expected = (parts - math.log(3) - whole.log_prob(code.double())[:, None]).exp()
+        probabilities = model.component_probabilities(digits)
+    torch.testing.assert_close(probabilities.double(), expected, rtol=1e-3, atol=1e-5)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
 
 from hgmvae import losses
+from hgmvae.aggregate import AggregateLogDensity, gaussian_aggregate, weighted_aggregate
 from hgmvae.mixture import GlobalMixture
 
 
@@ -73,11 +74,11 @@ def test_reconstruction_that_is_not_a_number_shows(kind):
     assert losses.reconstruction_term(image, torch.zeros_like(image), kind).isnan()
 
 
-def aggregate(estimator: str, mean: Tensor, log_var: Tensor) -> losses.AggregateLogDensity:
+def aggregate(estimator: str, mean: Tensor, log_var: Tensor) -> AggregateLogDensity:
     if estimator == "gaussian":
-        return losses.gaussian_aggregate(mean, log_var)
+        return gaussian_aggregate(mean, log_var)
     sample = mean + torch.randn_like(mean) * (log_var / 2).exp()
-    return losses.weighted_aggregate(sample, mean, log_var, dataset_size=1000)
+    return weighted_aggregate(sample, mean, log_var, dataset_size=1000)
 
 
 @pytest.mark.parametrize("estimator", ["gaussian", "weighted"])
@@ -100,8 +101,7 @@ def test_independent_codes_have_no_total_correlation(shape, tolerance, noise_var
     means = torch.randn(n_batches, *shape, dtype=torch.double)
     log_var = torch.full(shape, math.log(noise_variance), dtype=torch.double)
     parts = [
-        losses.decompose_z_prior(mean, log_var, losses.gaussian_aggregate(mean, log_var))
-        for mean in means
+        losses.decompose_z_prior(mean, log_var, gaussian_aggregate(mean, log_var)) for mean in means
     ]
     for name in ("component_correlation", "dimension_correlation"):
         value = torch.stack([getattr(part, name) for part in parts]).mean()
@@ -134,7 +134,7 @@ def test_terms_of_correlated_gaussian_codes_have_their_analytic_values(noise_var
         n_images, n_components, latent_dim
     )
     log_var = torch.full_like(mean, math.log(noise_variance))
-    parts = losses.decompose_z_prior(mean, log_var, losses.gaussian_aggregate(mean, log_var))
+    parts = losses.decompose_z_prior(mean, log_var, gaussian_aggregate(mean, log_var))
 
     assert expected["component_correlation"] > 0.3
     for name, value in expected.items():
@@ -151,22 +151,43 @@ def test_gaussian_aggregate_is_that_of_the_moments_beyond_the_batch_size():
     share = ratio / (1 + ratio)
     bias = (share.sum() ** 2 + share.square().sum()) / 16
     expected = MultivariateNormal(torch.zeros(64).double(), covariance).entropy() + bias / 2
-    torch.testing.assert_close(-losses.gaussian_aggregate(mean, log_var).joint, expected)
+    torch.testing.assert_close(-gaussian_aggregate(mean, log_var).joint, expected)
 
 
-def test_weighted_aggregate_is_the_naive_formula():
-    n_images, dataset_size = 7, 500
-    mean, log_var = posteriors(n_images)
-    sample = torch.randn_like(mean)
+def naive_weighted_aggregate(
+    sample: Tensor, mean: Tensor, log_var: Tensor, dataset_size: int
+) -> AggregateLogDensity:
     pairs = Normal(mean, (log_var / 2).exp()).log_prob(sample.unsqueeze(1))  # (B, B, K, L)
-    offset = math.log(n_images * dataset_size)
-    result = losses.weighted_aggregate(sample, mean, log_var, dataset_size)
-    expected = losses.AggregateLogDensity(
+    offset = math.log(len(mean) * dataset_size)
+    return AggregateLogDensity(
         joint=(pairs.sum((2, 3)).logsumexp(1) - offset).mean(),
         components=(pairs.sum(3).logsumexp(1) - offset).sum(1).mean(),
         dimensions=(pairs.logsumexp(1) - offset).sum((1, 2)).mean(),
     )
-    torch.testing.assert_close(torch.stack(result), torch.stack(expected))
+
+
+@pytest.mark.parametrize("latent_dim", [2, 15])
+def test_weighted_aggregate_and_its_gradients_are_the_naive_formulas(latent_dim):
+    mean, log_var = posteriors(7, latent_dim=latent_dim)
+    inputs = [t.requires_grad_() for t in (torch.randn_like(mean), mean, log_var)]
+    outcomes = []
+    for estimate in (weighted_aggregate, naive_weighted_aggregate):
+        value = torch.stack(estimate(*inputs, dataset_size=500))
+        weighted = (value * torch.tensor([1.0, -2.0, 3.0])).sum()
+        outcomes.append((value, *torch.autograd.grad(weighted, inputs)))
+    for one, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_weighted_aggregate_keeps_its_digits_where_posteriors_are_narrow():
+    mean, log_var = posteriors(32, latent_dim=8)
+    log_var = log_var - 9
+    sample = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
+    exact = torch.stack(naive_weighted_aggregate(sample, mean, log_var, 500))
+    single = [t.float() for t in (sample, mean, log_var)]
+    torch.testing.assert_close(
+        torch.stack(weighted_aggregate(*single, 500)).double(), exact, rtol=1e-4, atol=1e-2
+    )
 
 
 def random_mixture() -> GlobalMixture:

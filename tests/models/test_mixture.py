@@ -1,5 +1,7 @@
 """The mixtures against torch.distributions, Monte Carlo estimates, and data of known origin."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -95,10 +97,10 @@ def agreement(mixture: GlobalMixture, codes: Tensor, label: Tensor) -> float:
 def test_fit_finds_clusters_that_are_not_gaussian():
     codes, label = rings(2000)
     many = GlobalMixture(n_clusters=2, subcomponents=12, latent_dim=2)
-    many.fit(codes, NO_NOISE)
+    many.fit(codes, NO_NOISE, seed=0)
     assert agreement(many, codes, label) > 0.99
     one = GlobalMixture(n_clusters=2, subcomponents=1, latent_dim=2)
-    one.fit(codes, NO_NOISE)
+    one.fit(codes, NO_NOISE, seed=0)
     assert agreement(one, codes, label) < 0.9
 
 
@@ -108,7 +110,7 @@ def test_fit_recovers_a_gaussian_mixture():
     label = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), 20_000, replacement=True)
     mixture = GlobalMixture(n_clusters=3, subcomponents=1, latent_dim=2)
     noise = torch.tensor([0.5, 0.1])
-    mixture.fit(means[label] + torch.randn(20_000, 2) @ root.T, noise)
+    mixture.fit(means[label] + torch.randn(20_000, 2) @ root.T, noise, seed=0)
     order = torch.cdist(means, mixture.mean).argmin(1)
     torch.testing.assert_close(mixture.mean[order], means, atol=0.06, rtol=0)
     covariance = components(mixture).covariance_matrix[order]
@@ -118,22 +120,40 @@ def test_fit_recovers_a_gaussian_mixture():
     torch.testing.assert_close(weights, torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0)
 
 
-def test_fit_follows_torchs_generator():
+def test_fit_follows_its_seed_alone():
     codes, _ = rings(300)
     fitted = []
     for seed in (1, 1, 2):
         mixture = GlobalMixture(n_clusters=2, subcomponents=4, latent_dim=2)
-        torch.manual_seed(seed)
-        mixture.fit(codes, NO_NOISE)
+        mixture.fit(codes, NO_NOISE, seed=seed)
         fitted.append(mixture.mean.detach())
     assert torch.equal(fitted[0], fitted[1])
     assert not torch.equal(fitted[0], fitted[2])
+
+
+def test_of_several_fits_the_one_with_the_most_even_clusters_counts():
+    # Ten even clusters that touch, in a circle: some fits put two of them into one.
+    angle = torch.arange(10) * 2 * math.pi / 10
+    centres = 2 * torch.stack([angle.cos(), angle.sin()], dim=1)
+    generator = torch.Generator().manual_seed(0)
+    codes = centres.repeat(100, 1) + 0.3 * torch.randn(1000, 2, generator=generator)
+
+    def entropy(seed, n_fits):
+        mixture = GlobalMixture(n_clusters=10, subcomponents=4, latent_dim=2)
+        mixture.fit(codes, NO_NOISE, seed, n_fits)
+        share = mixture.by_cluster(mixture.log_weights().exp())
+        return -(share * share.log()).sum().item()
+
+    single = [entropy(seed, n_fits=1) for seed in range(5)]
+    assert max(single) - min(single) > 0.05
+    assert entropy(0, n_fits=5) == max(single)
+    assert max(single) == pytest.approx(math.log(10), abs=0.01)
 
 
 @pytest.mark.parametrize("n_codes", [1, 5])
 def test_fit_to_fewer_codes_than_components(n_codes):
     mixture = GlobalMixture(n_clusters=3, subcomponents=4, latent_dim=2)
     codes = torch.randn(n_codes, 2)
-    mixture.fit(codes, NO_NOISE)
+    mixture.fit(codes, NO_NOISE, seed=0)
     assert mixture.component_log_density(codes).isfinite().all()
     assert torch.cdist(codes, mixture.mean).min(1).values.max() < 0.1

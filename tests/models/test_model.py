@@ -1,6 +1,7 @@
 """The model as a whole: its stages, its codes and prior, and its life under pythae."""
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,8 @@ def test_stages_follow_the_epoch():
         return output.loss.item(), {name for name in reached if name.startswith("mixture")}
 
     values, reached = zip(*(trained(epoch) for epoch in (1, 2, 3, 4, None)), strict=True)
-    assert len(set(values)) == 1, "the value is that of the whole objective in every stage"
+    # The value is that of the whole objective in every stage.
+    assert values == pytest.approx([values[0]] * len(values), rel=1e-6)
     assert not reached[0]
     assert not reached[1]
     assert reached[2]
@@ -241,6 +243,7 @@ def test_checkpoint_between_epochs_holds_the_whole_state(coefficient_prior):
     assert torch.equal(model.latent_code(data), other.latent_code(data))
 
 
+@pytest.mark.slow
 @every_reading
 @every_prior
 def test_ten_times_the_learning_rate_stays_finite(conditional_prior, fisher, coefficient_prior):
@@ -351,3 +354,62 @@ def test_objective_uses_the_terms_of_the_losses_module():
     torch.testing.assert_close(output.w_prior, expected)
     expected = losses.reconstruction_term(output.recon_x, data, "mse")
     torch.testing.assert_close(output.recon_loss, expected)
+
+
+@torch.no_grad()
+def test_posterior_of_random_coefficients_by_hand():
+    """Var[wz] of independent w ~ N(2, 0.25) and z ~ N(3, 4): 2²·4 + 0.25·3² + 0.25·4 = 19.25."""
+    model = build(coefficient_prior="gaussian", n_components=1).eval()
+    for layer, value in (
+        (model.component_mean, 3.0),
+        (model.component_log_var, math.log(4)),
+        (model.coefficient_mean, 2.0),
+        (model.coefficient_log_var, math.log(0.25)),
+    ):
+        layer.weight.zero_()
+        layer.bias.fill_(value)
+    mean, log_var = model.latent_posterior(images(2))
+    torch.testing.assert_close(mean, torch.full_like(mean, 6.0))
+    torch.testing.assert_close(log_var.exp(), torch.full_like(log_var, 19.25))
+
+
+@torch.no_grad()
+def test_component_probabilities_are_those_of_the_clusters():
+    model = build(n_components=2, subcomponents=2).eval()
+    assert model.mixture is not None
+    data = images(2)
+    code = model.latent_code(data)
+    # Components 0 and 2 are cluster 0: one at the first image's code, the others far away.
+    model.mixture.mean.copy_(torch.full_like(model.mixture.mean, 1e3))
+    model.mixture.mean[2] = code[0]
+    probabilities = model.component_probabilities(data[:1])
+    torch.testing.assert_close(probabilities, torch.tensor([[1.0, 0.0]]))
+    model.mixture.mean[1] = code[0]
+    probabilities = model.component_probabilities(data[:1])
+    torch.testing.assert_close(probabilities, torch.tensor([[0.5, 0.5]]))
+    # Without a global mixture, an image's own weights.
+    alone = build(conditional_prior="none", fisher="none", n_components=2).eval()
+    torch.testing.assert_close(
+        alone.component_probabilities(data), alone.posterior(data).coefficient_mean
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed", "named"),
+    [
+        ({"warmup_epochs": 4, "fisher_delay": 1}, 6, "Fisher term from epoch 6 .*fisher_delay = 1"),
+        (
+            {"warmup_epochs": 4, "fisher": "none"},
+            5,
+            "conditional prior from epoch 5 .*= 4, so that",
+        ),
+        ({"warmup_epochs": 4, "conditional_prior": "none", "fisher": "none"}, 1, None),
+        ({"warmup_epochs": 2, "fisher_weight": 0.0, "conditional_prior_weight": 0.0}, 1, None),
+    ],
+)
+def test_epochs_that_end_before_a_stage_are_refused(settings, needed, named):
+    model = build(**settings)
+    model.check_epochs(needed)
+    if named is not None:
+        with pytest.raises(ValueError, match=named):
+            model.check_epochs(needed - 1)

@@ -1,0 +1,177 @@
+"""A Gaussian mixture with full covariances by expectation-maximisation.
+
+The same iteration as scikit-learn's ``GaussianMixture``, which cannot use a GPU. Log-densities are
+linear in the codes and their products x_i x_j, so that either step is a matrix product for all
+components at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hgmvae.aggregate import LOG_2PI
+
+CHUNK_ELEMENTS = 2**24
+"""Products of codes that are held at once: 128 MiB."""
+
+LEAST_GAIN = 1e-3
+"""Of the mean log-likelihood by a step, in nats; scikit-learn's default."""
+
+EMPTY = 10 * torch.finfo(torch.float64).eps
+"""Added to the number of codes of a component, which may have none."""
+
+
+class Gaussians(NamedTuple):
+    """A mixture of M Gaussians.
+
+    Attributes:
+        weights: (M,), on the simplex.
+        means: (M, L).
+        covariances: (M, L, L), positive definite.
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+
+class Statistics(NamedTuple):
+    """What an expectation step finds.
+
+    Attributes:
+        log_likelihood: of a code, mean over the codes, a scalar.
+        overlap: mean products of the responsibilities of all pairs of components (M, M).
+    """
+
+    log_likelihood: Tensor
+    overlap: Tensor
+
+
+def fit_gaussians(
+    codes: Tensor, labels: Tensor, n_components: int, *, floor: float, max_iterations: int = 50
+) -> tuple[Gaussians, Statistics]:
+    """Fit a mixture to codes from a first guess of which code belongs where.
+
+    The iteration ends when a step adds less than 0.001 to the mean log-likelihood.
+
+    Args:
+        codes: (N, L), float64. The work is done on their device.
+        labels: index of a component in 0..M-1 for each code (N,).
+        n_components: M.
+        floor: added to the variances.
+        max_iterations: steps at most.
+
+    Returns:
+        The mixture and what the last expectation step found under it.
+    """
+    centre = codes.mean(0)
+    pairs = _Pairs(codes - centre)
+    moments = pairs.moments(F.one_hot(labels[rows], n_components).to(codes) for rows in pairs.rows)
+    mixture = _maximisation(moments, floor)
+    reached = -math.inf
+    for _ in range(max_iterations):
+        moments, found = _expectation(pairs, mixture)
+        log_likelihood = float(found.log_likelihood)
+        if log_likelihood - reached < LEAST_GAIN:
+            break
+        reached = log_likelihood
+        mixture = _maximisation(moments, floor)
+    else:
+        _, found = _expectation(pairs, mixture)
+    return mixture._replace(means=mixture.means + centre), found
+
+
+class _Moments(NamedTuple):
+    """Sums over the codes, weighted by responsibilities: of 1, x, and x_i x_j for i ≤ j.
+
+    Attributes:
+        zeroth: (M,).
+        first: (M, L).
+        second: (M, L (L + 1) / 2).
+    """
+
+    zeroth: Tensor
+    first: Tensor
+    second: Tensor
+
+
+class _Pairs:
+    """Codes (N, L) with the products of their dimensions, in chunks of rows."""
+
+    def __init__(self, codes: Tensor) -> None:
+        n_dims = codes.shape[1]
+        self.i, self.j = torch.triu_indices(n_dims, n_dims, device=codes.device)
+        self.codes = codes
+        size = max(1, CHUNK_ELEMENTS // len(self.i))
+        self.rows = [slice(start, start + size) for start in range(0, len(codes), size)]
+        # One chunk is made once; several would not fit.
+        self._only = self._products(self.rows[0]) if len(self.rows) == 1 else None
+
+    def _products(self, rows: slice) -> Tensor:
+        return self.codes[rows, self.i] * self.codes[rows, self.j]
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Codes (n, L) and products (n, L (L + 1) / 2)."""
+        for rows in self.rows:
+            products = self._products(rows) if self._only is None else self._only
+            yield self.codes[rows], products
+
+    def moments(self, responsibilities: Iterator[Tensor]) -> _Moments:
+        """Moments under responsibilities (n, M) of each chunk."""
+        totals: list[Tensor] = []
+        for (codes, products), share in zip(self.chunks(), responsibilities, strict=True):
+            parts = [share.sum(0), share.T @ codes, share.T @ products]
+            totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
+        return _Moments(*totals)
+
+
+def _maximisation(moments: _Moments, floor: float) -> Gaussians:
+    """The mixture that fits the moments best; of centred codes."""
+    count = moments.zeroth + EMPTY
+    means = moments.first / count.unsqueeze(-1)
+    n_dims = means.shape[-1]
+    i, j = torch.triu_indices(n_dims, n_dims, device=means.device)
+    upper = moments.second / count.unsqueeze(-1) - means[..., i] * means[..., j]
+    covariances = means.new_zeros(*means.shape, n_dims)
+    covariances[..., i, j] = upper
+    covariances[..., j, i] = upper
+    covariances.diagonal(dim1=-2, dim2=-1).add_(floor)
+    return Gaussians(count / count.sum(), means, covariances)
+
+
+def _expectation(pairs: _Pairs, mixture: Gaussians) -> tuple[_Moments, Statistics]:
+    """Moments under the responsibilities of the mixture's components, and what else they tell."""
+    n_components, n_dims = mixture.means.shape
+    root = torch.linalg.cholesky(mixture.covariances)
+    identity = torch.eye(n_dims, dtype=root.dtype, device=root.device).expand_as(root)
+    inverse_root = torch.linalg.solve_triangular(root, identity, upper=False)
+    precision = inverse_root.mT @ inverse_root
+    linear = (precision @ mixture.means.unsqueeze(-1)).squeeze(-1)
+    constant = mixture.weights.log() - 0.5 * (
+        n_dims * LOG_2PI
+        + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        + (linear * mixture.means).sum(-1)
+    )
+    # −½ xᵀ P x over i ≤ j: the products off the diagonal stand for two.
+    quadratic = precision[..., pairs.i, pairs.j] * torch.where(pairs.i == pairs.j, -0.5, -1.0)
+    log_likelihood = constant.new_zeros(())
+    overlap = constant.new_zeros(n_components, n_components)
+
+    def responsibilities() -> Iterator[Tensor]:
+        for codes, products in pairs.chunks():
+            joint = codes @ linear.T + products @ quadratic.T + constant
+            evidence = joint.logsumexp(-1, keepdim=True)
+            share = (joint - evidence).exp()
+            log_likelihood.add_(evidence.sum())
+            overlap.addmm_(share.T, share)
+            yield share
+
+    moments = pairs.moments(responsibilities())
+    n_codes = len(pairs.codes)
+    return moments, Statistics(log_likelihood / n_codes, overlap / n_codes)
