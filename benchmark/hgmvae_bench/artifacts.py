@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from hgmvae_bench.errors import UserError
-from hgmvae_bench.outputs import Outputs
+from hgmvae_bench.outputs import Codes, Outputs
 from hgmvae_bench.plugins import BenchmarkModel
 
 WEIGHTS = "model.safetensors"
@@ -27,9 +28,7 @@ def save_weights(model: BenchmarkModel, folder: Path) -> None:
     """Write every parameter and buffer of ``model``."""
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     # Copies, since safetensors refuses tensors that share memory or have gaps.
-    save_file(
-        {name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / WEIGHTS
-    )
+    _save({name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
 
 
 def load_weights(model: BenchmarkModel, folder: Path) -> None:
@@ -39,12 +38,7 @@ def load_weights(model: BenchmarkModel, folder: Path) -> None:
         ArtifactError: if the file is absent or damaged, or holds another model's weights.
     """
     path = folder / WEIGHTS
-    try:
-        state = load_file(path)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: not there; the run's weights were not kept") from error
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path}: damaged: {error}") from error
+    state = _load(path, "weights")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -53,4 +47,32 @@ def load_weights(model: BenchmarkModel, folder: Path) -> None:
 
 def save_codes(outputs: Outputs, folder: Path) -> None:
     """Write the deterministic test codes (N, L), for notebooks and figures."""
-    save_file({"test_codes": torch.from_numpy(outputs.test_codes)}, folder / CODES)
+    _save({"test_codes": torch.from_numpy(outputs.test_codes)}, folder / CODES)
+
+
+def load_codes(folder: Path) -> Codes:
+    """Read the deterministic test codes (N, L).
+
+    Raises:
+        ArtifactError: if the file is absent or damaged, or holds no such codes.
+    """
+    path = folder / CODES
+    codes = _load(path, "codes").get("test_codes")
+    if codes is None or codes.ndim != 2:
+        raise ArtifactError(f"{path}: damaged: no test codes (N, L) in it")
+    array: Codes = codes.numpy()
+    return array
+
+
+def _load(path: Path, what: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: not there; the run's {what} were not kept") from error
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path}: damaged: {error}") from error
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    # Not safetensors' own writing, whose error for a full disk is none of the system's.
+    path.write_bytes(save(tensors))

@@ -226,12 +226,18 @@ class Control:
     provides: frozenset[Need]
     outputs: Outputs
 
+    @property
+    def comparable(self) -> bool:
+        """Whether its values count the same images as a model's, and may stand beside them."""
+        return not isinstance(self.outputs, Halves)
+
+    def sensible(self, metrics: Iterable[str]) -> list[str]:
+        """Those of the metrics, by registered names, that make sense for the control."""
+        return [name for name in metrics if self.provides.issuperset(METRICS[name].needs)]
+
     def score(self, metrics: Iterable[str]) -> dict[str, MetricValue]:
         """Compute those of the metrics, by registered names, that make sense for the control."""
-        return score(
-            self.outputs,
-            [name for name in metrics if self.provides.issuperset(METRICS[name].needs)],
-        )
+        return score(self.outputs, self.sensible(metrics))
 
 
 def controls(

@@ -4,5 +4,7 @@
 class UserError(Exception):
     """Something that the user can mend; the message names the thing and says what to do.
 
-    The command line shows the message without a traceback and exits with status 2.
+    The command line shows the message without a traceback and exits with ``exit_status``.
     """
+
+    exit_status = 2

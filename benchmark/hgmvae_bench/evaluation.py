@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+import torch
+
 from hgmvae_bench.outputs import Outputs
 from hgmvae_bench.plugins import METRICS, MetricMissingError
 from hgmvae_bench.records import MetricValue
@@ -15,6 +17,9 @@ def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
 
     A metric that cannot be computed, or whose code fails, is recorded as missing with the reason:
     it must not cost the run what has been trained.
+
+    Raises:
+        torch.OutOfMemoryError: if the GPU's memory does not suffice.
     """
     values = {}
     for name in metrics:
@@ -23,6 +28,8 @@ def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
         try:
             value = metric.compute(outputs)
             fingerprint = dict(metric.fingerprint(outputs))
+        except torch.OutOfMemoryError:
+            raise  # Not the metric's fault: fewer runs side by side leave more room.
         except MetricMissingError as reason:
             values[name] = MetricValue(missing=str(reason))
         except Exception as error:

@@ -1,8 +1,14 @@
 """Runs side by side on one machine: worker processes that each do one run at a time.
 
 A worker is a fresh process with its own share of the machine's threads. It loads the data itself,
-writes its records itself, and only tells the driver how it gets on; so a worker that dies takes
-nothing with it but its current run, which is recorded as failed, and a new worker takes its place.
+writes its records itself, and only tells the driver how it gets on; so a worker that dies, or takes
+too long, takes nothing with it but its current run, which is recorded as failed, and a new worker
+takes its place. A worker whose driver dies ends at once.
+
+On a GPU, which one small network cannot fill, one worker at a time trains several seeds of a cell
+together, and leaves them in their checkpoints. From there they are runs like any other, of which
+only the scoring is left: the other workers do them while the next seeds are trained. Where seeds
+that are trained together come to grief, each is done by itself, and the one at fault fails alone.
 """
 
 from __future__ import annotations
@@ -10,80 +16,29 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from hgmvae_bench.errors import UserError
-from hgmvae_bench.grid import Run
+from hgmvae_bench.capture import tail
 from hgmvae_bench.records import Record, ScoreRecord
-from hgmvae_bench.store import Store, StoredRun
-
-
-@dataclass(frozen=True)
-class Task:
-    """One run to do.
-
-    Attributes:
-        run: what to train, or what was trained.
-        metrics: what to compute.
-        stored: the finished run that only lacks these metrics; None for a run to train.
-    """
-
-    run: Run
-    metrics: list[str]
-    stored: StoredRun | None = None
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What every worker needs to know.
-
-    Attributes:
-        results: the results folder.
-        data_root: the data folder.
-        device: where to compute.
-        weights: folder of pretrained weights for metrics, if any.
-        threads: CPU threads of one worker. Sums in another order round differently, so this stays
-            the same however many runs there are to do.
-    """
-
-    results: Path
-    data_root: Path
-    device: str
-    weights: Path | None
-    threads: int
-
-
-@dataclass(frozen=True)
-class Started:
-    """A worker has begun a run."""
-
-    run: Run
-
-
-@dataclass(frozen=True)
-class EpochEnded:
-    """A run has finished an epoch, with the mean of every loss term."""
-
-    run: Run
-    epoch: int
-    terms: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A run has been recorded."""
-
-    run: Run
-    record: Record | ScoreRecord
-
-
-Event = Started | EpochEnded | Finished
+from hgmvae_bench.tasks import (
+    DoneElsewhere,
+    Event,
+    ExecutorError,
+    Finished,
+    PutBack,
+    Setup,
+    Started,
+    Task,
+    Tasks,
+)
+from hgmvae_bench.worker import Apart, Fault, OutOfMemory, Stop, Trained, serve
 
 
 def available_cores() -> int:
@@ -91,156 +46,310 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class ExecutorError(UserError, RuntimeError):
-    """A worker that could not store what it did, or read what it needs; the message says why."""
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """Sent in place of an exception, which need not survive the way between processes."""
-
-    reason: str
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_FOR_LAST_WORDS = 5.0
 
 
 @dataclass
 class _Worker:
+    """A process, with the one task that it does, or the several that it trains together."""
+
     process: BaseProcess
     pipe: Connection
-    task: Task | None = None
+    tasks: Sequence[Task] = ()
+    begun_at: float = 0.0
+    told_to_stop: bool = False
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+@dataclass
+class Bound:
+    """How many of something there may be at once.
+
+    Attributes:
+        now: by what is known.
+        most: by what may be learned.
+    """
+
+    now: int
+    most: int
+
+    def widen(self, room: int) -> None:
+        """There is room for so many."""
+        self.now = max(self.now, min(self.most, room))
+
+    def narrow(self, fewer: int) -> None:
+        """More than so many have been too many, and are not tried again."""
+        self.now = self.most = min(self.now, fewer)
+
+
+@dataclass
+class _Pool:
+    """The workers of one grid, seen from the driver.
+
+    Attributes:
+        side_by_side: tasks that are done each by itself.
+        together: seeds that are trained together, by one worker beside those.
+        waiting: what was handed out: a task, or several to train together.
+        trained: tasks whose training is done.
+    """
+
+    tasks: Tasks
+    setup: Setup
+    side_by_side: Bound
+    together: Bound
+    workers: list[_Worker] = field(default_factory=list)
+    waiting: deque[Sequence[Task]] = field(default_factory=deque)
+    trained: deque[Task] = field(default_factory=deque)
+
+    @property
+    def busy(self) -> list[_Worker]:
+        return [worker for worker in self.workers if worker.tasks]
+
+    @property
+    def alone(self) -> int:
+        """Workers that do one task."""
+        return sum(len(worker.tasks) == 1 for worker in self.workers)
+
+    @property
+    def training(self) -> bool:
+        """Whether seeds are being trained together."""
+        return len(self.busy) > self.alone
+
+    def run(self) -> Iterator[Event]:
+        while True:
+            yield from self.fill()
+            if not self.busy:
+                yield from (PutBack(task.run, "stopped") for task in self.trained)
+                return
+            if self.tasks.stopping:
+                self.tell_to_stop()
+            pipes = {worker.pipe: worker for worker in self.busy}
+            for pipe in wait(list(pipes), SECONDS_BETWEEN_LOOKS):
+                yield from self.hear(pipes[pipe])  # type: ignore[index]
+            yield from self.end_hung()
+
+    def fill(self) -> Iterator[Event]:
+        """Give idle workers what there is to do, and start workers while there is room."""
+        while not self.tasks.stopping:
+            room = self.alone < self.side_by_side.now
+            # What is trained and not yet scored is not to pile up.
+            free = not self.training and len(self.trained) <= self.together.now
+            if room and self.trained:
+                self.give([self.trained.popleft()])
+                continue
+            if not self.waiting and (room or (free and self.together.now > 1)):
+                self.hold([self.tasks.batch(self.together.now)])
+            if not self.waiting or not (free if len(self.waiting[0]) > 1 else room):
+                return
+            tasks = self.waiting.popleft()
+            self.give(tasks)
+            yield from (Started(task.run) for task in tasks)
+
+    def hold(self, batches: Iterable[Sequence[Task]]) -> None:
+        """Keep tasks until there is room, before those that are kept already."""
+        n = self.together.now
+        pieces = [tasks[i : i + n] for tasks in batches for i in range(0, len(tasks), n)]
+        self.waiting.extendleft(reversed(pieces))
+
+    def give(self, tasks: Sequence[Task]) -> None:
+        for worker in [worker for worker in self.workers if not worker.tasks]:
+            try:
+                worker.pipe.send(tasks)
+            except OSError:  # it has died with nothing to do
+                self.workers.remove(worker)
+            else:
+                break
+        else:
+            worker = self.start()
+            with suppress(OSError):  # should it be gone, that will be heard
+                worker.pipe.send(tasks)
+        worker.tasks, worker.begun_at = tasks, time.monotonic()
+
+    def start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, self.setup), daemon=True)
+        process.start()
+        theirs.close()
+        self.workers.append(_Worker(process, ours))
+        return self.workers[-1]
+
+    def hear(self, worker: _Worker) -> Iterator[Event]:
+        """Take one message of a busy worker, or note that it is gone."""
+        tasks = worker.tasks
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError):  # closed or reset
+            worker.process.join()
+            self.workers.remove(worker)
+            if self.tasks.stopping:  # ended from outside along with the driver
+                yield from (PutBack(task.run, "stopped") for task in tasks)
+            else:
+                yield from self.lost(tasks, _cause_of_death(worker.process.exitcode or 0))
+            return
+        if isinstance(message, Fault):
+            raise ExecutorError(f"{tasks[0].run.key}: {message.reason}")
+        if isinstance(message, OutOfMemory):
+            self.end(worker)
+            yield from self.out_of_memory(tasks, message.reason)
+        elif isinstance(message, Apart):
+            self.end(worker)
+            yield from self.lost(tasks, message.reason)
+        elif isinstance(message, Stop):
+            self.end(worker)
+            yield from (PutBack(task.run, "stopped") for task in tasks)
+        elif isinstance(message, Trained):
+            worker.tasks = ()
+            self.trained.extend(tasks)
+        else:
+            if isinstance(message, Finished):
+                worker.tasks = ()
+                room = room_on_gpu(message.record)
+                self.together.widen(room.together)
+                self.side_by_side.widen(room.side_by_side)
+            yield message
+
+    def end(self, worker: _Worker) -> None:
+        worker.kill()
+        self.workers.remove(worker)
+
+    def out_of_memory(self, tasks: Sequence[Task], reason: str) -> Iterator[Event]:
+        """Do tasks again with less at once; one that had the GPU to itself fails."""
+        together = max([len(tasks), *(len(worker.tasks) for worker in self.busy)])
+        if not self.busy and together == 1:
+            yield self.failed(tasks[0], f"{reason}, with nothing beside it")
+            return
+        if self.alone and len(tasks) == 1:
+            self.side_by_side.narrow(self.alone)
+            going_on = f"{self.side_by_side.now} side by side"
+        else:
+            self.together.narrow(together // 2)
+            going_on = f"{self.together.now} together"
+        kept, self.waiting = self.waiting, deque()
+        self.hold([tasks, *kept])
+        for task in tasks:
+            yield PutBack(task.run, f"{reason}; going on with {going_on}")
+
+    def lost(self, tasks: Sequence[Task], reason: str) -> Iterator[Event]:
+        """Record a task that was lost with its worker; of several, do each by itself."""
+        if len(tasks) == 1:
+            yield self.failed(tasks[0], reason)
+        else:
+            self.hold([task] for task in tasks)
+            yield from (PutBack(task.run, f"{reason}; again, by itself") for task in tasks)
+
+    def tell_to_stop(self) -> None:
+        for worker in self.busy:
+            if not worker.told_to_stop:
+                worker.told_to_stop = True
+                with suppress(OSError):
+                    worker.pipe.send(Stop())
+
+    def end_hung(self) -> Iterator[Event]:
+        """End runs that have taken longer than they may, with their stack as last words."""
+        limit = self.setup.time_limit
+        for worker in self.busy if limit is not None else ():
+            if time.monotonic() - worker.begun_at > limit:  # type: ignore[operator]
+                with suppress(OSError):
+                    os.kill(worker.process.pid or 0, signal.SIGABRT)
+                worker.process.join(SECONDS_FOR_LAST_WORDS)
+                self.end(worker)
+                yield from self.lost(
+                    worker.tasks, f"not finished within the time limit of {limit:g} s"
+                )
+
+    def failed(self, task: Task, reason: str) -> Finished | DoneElsewhere:
+        """Record a task that was lost with its worker, unless it died after its last deed."""
+        words = tail(self.setup.store.log(task.run.key))
+        record = death_record(task, f"{words}\n{reason}" if words else reason, self.setup.device)
+        if isinstance(record, Record) and not self.setup.store.add(record, task.number):
+            return DoneElsewhere(task.run)
+        return Finished(task.run, record)
+
+
+TRAINING_SHARE, SCORING_SHARE = 0.6, 0.3
+"""Of a GPU's memory that seeds trained together, and runs beside them, may fill."""
+
+PROCESS_GPU_BYTES = 700_000_000
+"""That a process takes of a GPU beside what torch counts."""
+
+
+class Room(NamedTuple):
+    """What fits on a GPU by what was measured; 0 of what was not.
+
+    Attributes:
+        together: seeds that are trained together.
+        side_by_side: runs that are scored at the same time.
+    """
+
+    together: int
+    side_by_side: int
+
+
+def room_on_gpu(record: Record | ScoreRecord) -> Room:
+    """How many runs like one that was recorded fit on its GPU."""
+    total = record.provenance.get("gpu_bytes") or 0
+    stages = dict(record.provenance.get("stages", {}))
+    training = stages.pop("training", {})
+    a_seed = (training.get("peak_gpu_bytes") or 0) / training.get("together", 1)
+    scoring = max((stage["peak_gpu_bytes"] or 0 for stage in stages.values()), default=0)
+    return Room(
+        int((TRAINING_SHARE * total - PROCESS_GPU_BYTES) / a_seed) if a_seed else 0,
+        int(SCORING_SHARE * total / (scoring + PROCESS_GPU_BYTES)) if scoring else 0,
+    )
 
 
 def execute_all(
-    tasks: Iterable[Task], setup: Setup, *, workers: int
+    tasks: Tasks, setup: Setup, *, side_by_side: Bound, together: Bound
 ) -> Generator[Event, None, None]:
-    """Do every task, ``workers`` at a time, and tell what happens while it happens.
+    """Do every task that there is now, and tell what happens meanwhile.
 
-    Workers are stopped when the generator is closed, whatever closes it.
+    Both bounds rise, on a GPU, as soon as runs have shown how much of its memory they take.
+
+    Args:
+        tasks: what to do.
+        setup: what workers need to know.
+        side_by_side: tasks at a time, each by itself.
+        together: seeds of a cell that are trained together, by one worker beside those.
+
+    Workers are ended when the generator is closed, whatever closes it. When the tasks say that
+    nothing new is to be begun, runs under way stop at the end of their epoch.
 
     Raises:
         ExecutorError: if a worker cannot read its data or write its results.
     """
-    waiting = deque(tasks)
-    context = multiprocessing.get_context("spawn")
-    pool: list[_Worker] = []
-
-    def start_worker() -> _Worker:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, setup), daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, ours)
-
-    def assign(worker: _Worker) -> Iterator[Event]:
-        worker.task = waiting.popleft() if waiting else None
-        worker.pipe.send(worker.task)
-        if worker.task is not None:
-            yield Started(worker.task.run)
-
+    pool = _Pool(tasks, setup, side_by_side, together)
     try:
-        for _ in range(min(workers, len(waiting))):
-            pool.append(start_worker())
-            yield from assign(pool[-1])
-        while any(worker.task is not None for worker in pool):
-            busy = {worker.pipe: worker for worker in pool if worker.task is not None}
-            for pipe in wait(list(busy)):
-                worker = busy[pipe]  # type: ignore[index]
-                assert worker.task is not None  # noqa: S101
-                try:
-                    message = worker.pipe.recv()
-                except (EOFError, OSError):  # closed or reset: the worker is gone
-                    worker.process.join()
-                    yield Finished(worker.task.run, _record_death(worker, setup))
-                    pool.remove(worker)
-                    if waiting:
-                        pool.append(start_worker())
-                        yield from assign(pool[-1])
-                    continue
-                if isinstance(message, _Fault):
-                    raise ExecutorError(f"{worker.task.run.key}: {message.reason}")
-                yield message
-                if isinstance(message, Finished):
-                    yield from assign(worker)
+        yield from pool.run()
     finally:
-        for worker in pool:
-            worker.pipe.close()
-            worker.process.terminate()
-            worker.process.join()
+        for worker in pool.workers:
+            worker.kill()
 
 
-def _record_death(worker: _Worker, setup: Setup) -> Record | ScoreRecord:
-    """Record the run of a worker that died under it."""
+def _cause_of_death(code: int) -> str:
+    cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    return f"the worker process died: {cause}" + (" (out of memory?)" if code == -9 else "")
+
+
+def death_record(task: Task, reason: str, device: str) -> Record | ScoreRecord:
+    """What is recorded of a task that was lost with its worker."""
     import torch
 
     from hgmvae_bench.provenance import provenance
+    from hgmvae_bench.records import MetricValue
 
-    assert worker.task is not None  # noqa: S101
-    task, code = worker.task, worker.process.exitcode or 0
-    cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    reason = f"the worker process died: {cause}"
-    if cause == "SIGKILL":
-        reason += " (out of memory?)"
     if task.stored is not None:
-        from hgmvae_bench.records import MetricValue
-
         return ScoreRecord(
             key=task.run.key,
             record_sha256=task.stored.sha256,
             metrics={name: MetricValue(missing=reason) for name in task.metrics},
         )
-    record = Record.of(
-        task.run, status="failed", error=reason, provenance=provenance(torch.device(setup.device))
+    return Record.of(
+        task.run, status="failed", error=reason, provenance=provenance(torch.device(device))
     )
-    Store(setup.results).add(record)
-    return record
-
-
-def _work(pipe: Connection, setup: Setup) -> None:
-    """A worker's life: do tasks from the pipe until there are none."""
-    # Ctrl-C reaches the whole process group; the driver decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
-
-    from hgmvae_bench.data.catalogue import resolve_dataset
-    from hgmvae_bench.execution import execute, rescore
-
-    torch.set_num_threads(setup.threads)
-    device = torch.device(setup.device)
-    store = Store(setup.results)
-    data: dict[tuple[str, int], Any] = {}
-    while (task := pipe.recv()) is not None:
-        run: Run = task.run
-        try:
-            wanted = run.cell.dataset, run.cell.image_size
-            if wanted not in data:
-                data[wanted] = resolve_dataset(wanted[0]).load(
-                    setup.data_root, image_size=wanted[1]
-                )
-            record: Record | ScoreRecord
-            if task.stored is None:
-                record = execute(
-                    run,
-                    data[wanted],
-                    task.metrics,
-                    store=store,
-                    device=device,
-                    weights=setup.weights,
-                    on_epoch=_epoch_teller(pipe, run),
-                )
-            else:
-                record = rescore(
-                    task.stored,
-                    run,
-                    data[wanted],
-                    task.metrics,
-                    store=store,
-                    device=device,
-                    weights=setup.weights,
-                )
-        except Exception as error:
-            pipe.send(_Fault(str(error) if isinstance(error, UserError) else repr(error)))
-            return
-        pipe.send(Finished(run, record))
-
-
-def _epoch_teller(pipe: Connection, run: Run) -> Callable[[int, Mapping[str, float]], None]:
-    return lambda epoch, terms: pipe.send(EpochEnded(run, epoch, terms))

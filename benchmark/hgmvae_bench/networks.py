@@ -15,6 +15,8 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from torch import Tensor, nn
 
+from hgmvae_bench.convolution import Downsampling, Upsampling
+
 N_LAYERS = 5
 STRIDE = 2**N_LAYERS
 
@@ -32,7 +34,7 @@ class FeatureEncoder(BaseEncoder):  # type: ignore[misc]
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(c_in, c_out, kernel_size=3, stride=2, padding=1, bias=False),
+                    Downsampling(c_in, c_out, bias=False),
                     nn.BatchNorm2d(c_out),
                     nn.LeakyReLU(inplace=True),
                 )
@@ -89,9 +91,7 @@ class ConvDecoder(BaseDecoder):  # type: ignore[misc]
         )
         hidden = (
             nn.Sequential(
-                nn.ConvTranspose2d(
-                    c_in, c_out, 3, stride=2, padding=1, output_padding=1, bias=False
-                ),
+                Upsampling(c_in, c_out, bias=False),
                 nn.BatchNorm2d(c_out),
                 nn.LeakyReLU(inplace=True),
             )
@@ -99,7 +99,7 @@ class ConvDecoder(BaseDecoder):  # type: ignore[misc]
         )
         self.layers = nn.Sequential(
             *hidden,
-            nn.ConvTranspose2d(widths[-2], channels, 3, stride=2, padding=1, output_padding=1),
+            Upsampling(widths[-2], channels),
             nn.Sigmoid(),
         )
 

@@ -102,17 +102,22 @@ class ModelCodec(Codec):
     def reconstruct(self, images: Tensor) -> Tensor:
         """uint8 reconstructions (N, C, H, W), decoded from the deterministic codes."""
         return torch.cat(
-            [self._decode(self.model.latent_code(batch)) for batch in self._batches(images)]
+            [self.decode(self.model.latent_code(batch)) for batch in self._batches(images)]
         )
 
     @torch.inference_mode()
     def sample(self, n_samples: int, seed: int) -> Tensor:
         """uint8 images (n_samples, C, H, W) decoded from draws of the model's prior."""
+        latents = self.sample_latents(n_samples, seed)
+        return torch.cat([self.decode(z) for z in latents.split(BATCH_SIZE)])
+
+    @torch.inference_mode()
+    def sample_latents(self, n_samples: int, seed: int) -> Tensor:
+        """The latents (n_samples, L), drawn from the model's prior, behind `sample`'s images."""
         self.model.eval()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            latents = self.model.sample_latent(n_samples)
-            return torch.cat([self._decode(z) for z in latents.split(BATCH_SIZE)])
+            return self.model.sample_latent(n_samples)
 
     @torch.inference_mode()
     def latent_posterior(self, images: Tensor) -> tuple[Codes, Codes]:
@@ -131,7 +136,14 @@ class ModelCodec(Codec):
             return super().component_probabilities(images)
         return torch.cat([*map(probabilities, self._batches(images))]).float().cpu().numpy()
 
-    def _decode(self, latent: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def decode(self, latent: Tensor) -> Tensor:
+        """uint8 images (N, C, H, W) of latents (N, L) on ``device``, in one batch.
+
+        Raises:
+            MetricMissingError: if they are not all finite.
+        """
+        self.model.eval()
         images = self.model.decoder(latent)["reconstruction"]
         # Cast to uint8, a NaN would turn into some grey level and be scored as if it were one.
         if not images.isfinite().all():

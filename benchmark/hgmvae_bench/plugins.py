@@ -4,20 +4,24 @@ Models, datasets and metrics are looked up by name among the Python entry points
 The suite's own are registered in its ``pyproject.toml`` exactly as a third party's would be. Names
 are listed without importing anything; a plug-in is imported when it is first asked for, and
 plug-in objects keep heavy imports (torch, pythae) inside their methods so that this stays quick.
+What `hgmvae_bench.extensions` has in use is found beside the entry points.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
+from hgmvae_bench import extensions
 from hgmvae_bench.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from hgmvae_bench.data import ImageData
@@ -35,10 +39,10 @@ Need = Literal[
 class UnknownNameError(UserError, LookupError):
     """A name that no plug-in, grid or table answers to; the message lists the nearest ones."""
 
-    def __init__(self, kind: str, name: str, known: list[str]) -> None:
+    def __init__(self, kind: str, name: str, known: list[str], advice: str = "") -> None:
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}"
-        super().__init__(f"unknown {kind} '{name}'; {hint}")
+        super().__init__(f"unknown {kind} '{name}'; {hint}{advice}")
 
 
 class PluginError(UserError, RuntimeError):
@@ -55,6 +59,14 @@ class BenchmarkModel(Protocol):
 
     A model that trains parts on different losses defines ``objectives()`` as well, which maps the
     name of a loss in the output to the parameters that follow it.
+
+    A model whose training step may be recorded once and replayed on a GPU (CUDA graphs) says so by
+    ``stage(epoch)``: an integer that is the same for epochs whose steps do the same work, or None
+    for an epoch whose steps must run in Python. Such a step reads no tensor back and changes
+    nothing but tensors, in place. Without this method every step runs in Python.
+
+    A model whose training has stages may define ``check_epochs(epochs)``, which raises a ValueError
+    if so many epochs do not reach them all: such a grid is refused before anything is trained.
 
     For the metrics of collapse, a model may define two more methods:
 
@@ -74,7 +86,11 @@ class BenchmarkModel(Protocol):
         """Draw (n_samples, L) from the model's prior with torch's global generator."""
 
     def update(self) -> None:
-        """Called after every epoch (pythae's hook)."""
+        """Called after every epoch (pythae's hook).
+
+        On a GPU the seeds of a cell are trained together, and this is called for all of them at
+        once, from threads: random numbers come from a generator of the model's own.
+        """
 
     # What the suite uses of torch.nn.Module.
 
@@ -127,6 +143,19 @@ class ModelPlugin(Protocol):
 
         Raises:
             ValueError: if a setting has a value that the model cannot take.
+        """
+
+
+@runtime_checkable
+class ParametricModel(Protocol):
+    """A model plug-in that stands for many models: ``pythae:NAME`` is ``pythae`` with NAME."""
+
+    def with_argument(self, argument: str) -> ModelPlugin:
+        """The model for what stands behind the colon.
+
+        Raises:
+            LookupError: if the argument names something that is not known.
+            ValueError: if it cannot be used otherwise.
         """
 
 
@@ -192,6 +221,42 @@ class MetricPlugin(Protocol):
         """
 
 
+@runtime_checkable
+class PreparingMetric(Protocol):
+    """A metric plug-in with something made once per dataset, which has to be the same for all.
+
+    Where runs are scored on several machines, the driver has it made and gives it to each of them.
+    """
+
+    def prepare(
+        self, data: ImageData, dataset: str, cache: Path, device: torch.device
+    ) -> list[Path]:
+        """The files below ``cache`` that the metric's values depend on, made if need be."""
+
+
+class WeightsFile(Protocol):
+    """A file of pretrained weights (`hgmvae_bench.metrics.weights.PretrainedWeights`)."""
+
+    @property
+    def filename(self) -> str:
+        """The file's name, wherever it lies."""
+
+    @property
+    def url(self) -> str:
+        """Where it is published."""
+
+    def find(self, folder: Path | None) -> Path | None:
+        """Where it lies: in ``folder``, or where downloads go; None if it is not here."""
+
+
+@runtime_checkable
+class WeightedMetric(Protocol):
+    """A metric that needs pretrained weights, which ``hgmvae-bench plan`` looks for."""
+
+    def pretrained(self) -> Sequence[WeightsFile]:
+        """The files that it needs."""
+
+
 class MetricMissingError(Exception):
     """A metric that cannot be computed here, with the reason; the run goes on without it."""
 
@@ -200,37 +265,47 @@ P = TypeVar("P")
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A registered plug-in, which may not have been imported yet.
+
+    Attributes:
+        owner: who registers it: a distribution, or a file or module named with ``--plugin``.
+        place: where the owner has it.
+        load: imports it.
+    """
+
+    owner: str
+    place: str
+    load: Callable[[], Any]
+
+    def __str__(self) -> str:
+        return f"{self.owner} ({self.place})"
+
+
+@dataclass(frozen=True)
 class Registry(Generic[P]):
-    """The plug-ins of one entry point group, by name.
+    """The plug-ins of one kind, by name.
 
     Attributes:
         kind: what the plug-ins are, for messages.
-        group: the entry point group.
-        find: gives the entry points of a group (the installed distributions' by default).
+        group: their entry point group.
+        protocol: what each has to have.
+        find: gives the entry points of a group (the installed distributions' by default); asked
+            once, since what is installed does not change under a running program.
     """
 
     kind: str
     group: str
+    protocol: type
     find: Callable[..., Any] = entry_points
 
-    def entries(self) -> dict[str, EntryPoint]:
-        """Entry points by name.
+    def entries(self) -> Mapping[str, Entry]:
+        """Entries by name.
 
         Raises:
-            PluginError: if two distributions register one name.
+            PluginError: if two owners register one name.
         """
-        entries: dict[str, EntryPoint] = {}
-        for entry in self.find(group=self.group):
-            other = entries.get(entry.name)
-            # An editable install next to a wheel lists the same entry twice: no conflict.
-            if other is not None and (other.value, owner(other)) != (entry.value, owner(entry)):
-                raise PluginError(
-                    f"two packages register the {self.kind} '{entry.name}': "
-                    f"{owner(other)} ({other.value}) and {owner(entry)} ({entry.value}); "
-                    "uninstall one of them"
-                )
-            entries[entry.name] = entry
-        return entries
+        return _entries(self, extensions.in_use())
 
     def names(self) -> list[str]:
         """The registered names, in the order of registration."""
@@ -239,32 +314,104 @@ class Registry(Generic[P]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
+    def entry(self, name: str) -> Entry:
+        """The entry called ``name``, without importing it.
+
+        Raises:
+            UnknownNameError: if none is registered under that name.
+        """
+        entries = self.entries()
+        if name not in entries:
+            advice = f" (a {self.kind} of a plug-in: install that, or name its file with --plugin)"
+            raise UnknownNameError(self.kind, name, list(entries), advice)
+        return entries[name]
+
     def __getitem__(self, name: str) -> P:
         """The plug-in called ``name``.
 
         Raises:
             UnknownNameError: if none is registered under that name.
-            PluginError: if it cannot be imported.
+            PluginError: if it cannot be imported, or lacks something.
         """
-        entries = self.entries()
-        if name not in entries:
-            raise UnknownNameError(self.kind, name, list(entries))
-        entry = entries[name]
+        entry = self.entry(name)
         try:
             plugin: P = entry.load()
         except Exception as error:
             raise PluginError(
-                f"the {self.kind} '{name}' of {owner(entry)} cannot be loaded from "
-                f"{entry.value}: {type(error).__name__}: {error}"
+                f"the {self.kind} '{name}' of {entry.owner} cannot be loaded from "
+                f"{entry.place}: {type(error).__name__}: {error}"
             ) from error
+        if lacking := missing_members(plugin, self.protocol):
+            raise PluginError(
+                f"the {self.kind} '{name}' of {entry.owner} is a {type(plugin).__name__} without "
+                f"{', '.join(lacking)}; see hgmvae_bench.plugins.{self.protocol.__name__}"
+            )
         return plugin
 
 
-def owner(entry: EntryPoint) -> str:
-    """The distribution that registers an entry point, for messages."""
-    return entry.dist.name if entry.dist is not None else "an unnamed distribution"
+@functools.cache
+def _entries(
+    registry: Registry[Any], used: tuple[extensions.Extension, ...]
+) -> Mapping[str, Entry]:
+    entries: dict[str, Entry] = {}
+    for name, entry in _found(registry, used):
+        other = entries.get(name)
+        # An editable install next to a wheel lists the same entry twice: no conflict.
+        if other is not None and str(other) != str(entry):
+            raise PluginError(
+                f"two owners register the {registry.kind} '{name}': {other} and {entry}; "
+                "do without one of them"
+            )
+        entries[name] = entry
+    return entries
 
 
-MODELS: Registry[ModelPlugin] = Registry("model", "hgmvae_bench.models")
-DATASETS: Registry[DatasetPlugin] = Registry("dataset", "hgmvae_bench.datasets")
-METRICS: Registry[MetricPlugin] = Registry("metric", "hgmvae_bench.metrics")
+def _found(
+    registry: Registry[Any], used: tuple[extensions.Extension, ...]
+) -> Iterator[tuple[str, Entry]]:
+    for point in registry.find(group=registry.group):
+        yield point.name, Entry(_distribution(point), point.value, point.load)
+    for extension in used:
+        for name, plugin in extension.plugins().get(registry.group, {}).items():
+            place = extensions.ATTRIBUTES[registry.group]
+            yield name, Entry(extension.name, place, functools.partial(_same, plugin))
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unnamed distribution"
+
+
+def _same(plugin: P) -> P:
+    return plugin
+
+
+def missing_members(thing: object, protocol: type) -> list[str]:
+    """Public members of a protocol that ``thing`` lacks.
+
+    Not by isinstance: a protocol looks attributes up statically, and torch keeps modules elsewhere.
+    """
+    members = sorted({*protocol.__annotations__, *vars(protocol)})
+    return [name for name in members if not name.startswith("_") and not hasattr(thing, name)]
+
+
+MODELS: Registry[ModelPlugin] = Registry("model", "hgmvae_bench.models", ModelPlugin)
+DATASETS: Registry[DatasetPlugin] = Registry("dataset", "hgmvae_bench.datasets", DatasetPlugin)
+METRICS: Registry[MetricPlugin] = Registry("metric", "hgmvae_bench.metrics", MetricPlugin)
+
+
+def resolve_model(name: str) -> ModelPlugin:
+    """The model called ``name``, which may have an argument: ``vae``, ``pythae:RAE_L2``.
+
+    Raises:
+        UnknownNameError: if no plug-in has that name.
+        LookupError: if its argument names something that is not known.
+        PluginError: if the plug-in cannot be imported, or lacks something.
+        ValueError: if the argument cannot be used, or the plug-in takes none.
+    """
+    registered, colon, argument = name.partition(":")
+    plugin = MODELS[registered]
+    if not colon:
+        return plugin
+    if not isinstance(plugin, ParametricModel):
+        raise ValueError(f"the model '{registered}' takes no argument, got '{name}'")
+    return plugin.with_argument(argument)

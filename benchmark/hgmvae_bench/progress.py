@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from hgmvae_bench.executor import EpochEnded, Event, Finished, Started
+from hgmvae_bench.planning import Survey
 from hgmvae_bench.records import Record, ScoreRecord
-from hgmvae_bench.runner import Plan
+from hgmvae_bench.runner import Plan, Reporter
+from hgmvae_bench.tasks import DoneElsewhere, EpochEnded, Event, Finished, PutBack, Started
 
 NOTHING_TO_DO = "nothing to train"
 
@@ -32,14 +34,52 @@ def summary(plan: Plan) -> str:
     return f"{plan.total} runs: {', '.join(counts)}"
 
 
-def outcome(event: Finished) -> str:
+def plan_text(survey: Survey) -> str:
+    """A table of what a grid still needs, a line a cell, with the sums and what is lacking."""
+    rows: list[tuple[str, ...]] = [
+        ("dataset", "model", "L", "done", "missing", "to score", "failed", "a run", "from")
+    ]
+    for plan in survey.cells:
+        cell = plan.cell
+        time_of_run = "" if plan.seconds is None else _duration(plan.seconds)
+        counts = (plan.done, plan.missing, plan.to_score, plan.failed)
+        named = (cell.dataset, cell.model, str(cell.latent_dim), *map(str, counts))
+        rows.append((*named, time_of_run, plan.basis if plan.missing else ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            text.rjust(width) if 2 <= i <= 7 else text.ljust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    total = survey.as_json()["total"]
+    lines += [
+        "",
+        f"{len(survey.cells)} cells: {total['done']} runs done, {total['missing']} missing, "
+        f"{total['to_score']} to score, {total['failed']} failed or diverged",
+    ]
+    rest = f", without {survey.not_estimated} runs that cannot be estimated"
+    lines += [
+        f"time for what is missing, {survey.workers} side by side: about "
+        f"{_duration(survey.seconds)}{rest if survey.not_estimated else ''}",
+        f"disk for what is missing: about {survey.bytes / 1e6:,.0f} MB",
+    ]
+    for kind, lacking in (("data", survey.lacking_data), ("weights", survey.lacking_weights)):
+        lines += [f"{kind} not here: {name}: {reason}" for name, reason in lacking.items()]
+    return "\n".join(lines) + "\n"
+
+
+def outcome(event: Finished | DoneElsewhere) -> str:
     """One line on a run that has just been recorded."""
+    if isinstance(event, DoneElsewhere):
+        return f"{event.run.key}: done by another process"
     record, seconds = event.record, ""
     if isinstance(record, Record):
         seconds = f" in {sum(record.seconds.values()):.1f} s"
         if record.status != "complete":
             reason = (record.error or "").strip().splitlines()[-1]
-            return f"{record.key}: {record.status}{seconds}: {reason}"
+            return f"{record.key}: {record.status}{seconds}: {reason} (logs/{record.key}.log)"
     missing = [f"; {name} missing ({m.missing})" for name, m in record.metrics.items() if m.missing]
     return f"{record.key}: complete{seconds}{''.join(missing)}"
 
@@ -76,6 +116,8 @@ class PlainReporter:
                 self._told_at[key] = now
                 epochs = event.run.cell.training.epochs
                 self._line(f"{key}: epoch {event.epoch} of {epochs}{_loss(event)}")
+        elif isinstance(event, PutBack):
+            self._line(f"{key}: {event.reason}")
         else:
             self._finished += 1
             self._line(f"[{self._finished}/{self._total}] {outcome(event)}")
@@ -124,15 +166,36 @@ class LiveReporter:
             self._progress.update(self._bars[key], completed=event.epoch, status=_loss(event))
             self._shares[key] = event.epoch / event.run.cell.training.epochs
         else:
-            self._finished += 1
             self._shares.pop(key, None)
-            self._progress.remove_task(self._bars.pop(key))
-            if not _clean(event.record):
+            if key in self._bars:
+                self._progress.remove_task(self._bars.pop(key))
+            if isinstance(event, PutBack):
+                self._progress.console.print(escape(f"{key}: {event.reason}"), highlight=False)
+            else:
+                self._finished += 1
+            if isinstance(event, Finished) and not _clean(event.record):
                 self._progress.console.print(escape(outcome(event)), highlight=False)
         done = self._finished + sum(self._shares.values())
         left = (time.monotonic() - self._started_at) * (self._total - done) / done if done else None
         status = f"{_duration(left)} left" if left is not None else ""
         self._progress.update(self._grid, completed=self._finished, status=status)
+
+
+class Reporters:
+    """Tells several reporters, in turn."""
+
+    def __init__(self, reporters: Iterable[Reporter]) -> None:
+        self._reporters = list(reporters)
+
+    def planned(self, plan: Plan) -> None:
+        """Tell all what there is to do."""
+        for reporter in self._reporters:
+            reporter.planned(plan)
+
+    def happened(self, event: Event) -> None:
+        """Tell all what happened."""
+        for reporter in self._reporters:
+            reporter.happened(event)
 
 
 def _clean(record: Record | ScoreRecord) -> bool:

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+from hgmvae_bench import extensions
+from hgmvae_bench.executor import available_cores
+
 PACKAGES = (
     "hgmvae-bench",
     "torch",
@@ -35,8 +38,13 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "precision": "float32",
+        "gpu_bytes": torch.cuda.get_device_properties(device).total_memory
+        if device.type == "cuda"
+        else None,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cores": available_cores(),
         "code": _code_version(),
+        "plugins": {extension.name: extension.digest for extension in extensions.in_use()},
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from hgmvae_bench.grid import Run
+from hgmvae_bench.grid import Cell, Run
 
 Status = Literal["complete", "diverged", "failed"]
 Fingerprint = dict[str, str | int | float]
@@ -94,6 +94,12 @@ class Record(_Frozen):
             **content,
         )
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The provenance without what is the run's own: what its stages cost, where it resumed."""
+        own = ("stages", "resumed_after_epoch")
+        return {name: value for name, value in self.provenance.items() if name not in own}
+
 
 class ScoreRecord(_Frozen):
     """Metrics that were computed for a recorded run later on; the record itself is not touched.
@@ -113,3 +119,44 @@ class ScoreRecord(_Frozen):
     metrics: dict[str, MetricValue]
     provenance: dict[str, Any] = Field(default_factory=dict)
     finished_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class ControlRecord(_Frozen):
+    """Metrics of one control: what no model has learned, scored like a model.
+
+    Attributes:
+        schema_version: of this layout.
+        key: readable slug and hash of everything below up to ``latent_dim``.
+        control: such as ``pca``.
+        title: the name in tables.
+        dataset: registered name.
+        image_size: side in pixels.
+        train_images: as in the training settings; what the control knows of the training images.
+        data_digest: SHA-256 of the whole dataset's images and labels.
+        latent_dim: L of a control that has codes; None for the others.
+        comparable: whether its values may stand beside those of models; False if it counts other
+            images than they do.
+        metrics: by registered name.
+        provenance: of the scoring.
+        finished_at: UTC.
+    """
+
+    schema_version: Literal[1] = 1
+    key: str
+    control: str
+    title: str
+    dataset: str
+    image_size: int
+    train_images: int | None
+    data_digest: str
+    latent_dim: int | None
+    comparable: bool
+    metrics: dict[str, MetricValue]
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    finished_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    def stands_beside(self, cell: Cell, data_digest: str) -> bool:
+        """Whether it is a control of a cell's models, trained on data of that SHA-256."""
+        of_cell = cell.dataset, cell.image_size, cell.training.train_images, data_digest
+        own = self.dataset, self.image_size, self.train_images, self.data_digest
+        return own == of_cell and self.latent_dim in (None, cell.latent_dim)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pydantic import ValidationError
 
+from hgmvae_bench import extensions
+from hgmvae_bench.collector import paused_collector
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.execution import build_model
-from hgmvae_bench.executor import Event, Finished, Setup, Task, available_cores, execute_all
-from hgmvae_bench.grid import Grid, Run
+from hgmvae_bench.executors import Executor
+from hgmvae_bench.grid import Cell, Grid, Run
+from hgmvae_bench.plugins import BenchmarkModel
 from hgmvae_bench.records import Record
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.sharing import Claims, new_owner
+from hgmvae_bench.store import Store, StoredRun, named
+from hgmvae_bench.tasks import DoneElsewhere, Event, Finished, Setup, Task
+from hgmvae_bench.work import SECONDS_BETWEEN_LOOKS, Work
 
 
 class RunError(UserError, RuntimeError):
@@ -39,7 +46,7 @@ class Plan:
     train: list[Task]
     rescore: list[Task]
     done: list[Run]
-    unsuccessful: list[Record]
+    unsuccessful: list[StoredRun]
 
     @property
     def tasks(self) -> list[Task]:
@@ -62,12 +69,14 @@ class Reporter(Protocol):
         """A run began, finished an epoch, or has been recorded."""
 
 
+@paused_collector()
 def make_plan(
     grid: Grid,
     data: Mapping[tuple[str, int], ImageData],
     stored: Mapping[str, StoredRun],
     *,
     retry_failed: bool = False,
+    cells: Iterable[Cell] | None = None,
 ) -> Plan:
     """Hold a grid against the recorded runs.
 
@@ -76,18 +85,30 @@ def make_plan(
         data: every dataset of the grid by name and image size.
         stored: what a results folder has.
         retry_failed: whether runs recorded as failed or diverged are to be done again.
+        cells: the part of the grid that is wanted; all of it if not given.
     """
     plan = Plan([], [], [], [])
-    for cell, metrics in grid.cells.items():
-        for seed in range(grid.spec.seeds):
-            run = Run(cell, seed, data[cell.dataset, cell.image_size].digest)
+    # A key costs a hash; a large grid of which little is done gets by without most of them.
+    seeds = range(grid.spec.seeds)
+    begun = {key.rpartition("_s")[0] for key in stored}
+    for cell in grid.cells if cells is None else cells:
+        metrics = grid.cells[cell]
+        digest = data[cell.dataset, cell.image_size].digest
+        if cell.slug not in begun:
+            plan.train.extend(Task(Run(cell, seed, digest), metrics) for seed in seeds)
+            continue
+        for seed in seeds:
+            run = Run(cell, seed, digest)
             known = stored.get(run.key)
-            if known is None or (known.record.status != "complete" and retry_failed):
+            if known is None:
                 plan.train.append(Task(run, metrics))
-            elif known.record.status != "complete":
-                plan.unsuccessful.append(known.record)
+            elif known.summary.status != "complete":
+                if retry_failed:
+                    plan.train.append(Task(run, metrics, number=known.retries + 1))
+                else:
+                    plan.unsuccessful.append(known)
             elif lacking := [name for name in metrics if name not in known.metrics]:
-                plan.rescore.append(Task(run, lacking, known))
+                plan.rescore.append(Task(run, lacking, known, known.scorings + 1))
             else:
                 plan.done.append(run)
     return plan
@@ -113,13 +134,13 @@ def make_evaluation_plan(
     plan = Plan([], [], [], [])
     cells = {cell.identity: cell for cell in grid.cells}
     for known in stored.values():
-        cell = cells.get(known.record.cell)
+        cell = cells.get(known.summary.cell)
         if cell is None:
             continue
-        run = Run(cell, known.record.seed, known.record.data_digest)
+        run = Run(cell, known.summary.seed, known.summary.data_digest)
         lacking = [m for m in metrics if m not in known.metrics or known.metrics[m].missing]
-        if known.record.status != "complete":
-            plan.unsuccessful.append(known.record)
+        if known.summary.status != "complete":
+            plan.unsuccessful.append(known)
         elif not lacking:
             plan.done.append(run)
         elif run.data_digest != data[cell.dataset, cell.image_size].digest:
@@ -128,7 +149,7 @@ def make_evaluation_plan(
                 "give the folder of that data with --data"
             )
         else:
-            plan.rescore.append(Task(run, lacking, known))
+            plan.rescore.append(Task(run, lacking, known, known.scorings + 1))
     return plan
 
 
@@ -155,16 +176,30 @@ def load_data(grid: Grid, root: Path) -> dict[tuple[str, int], ImageData]:
     return data
 
 
+def grid_runs(
+    grid: Grid,
+    data: Mapping[tuple[str, int], ImageData],
+    cells: Iterable[Cell] | None = None,
+) -> list[Run]:
+    """Every run of a grid or of some of its cells, the seeds of a cell together."""
+    return [
+        Run(cell, seed, data[cell.dataset, cell.image_size].digest)
+        for cell in (grid.cells if cells is None else cells)
+        for seed in range(grid.spec.seeds)
+    ]
+
+
 def check_models(plan: Plan, data: Mapping[tuple[str, int], ImageData]) -> None:
     """Build every cell's model once, so that a bad setting shows before hours of training.
 
     Raises:
-        RunError: if one cannot be built.
+        RunError: if one cannot be built, or not be trained in so many epochs.
     """
     with torch.random.fork_rng(devices=[]):
         for cell in dict.fromkeys(task.run.cell for task in plan.train):
             try:
-                build_model(cell, data[cell.dataset, cell.image_size].input_dim)
+                model = build_model(cell, data[cell.dataset, cell.image_size].input_dim)
+                _check_epochs(model, cell)
             except ValidationError as error:
                 faults = (
                     f"{'.'.join(map(str, f['loc']))}: {f['msg']}, got {f['input']!r}"
@@ -175,37 +210,94 @@ def check_models(plan: Plan, data: Mapping[tuple[str, int], ImageData]) -> None:
                 raise RunError(f"{cell.slug} cannot be built: {error}") from error
 
 
+def _check_epochs(model: BenchmarkModel, cell: Cell) -> None:
+    check_epochs = getattr(model, "check_epochs", None)
+    if check_epochs is not None:
+        try:
+            check_epochs(cell.training.epochs)
+        except ValueError as error:
+            raise RunError(f"{cell.slug} cannot be trained as asked: {error}") from error
+
+
 def run_plan(
     plan: Plan,
     store: Store,
     *,
     data_root: Path,
     device: str,
-    workers: int,
+    executor: Executor,
     reporter: Reporter,
     weights: Path | None = None,
+    time_limit: float | None = None,
+    context: Mapping[str, Any] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Do everything that a plan holds.
+    """Do everything that a plan holds, or see it done by others at the same folder.
+
+    Args:
+        plan: what is to be done.
+        store: where it is recorded.
+        data_root: the data folder.
+        device: where to compute.
+        executor: does the runs.
+        reporter: told of the progress.
+        weights: folder of pretrained weights for metrics, if any.
+        time_limit: seconds after which a run counts as hung.
+        context: what records say of the grid that they were made for.
+        stopping: asked whether to stop: nothing new is begun, and runs under way stop at the end
+            of their epoch.
 
     Returns:
         Whether every run of the plan is complete.
 
     Raises:
-        hgmvae_bench.executor.ExecutorError: if a worker cannot read its data or store its results.
+        hgmvae_bench.tasks.ExecutorError: if a task cannot be done as asked, or its results
+            cannot be stored.
+        PrecisionError: if the device lacks a run's number format.
     """
-    store.clean()
-    reporter.planned(plan)
-    complete = not plan.unsuccessful
     setup = Setup(
         results=store.root,
         data_root=data_root,
         device=device,
         weights=weights,
-        threads=max(1, available_cores() // workers),
+        threads=executor.threads,
+        extensions=extensions.in_use(),
+        owner=new_owner(),
+        time_limit=time_limit,
+        context=context or {},
     )
-    with closing(execute_all(plan.tasks, setup, workers=workers)) as events:
-        for event in events:
-            reporter.happened(event)
-            if isinstance(event, Finished) and isinstance(event.record, Record):
-                complete = complete and event.record.status == "complete"
-    return complete
+    executor.check(plan.tasks, device)
+    reporter.planned(plan)
+    complete = not plan.unsuccessful
+    if not plan.tasks:
+        return complete
+    tasks = {task.run.key: task for task in plan.tasks}
+    open_keys = set(tasks)
+    elsewhere: list[str] = []
+
+    def happened(event: Event) -> None:
+        reporter.happened(event)
+        if isinstance(event, Finished | DoneElsewhere):
+            open_keys.discard(event.run.key)
+        if isinstance(event, DoneElsewhere):
+            elsewhere.append(event.run.key)
+
+    with named(store.root / "claims"), Claims(setup.store.files, setup.owner) as claims:
+        setup.store.clean(claims.living())
+        work = Work(
+            tasks.values(), setup.store, claims, stopping, lambda run: happened(DoneElsewhere(run))
+        )
+        while work:
+            with closing(executor.execute(work, setup)) as events:
+                for event in events:
+                    happened(event)
+                    if isinstance(event, Finished | DoneElsewhere):
+                        work.finished(tasks[event.run.key])
+                    if isinstance(event, Finished) and isinstance(event.record, Record):
+                        complete = complete and event.record.status == "complete"
+            if work:  # What is left, others are at.
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+    if elsewhere:
+        recorded = store.runs()
+        complete = complete and all(recorded[k].summary.status == "complete" for k in elsewhere)
+    return complete and not open_keys

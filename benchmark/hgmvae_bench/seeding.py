@@ -7,6 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
 
 def digest(content: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the canonical JSON of ``content``: key order and spacing do not matter.
@@ -15,10 +19,7 @@ def digest(content: Mapping[str, Any]) -> str:
         ValueError: if a value is not finite.
         TypeError: if a value is not JSON.
     """
-    canonical = json.dumps(
-        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()
 
 
 def derive_seed(identity: str, purpose: str) -> int:

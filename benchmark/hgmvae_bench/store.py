@@ -7,45 +7,81 @@
       records/<run key>.json             one record a run, written once
       records/<run key>.retry-1.json     the run done again after it failed; the newest counts
       records/<run key>.scores-1.json    metrics added later
+      controls/<control key>.json        metrics of a control, and …scores-1.json as for runs
       artifacts/<run key>/               weights and codes of the trained model
+      logs/<run key>.log                 what the run wrote to its terminal
+      checkpoints/<run key>.safetensors  a training that is under way (`hgmvae_bench.checkpoints`)
+      claims/                            who does which run (`hgmvae_bench.sharing`)
+      cache/                             what can be made again: an index, trained classifiers
+      damaged/                           what ``--repair`` moved aside
 
-A record is the last thing that a run writes, whole or not at all: a temporary file, fsync, rename.
-Whatever is killed at whatever moment, a folder holds only whole records, and what has no record is
-done again.
+A record is the last thing that a run writes, whole or not at all: a temporary file, fsync, and a
+name that nobody else has. Whatever is killed at whatever moment, a folder holds only whole records,
+and what has no record is done again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_json
 
+from hgmvae_bench import index
+from hgmvae_bench.collector import paused_collector
 from hgmvae_bench.errors import UserError
+from hgmvae_bench.files import LocalFiles
+from hgmvae_bench.files import write_atomically as write_atomically
 from hgmvae_bench.grid import Grid, load_grid
 from hgmvae_bench.plugins import UnknownNameError
-from hgmvae_bench.records import MetricValue, Record, ScoreRecord
+from hgmvae_bench.records import ControlRecord, MetricValue, Record, ScoreRecord, Status
+from hgmvae_bench.remote import Remote
 
-Content = TypeVar("Content", Record, ScoreRecord)
+Content = TypeVar("Content", Record, ScoreRecord, ControlRecord)
+Kind = Literal["retry", "scores"]
 
-_FILE_NAME = re.compile(r"(?P<key>.+?)(?:\.(?P<kind>retry|scores)-(?P<number>\d+))?\.json")
+RECORDS = "records"
+CONTROLS = "controls"
+DAMAGED = "damaged"
+
+_FILE_NAME = re.compile(r"(?P<key>.+?)(?:\.(?P<kind>retry|scores)-(?P<number>[1-9]\d*))?\.json")
 _HEAD = b'{"sha256": "%s", "content":\n'
 _HEAD_LENGTH = len(_HEAD) - 2 + 64
 _TAIL = b"\n}\n"
-_TEMPORARY = ".tmp-"
+_SHOWN = 10
 
 
 class StoreError(UserError, RuntimeError):
     """A results folder that cannot be used; the message names the file and says what to do."""
+
+
+class _FaultError(Exception):
+    """A file among the records that is none; ``damaged`` if moving it aside mends the folder."""
+
+    def __init__(self, reason: str, *, damaged: bool) -> None:
+        super().__init__(reason)
+        self.damaged = damaged
+
+
+class Summary(NamedTuple):
+    """The part of a record that lists and tables need; `hgmvae_bench.records.Record` explains."""
+
+    key: str
+    cell: str
+    seed: int
+    data_digest: str
+    status: Status
+    error: str | None
+    n_parameters: int
+    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -56,11 +92,83 @@ class StoredRun:
         record: the newest record of the run.
         sha256: of the record's content.
         metrics: the record's metrics and those added later.
+        retries: number that the newest record has in its name, 0 for the first.
+        scorings: the highest number of metrics added later, 0 if none were.
     """
 
     record: Record
     sha256: str
-    metrics: dict[str, MetricValue]
+    metrics: Mapping[str, MetricValue]
+    retries: int = 0
+    scorings: int = 0
+
+    @property
+    def summary(self) -> Summary:
+        """What can be said without reading the whole record."""
+        return Summary(*(getattr(self.record, name) for name in Summary._fields))
+
+
+class _IndexedRun(StoredRun):
+    """A run whose record is read from its file when something beyond the summary is asked for."""
+
+    def __init__(
+        self, files: LocalFiles, name: str, entry: index.Entry, retries: int, scorings: int
+    ) -> None:
+        vars(self).update(
+            sha256=entry.sha256, retries=retries, scorings=scorings, _files=files, _name=name
+        )
+        vars(self).update(_entry=entry, _scores=[])
+
+    def add_scores(self, entry: index.Entry) -> None:
+        """Take the metrics of one score record, if they belong to this record."""
+        vars(self)["_scores"].append(entry)
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = from_json(vars(self)["_entry"].summary)
+        return facts
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What can be said without reading the whole record."""
+        return Summary(*map(self._facts.__getitem__, Summary._fields))
+
+    @cached_property
+    def metrics(self) -> Mapping[str, MetricValue]:
+        """The record's metrics and those added later."""
+        metrics = self._facts["metrics"]
+        for entry in vars(self)["_scores"]:
+            score = from_json(entry.summary)
+            if score["record_sha256"] == self.sha256:
+                metrics |= score["metrics"]
+        return _Metrics(metrics)
+
+    @cached_property
+    def record(self) -> Record:
+        """The newest record of the run, read from its file."""
+        files, name = vars(self)["_files"], vars(self)["_name"]
+        with named(files.root / RECORDS / name):
+            _, body = _unsealed(files.read(f"{RECORDS}/{name}"))
+            return _validated(body, Record)
+
+
+class _Metrics(Mapping[str, MetricValue]):
+    """Metrics by name, each made when it is asked for: a plan only needs the names."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._raw = raw
+
+    def __getitem__(self, name: str) -> MetricValue:
+        return MetricValue.model_validate(self._raw[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._raw
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
 
 
 @dataclass(frozen=True)
@@ -69,60 +177,189 @@ class Store:
 
     Attributes:
         root: the folder; made when something is first written.
+        owner: who writes, where several processes share the folder (`hgmvae_bench.sharing`).
     """
 
     root: Path
+    owner: str = ""
 
     @cached_property
-    def _records(self) -> Path:
-        return self.root / "records"
+    def files(self) -> LocalFiles:
+        """The folder's files."""
+        return LocalFiles(self.root, self.owner)
 
     def runs(self) -> dict[str, StoredRun]:
         """Every recorded run by its key, with the metrics added later.
 
         Raises:
-            StoreError: if a file is damaged, edited, or of an unknown schema version.
+            StoreError: if files are damaged, edited, or of an unknown schema version, by name.
         """
-        newest: dict[str, tuple[int, Path]] = {}
-        scores: list[tuple[int, Path]] = []
-        for path in self._files():
-            match = _FILE_NAME.fullmatch(path.name)
-            if match is None:
-                raise StoreError(f"{path}: not a name that a record has; move it elsewhere")
-            number = int(match["number"] or 0)
-            if match["kind"] == "scores":
-                scores.append((number, path))
-            elif number >= newest.get(match["key"], (-1, path))[0]:
-                newest[match["key"]] = (number, path)
-        runs = {}
-        for key, (_, path) in newest.items():
-            record, sha256 = _read(path, Record)
-            runs[key] = StoredRun(record, sha256, dict(record.metrics))
-        for _, path in sorted(scores):
-            score, _ = _read(path, ScoreRecord)
-            run = runs.get(score.key)
-            if run is not None and run.sha256 == score.record_sha256:
-                run.metrics.update(score.metrics)
-        return runs
+        contents = self._read_all()
+        if contents.faults:
+            shown = [f"{self.root / RECORDS / n}: {f}" for n, f in contents.faults.items()]
+            more = f"\nand {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+            advice = ""
+            if any(fault.damaged for fault in contents.faults.values()):
+                advice = (
+                    f"\n--repair moves what is damaged to {self.root / DAMAGED}; "
+                    "those runs are then done again"
+                )
+            raise StoreError("\n".join(shown[:_SHOWN]) + more + advice)
+        return contents.runs
 
-    def add(self, record: Record) -> None:
-        """Write the record of a finished run; an earlier one of the same run is kept beside it.
+    def repair(self) -> list[Path]:
+        """Move damaged and edited records aside, so that their runs are done again.
+
+        Records of another version of the suite are left where they are.
+
+        Returns:
+            Where they lie now.
+        """
+        moved = []
+        faults = {f"{RECORDS}/{name}": fault for name, fault in self._read_all().faults.items()}
+        for name, _ in self.files.scan(CONTROLS):
+            try:
+                self._control(name)
+            except _FaultError as fault:
+                faults[f"{CONTROLS}/{name}"] = fault
+        for path in [path for path, fault in faults.items() if fault.damaged]:
+            target, number = f"{DAMAGED}/{path}", 0
+            while self.files.version(target) is not None:
+                number += 1
+                target = f"{DAMAGED}/{path}.{number}"
+            with named(self.root / target):
+                self.files.move(path, target)
+            moved.append(self.root / target)
+        return moved
+
+    @paused_collector()
+    def _read_all(self) -> _Contents:
+        known, entries, fresh = index.load(self.files), {}, 0
+        contents = _Contents()
+        scores: list[tuple[str, int, index.Entry]] = []
+        newest: dict[str, tuple[int, str]] = {}
+        for name, version in self.files.scan(RECORDS):
+            try:
+                entry = known.get(name)
+                if entry is None or entry.version != version:
+                    entry = self._entry(name, version)
+                    fresh += 1
+            except FileNotFoundError:  # moved aside since it was listed
+                continue
+            except _FaultError as fault:
+                contents.faults[name] = fault
+                continue
+            entries[name] = entry
+            key, kind, number = parse_name(name)
+            if kind == "scores":
+                scores.append((key, number, entry))
+            elif number >= newest.get(key, (-1, ""))[0]:
+                newest[key] = number, name
+        scorings: dict[str, int] = {}
+        for key, number, _ in scores:
+            scorings[key] = max(number, scorings.get(key, 0))
+        for key, (number, name) in newest.items():
+            contents.runs[key] = _IndexedRun(
+                self.files, name, entries[name], number, scorings.get(key, 0)
+            )
+        for key, _, entry in sorted(scores):
+            if key in contents.runs:
+                contents.runs[key].add_scores(entry)
+        if fresh >= index.WORTHWHILE:
+            index.save(self.files, entries)
+        return contents
+
+    def _entry(self, name: str, version: str) -> index.Entry:
+        """What an index holds of a file, read from the file."""
+        key, kind, _ = parse_name(name)
+        with named(self.root / RECORDS / name):
+            raw = self.files.read(f"{RECORDS}/{name}")
+        sha256, body = _unsealed(raw)
+        content = from_json(body)
+        fields = _SCORE_FIELDS if kind == "scores" else _RECORD_FIELDS
+        # The whole is validated when it is asked for; here only what is not of this layout.
+        if content.get("schema_version") != 1 or not fields <= content.keys():
+            _validated(body, ScoreRecord) if kind == "scores" else _validated(body, Record)
+        if content["key"] != key:
+            raise _FaultError(f"is the record of {content['key']}", damaged=True)
+        return index.Entry(version, sha256, to_json({field: content[field] for field in fields}))
+
+    def add(self, record: Record, number: int | None = None) -> bool:
+        """Write the record of a finished run; earlier ones of the same run are kept beside it.
+
+        Args:
+            record: what became of the run.
+            number: how many records of the run there are by what the caller knows; as many as
+                there are if not given.
+
+        Returns:
+            Whether it was written; False if another process has recorded the run since.
 
         Raises:
             StoreError: if it cannot be written; nothing is left half-written.
         """
-        self._write(record.key, "retry", record)
+        return self._write(f"{RECORDS}/{record.key}", "retry", record, number)
 
-    def add_scores(self, score: ScoreRecord) -> None:
-        """Write metrics that were computed for a recorded run later on.
+    def add_scores(self, score: ScoreRecord, number: int | None = None) -> bool:
+        """Write metrics that were computed for a recorded run later on; arguments as in `add`.
 
         Raises:
             StoreError: if they cannot be written; nothing is left half-written.
         """
-        self._write(score.key, "scores", score)
+        return self._write(f"{RECORDS}/{score.key}", "scores", score, number)
+
+    def controls(self) -> dict[str, ControlRecord]:
+        """Every recorded control by its key, with the metrics added later.
+
+        Raises:
+            StoreError: as `runs` does.
+        """
+        records: list[tuple[int, ControlRecord]] = []
+        for name, _ in self.files.scan(CONTROLS):
+            with named(self.root / CONTROLS / name):
+                records.append(self._control(name))
+        controls: dict[str, ControlRecord] = {}
+        for _, record in sorted(records, key=lambda item: item[0]):
+            known = controls.get(record.key)
+            metrics = {**known.metrics, **record.metrics} if known else record.metrics
+            controls[record.key] = record.model_copy(update={"metrics": metrics})
+        return controls
+
+    def _control(self, name: str) -> tuple[int, ControlRecord]:
+        """One control record, with the number in its name."""
+        _, _, number = parse_name(name)
+        _, body = _unsealed(self.files.read(f"{CONTROLS}/{name}"))
+        return number, _validated(body, ControlRecord)
+
+    def add_control(self, record: ControlRecord) -> None:
+        """Write metrics of a control; those written before are kept beside them.
+
+        Raises:
+            StoreError: if they cannot be written; nothing is left half-written.
+        """
+        if not self._write(f"{CONTROLS}/{record.key}", "retry", record, 0):
+            self._write(f"{CONTROLS}/{record.key}", "scores", record, None)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name among the records."""
+        return self.files.version(f"{RECORDS}/{name}") is not None
+
+    def log(self, key: str) -> Path:
+        """Where a run's output goes (it may not exist)."""
+        return self.root / "logs" / f"{key}.log"
 
     def artifacts(self, key: str) -> Path:
-        """Folder of the files that a run left (it may not exist)."""
+        """Folder of the files that a run left (it may not exist).
+
+        Raises:
+            RemoteError: if they lie elsewhere and cannot be had.
+        """
+        folder = self._artifacts(key)
+        if not folder.is_dir() and (elsewhere := Remote.of(self.root)) is not None:
+            elsewhere.fetch_artifacts(key)
+        return folder
+
+    def _artifacts(self, key: str) -> Path:
         return self.root / "artifacts" / key
 
     @contextmanager
@@ -132,10 +369,9 @@ class Store:
         Raises:
             StoreError: if it cannot be made or moved.
         """
-        target = self.artifacts(key)
-        with _named(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=target.parent))
+        target = self._artifacts(key)
+        with named(target):
+            temporary = self.files.temporary_folder("artifacts")
             try:
                 yield temporary
                 shutil.rmtree(target, ignore_errors=True)
@@ -153,9 +389,9 @@ class Store:
         Raises:
             StoreError: if it cannot be written.
         """
-        path = self.root / "grids" / f"{grid.spec.name}.yaml"
-        with _named(path):
-            write_atomically(path, grid.text.encode())
+        path = f"grids/{grid.spec.name}.yaml"
+        with named(self.root / path):
+            self.files.write(path, grid.text.encode())
 
     def grid(self, name: str | None = None) -> Grid:
         """A grid that was run into this folder; the only one if no name is given.
@@ -180,83 +416,79 @@ class Store:
             raise UnknownNameError("grid of the results", name, names)
         return load_grid(str(self.root / "grids" / f"{name}.yaml"))
 
-    def clean(self) -> None:
-        """Remove what killed runs left half-written."""
-        for folder in (self._records, self.root / "artifacts"):
-            for path in folder.glob(f"{_TEMPORARY}*"):
-                with suppress(OSError):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def clean(self, living: set[str] | None = None) -> None:
+        """Remove what killed processes left half-written; what ``living`` owners write stays."""
+        for folder in (RECORDS, CONTROLS, "artifacts", "grids", "cache", "checkpoints", "claims"):
+            self.files.remove_temporaries(folder, living or set())
 
-    def _files(self) -> Iterator[Path]:
-        if self._records.is_dir():
-            with os.scandir(self._records) as entries:
-                for entry in entries:
-                    if not entry.name.startswith("."):
-                        yield Path(entry.path)
-
-    def _write(self, key: str, kind: str, content: BaseModel) -> None:
+    def _write(self, path: str, kind: Kind, content: BaseModel, number: int | None) -> bool:
+        """Write the file of that number, or of the first that is free; False if it is there."""
         body = content.model_dump_json(indent=1).encode()
-        head = _HEAD % hashlib.sha256(body).hexdigest().encode()
-        path = self._records / f"{key}.json"
-        with _named(path):
-            number = 0
-            while path.exists() or (kind == "scores" and number == 0):
-                number += 1
-                path = self._records / f"{key}.{kind}-{number}.json"
-            write_atomically(path, head + body + _TAIL)
+        sealed = _HEAD % hashlib.sha256(body).hexdigest().encode() + body + _TAIL
+        free = 1 if kind == "scores" else 0
+        with named(self.root / f"{path}.json"):
+            if number is not None:
+                return self.files.create(record_name(path, kind, number), sealed)
+            while not self.files.create(record_name(path, kind, free), sealed):
+                free += 1
+        return True
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and durably: temporary file, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+@dataclass
+class _Contents:
+    """What lies among the records."""
+
+    runs: dict[str, Any] = field(default_factory=dict)
+    faults: dict[str, _FaultError] = field(default_factory=dict)
 
 
-def _read(path: Path, content_type: type[Content]) -> tuple[Content, str]:
-    """A file's content and its hash.
+_RECORD_FIELDS = {*Summary._fields, "metrics"}
+_SCORE_FIELDS = {"key", "record_sha256", "metrics"}
+
+
+def record_name(key: str, kind: Kind, number: int) -> str:
+    """Name of a run's record file: the first has no number, a retry and scores have one."""
+    return f"{key}.{kind}-{number}.json" if number else f"{key}.json"
+
+
+def parse_name(name: str) -> tuple[str, Kind, int]:
+    """Run key, kind and number of a record file; the inverse of `record_name`."""
+    match = _FILE_NAME.fullmatch(name)
+    if match is None:
+        raise _FaultError("not a name that a record has", damaged=True)
+    return match["key"], match["kind"] or "retry", int(match["number"] or 0)  # type: ignore[return-value]
+
+
+def _unsealed(raw: bytes) -> tuple[str, bytes]:
+    """Hash and content of a record file.
 
     The hash covers the bytes of the content as they stand in the file, so that it can be checked
     without parsing twice.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
     body = raw[_HEAD_LENGTH : -len(_TAIL)]
     sha256 = hashlib.sha256(body).hexdigest()
     if raw != _HEAD % sha256.encode() + body + _TAIL:
-        raise StoreError(
-            f"{path}: truncated or edited (its content does not match its hash); "
-            "move it elsewhere, and the run will be done again"
-        )
+        raise _FaultError("truncated or edited (its content does not match its hash)", damaged=True)
+    return sha256, body
+
+
+def _validated(body: bytes, content_type: type[Content]) -> Content:
     try:
-        return content_type.model_validate_json(body), sha256
+        return content_type.model_validate_json(body)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise StoreError(
-            f"{path}: not a record that this version reads: {where}: {fault['msg']}"
+        raise _FaultError(
+            f"not a record that this version reads: {where}: {fault['msg']}", damaged=False
         ) from error
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write into an error that names the file."""
+def named(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal, or a damaged file, into an error that names the file."""
     try:
         yield
+    except _FaultError as fault:
+        raise StoreError(f"{path}: {fault}") from fault
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
+from hgmvae_bench import formats
+from hgmvae_bench.collector import paused_collector
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.grid import Axis, Grid, TableSpec
 from hgmvae_bench.plugins import METRICS, Direction
+from hgmvae_bench.records import ControlRecord
+from hgmvae_bench.stats import ALPHA, bootstrap_interval, holm, paired_test
 from hgmvae_bench.store import StoredRun
 
-Format = Literal["text", "csv", "latex"]
-
 ARROWS = {"higher": "↑", "lower": "↓"}
-SUPERSCRIPTS = {1: "¹", 2: "²", 3: "³"}
-LATEX_STYLES = {1: r"\textbf{%s}", 2: r"\textbf{\textit{%s}}", 3: r"\textit{%s}"}
 HEADINGS: dict[Axis, str] = {
     "dataset": "Dataset",
     "metric": "Metric",
@@ -40,10 +42,19 @@ class Entry:
     Attributes:
         mean: over the seeds that have a value; None if none has.
         std: standard deviation over seeds (n - 1); None below two values.
+        low, high: 95 % bootstrap interval of the mean; None below two values.
         n: seeds with a value.
         planned: seeds that the grid asks for.
-        rank: 1 is the best mean among the models of a dataset, metric and latent dim.
+        rank: 1 is the best mean among the models of a dataset, metric and latent dim; None for a
+            control, which is no model.
+        p_value: of the paired t-test against the best, corrected after Holm for the models of
+            that dataset, metric and latent dim; None for the best itself, or where fewer than two
+            seeds are common to both.
+        tied: whether the seeds cannot tell it apart from the best; for the best, whether any
+            other is tied with it.
         note: why ``n`` is below ``planned``; empty if it is not.
+        control: whether ``model`` is the name of a control.
+        by_seed: the values behind the mean.
     """
 
     table: str
@@ -58,6 +69,19 @@ class Entry:
     planned: int
     rank: int | None
     note: str
+    control: bool = False
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    tied: bool = False
+    by_seed: Mapping[int, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def footnote(self) -> str:
+        """What the reader must know of it; empty if all is as planned."""
+        if not self.note or self.control:
+            return self.note
+        return f"n = {self.n} of {self.planned}: {self.note}"
 
 
 @dataclass(frozen=True)
@@ -76,44 +100,93 @@ class Table:
 
     @property
     def values(self) -> pd.DataFrame:
-        """A row for each entry, a column for each of its attributes."""
-        return pd.DataFrame([dataclasses.asdict(entry) for entry in self.entries])
+        """A row for each entry, a column for each of its attributes but the values by seed."""
+        names = [each.name for each in dataclasses.fields(Entry) if each.name != "by_seed"]
+        rows = [[getattr(entry, name) for name in names] for entry in self.entries]
+        numbers = ["mean", "std", "low", "high", "p_value"]
+        return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(numbers, float))
 
-    def layout(self, write: Callable[[Entry, int], str]) -> pd.DataFrame:
-        """The table as the paper prints it; ``write`` writes an entry with so many decimals."""
+    @property
+    def control_titles(self) -> set[str]:
+        """How the controls among the models are written."""
+        return {self.titles["model"][entry.model] for entry in self.entries if entry.control}
+
+    @property
+    def means(self) -> pd.DataFrame:
+        """The means at full precision, laid out as the paper prints the table."""
+        return self.layout(lambda entry: entry.mean)
+
+    def layout(self, write: Callable[[Entry], Any], empty: Any = None) -> pd.DataFrame:
+        """The table as the paper prints it.
+
+        Args:
+            write: what to put in an entry's place.
+            empty: what to put where there is no entry, as beside a control.
+        """
         frame = self.values
-        frame["entry"] = [write(entry, self.decimals(entry.metric)) for entry in self.entries]
+        frame["written"] = pd.Series([write(entry) for entry in self.entries], dtype=object)
         for axis, titles in self.titles.items():
             frame[axis] = pd.Categorical(
                 frame[axis].map(titles), categories=list(titles.values()), ordered=True
             )
         # pivot sorts by the categories' order, which is the order of the table's own lists.
         rows, columns = list(self.spec.rows), list(self.spec.columns)
-        laid_out = frame.pivot(index=rows, columns=columns, values="entry")
+        laid_out = frame.pivot(index=rows, columns=columns, values="written")
         laid_out.index.names = [HEADINGS[axis] for axis in rows]
         laid_out.columns.names = [HEADINGS[axis] for axis in columns]
-        return laid_out
+        return laid_out.map(lambda written: empty if pd.isna(written) else written)
 
     def decimals(self, metric: str) -> int:
         """Three decimals as in the paper; one where a metric goes into the hundreds."""
-        means = [abs(entry.mean) for entry in self.entries if entry.metric == metric and entry.mean]
+        means = [
+            abs(entry.mean)
+            for entry in self.entries
+            if entry.metric == metric and entry.mean and not entry.control
+        ]
         return 1 if max(means, default=0) >= 100 else 3
 
-    def footnotes(self) -> list[str]:
-        """What the reader must know of entries with fewer runs than planned."""
-        notes = defaultdict(list)
-        for entry in self.entries:
-            if entry.note:
-                notes[entry.note].append(
-                    f"{self.titles['model'][entry.model]} on "
-                    f"{self.titles['dataset'][entry.dataset]}, L = {entry.latent_dim}, "
-                    f"{METRICS[entry.metric].title}"
-                )
-        return [f"{_shorten(entries)}: {note}" for note, entries in notes.items()]
+    @cached_property
+    def footnotes(self) -> dict[str, str]:
+        """The letter of each footnote."""
+        return formats.letters(entry.footnote for entry in self.entries if entry.footnote)
+
+    @property
+    def sheet(self) -> formats.Sheet:
+        """The table ready to be written in any of the formats."""
+        return formats.Sheet(
+            name=f"table-{self.spec.name}",
+            title=self.spec.title,
+            number=f"Table {self.spec.name}.",
+            frame=self.layout(self._written, empty=formats.Entry("–")),
+            tidy=self.values,
+            legend=_legend(self.entries),
+            notes={mark: note for note, mark in self.footnotes.items()},
+            ranked=True,
+        )
+
+    def _written(self, entry: Entry) -> formats.Entry:
+        return formats.Entry(
+            text=_number(entry, self.decimals(entry.metric)),
+            rank=entry.rank,
+            tied=entry.tied,
+            note=self.footnotes.get(entry.footnote, ""),
+        )
 
 
-def build_table(grid: Grid, spec: TableSpec, runs: Iterable[StoredRun]) -> Table:
+@paused_collector()
+def build_table(
+    grid: Grid,
+    spec: TableSpec,
+    runs: Iterable[StoredRun],
+    controls: Iterable[ControlRecord] = (),
+) -> Table:
     """Aggregate recorded runs of a grid into a table.
+
+    Args:
+        grid: what the table is of.
+        spec: which part of it, and the layout.
+        runs: of the grid's cells; others are passed over.
+        controls: those that belong to the table's images stand beside its models, without a rank.
 
     Raises:
         TableError: if runs of one dataset saw different data, or values of one metric were
@@ -121,30 +194,111 @@ def build_table(grid: Grid, spec: TableSpec, runs: Iterable[StoredRun]) -> Table
     """
     by_cell: dict[str, list[StoredRun]] = defaultdict(list)
     for run in runs:
-        by_cell[run.record.cell].append(run)
+        by_cell[run.summary.cell].append(run)
+    of_other_settings = _strangers(grid, by_cell)
     entries: list[Entry] = []
     for dataset in spec.datasets:
         for metric in spec.metrics:
+            direction = METRICS[metric].direction
             used: list[StoredRun] = []
             for latent_dim in spec.latent_dims:
                 group = []
                 for model in spec.models:
-                    of_cell = by_cell[grid.cell(dataset, model, latent_dim).identity]
+                    cell = grid.cell(dataset, model, latent_dim)
+                    of_cell = by_cell[cell.identity]
                     used += of_cell
+                    others = of_other_settings[cell.slug]
                     group.append(
                         Entry(
                             table=spec.name,
                             dataset=dataset,
                             metric=metric,
-                            direction=METRICS[metric].direction,
+                            direction=direction,
                             model=model,
                             latent_dim=latent_dim,
-                            **_aggregate(of_cell, metric, grid.spec.seeds),
+                            **_aggregate(of_cell, metric, grid.spec.seeds, others),
                         )
                     )
                 entries += _ranked(group)
             _check_comparable(used, dataset, metric)
-    return Table(spec, entries, _titles(grid, spec))
+    control_entries, control_titles = _controls(grid, spec, by_cell, controls)
+    titles = _titles(grid, spec)
+    titles["model"] |= control_titles
+    return Table(spec.beside_models(list(control_titles)), entries + control_entries, titles)
+
+
+def _strangers(grid: Grid, by_cell: Mapping[str, list[StoredRun]]) -> Counter[str]:
+    """How many runs have other settings than the grid's cell of the same readable name."""
+    own = {cell.identity for cell in grid.cells}
+    return Counter(
+        run.summary.key.rpartition("_s")[0]
+        for identity, runs in by_cell.items()
+        if identity not in own
+        for run in runs
+    )
+
+
+def _controls(
+    grid: Grid,
+    spec: TableSpec,
+    by_cell: Mapping[str, list[StoredRun]],
+    controls: Iterable[ControlRecord],
+) -> tuple[list[Entry], dict[Any, str]]:
+    """The entries of the controls that have something to say in a table, and their titles."""
+    entries: list[Entry] = []
+    titles: dict[Any, str] = {}
+    in_order = sorted(controls, key=lambda record: (record.latent_dim is not None, record.control))
+    for dataset, latent_dim in itertools.product(spec.datasets, spec.latent_dims):
+        cells = [grid.cell(dataset, model, latent_dim) for model in spec.models]
+        runs = [run for cell in cells for run in by_cell[cell.identity]]
+        for control in in_order:
+            # A table without runs has no data that controls could belong to.
+            if not runs or not control.stands_beside(cells[0], runs[0].summary.data_digest):
+                continue
+            for metric in [name for name in spec.metrics if name in control.metrics]:
+                name = f"control:{control.control}"
+                titles[name] = f"{control.title} (control)"
+                mean, note = _of_control(control, metric, runs)
+                entries.append(
+                    Entry(
+                        table=spec.name,
+                        dataset=dataset,
+                        metric=metric,
+                        direction=METRICS[metric].direction,
+                        model=name,
+                        latent_dim=latent_dim,
+                        mean=mean,
+                        std=None,
+                        n=int(mean is not None),
+                        planned=1,
+                        rank=None,
+                        note=note,
+                        control=True,
+                    )
+                )
+    return entries, titles
+
+
+def _of_control(
+    control: ControlRecord, metric: str, runs: list[StoredRun]
+) -> tuple[float | None, str]:
+    """A control's value if it may stand beside the runs' values, and what is to be said of it."""
+    recorded = control.metrics[metric]
+    if recorded.value is None:
+        return None, recorded.missing or ""
+    if not control.comparable:
+        return None, f"{recorded.value:.3g}, of other images than the models': not comparable"
+    for run in runs:
+        other = run.metrics.get(metric)
+        if other is None or other.value is None or other.fingerprint == recorded.fingerprint:
+            continue
+        raise TableError(
+            f"{metric} on {control.dataset}: a control and a run with different fingerprints "
+            f"cannot stand in one table:\n  {control.key}: {recorded.fingerprint}\n"
+            f"  {run.summary.key}: {other.fingerprint}\n"
+            "delete the control's file, and `hgmvae-bench evaluate` scores it again"
+        )
+    return recorded.value, ""
 
 
 def _titles(grid: Grid, spec: TableSpec) -> dict[Axis, dict[Any, str]]:
@@ -158,146 +312,95 @@ def _titles(grid: Grid, spec: TableSpec) -> dict[Axis, dict[Any, str]]:
     }
 
 
-def _aggregate(runs: list[StoredRun], metric: str, planned: int) -> dict[str, Any]:
+def _aggregate(
+    runs: list[StoredRun], metric: str, planned: int, of_other_settings: int
+) -> dict[str, Any]:
     """Mean and spread over the seeds that have a value, and why others have none."""
-    values: list[float] = []
+    by_seed: dict[int, float] = {}
     lacking: Counter[str] = Counter()
     for run in runs:
         recorded = run.metrics.get(metric)
-        if run.record.status != "complete":
-            lacking[run.record.status] += 1
+        if run.summary.status != "complete":
+            lacking[run.summary.status] += 1
         elif recorded is None:
             lacking["not scored"] += 1
         elif recorded.value is None:
             lacking[recorded.missing or ""] += 1
         else:
-            values.append(recorded.value)
+            by_seed[run.summary.seed] = recorded.value
     if len(runs) < planned:
-        lacking["not run"] += planned - len(runs)
+        others = f" ({of_other_settings} there are of other settings)" if of_other_settings else ""
+        lacking[f"not run{others}"] += planned - len(runs)
+    values = list(by_seed.values())
+    low, high = bootstrap_interval(values) or (None, None)
     return {
         "mean": statistics.fmean(values) if values else None,
         "std": statistics.stdev(values) if len(values) > 1 else None,
+        "low": low,
+        "high": high,
         "n": len(values),
         "planned": max(planned, len(runs)),
         "rank": None,
         "note": "; ".join(f"{count} × {reason}" for reason, count in lacking.items()),
+        "by_seed": by_seed,
     }
 
 
 def _ranked(group: list[Entry]) -> list[Entry]:
-    """Give each entry its place among the models: 1 + the number of strictly better means."""
+    """Give each entry its place among the models, and say which cannot be told from the best.
+
+    The rank is 1 + the number of strictly better means.
+    """
     sign = 1 if group[0].direction == "higher" else -1
-    scores = [sign * entry.mean for entry in group if entry.mean is not None]
+    scores = {entry.model: sign * entry.mean for entry in group if entry.mean is not None}
+    if not scores:
+        return group
+    best = next(entry for entry in group if scores.get(entry.model) == max(scores.values()))
+    others = [entry for entry in group if entry.model in scores and entry is not best]
+    tests = holm([paired_test(best.by_seed, other.by_seed) for other in others])
+    p_values = {other.model: p_value for other, p_value in zip(others, tests, strict=True)}
+    tied = {model for model, p_value in p_values.items() if p_value is None or p_value >= ALPHA}
     return [
-        entry
-        if entry.mean is None
-        else dataclasses.replace(entry, rank=1 + sum(s > sign * entry.mean for s in scores))
+        dataclasses.replace(
+            entry,
+            rank=1 + sum(score > scores[entry.model] for score in scores.values()),
+            p_value=p_values.get(entry.model),
+            tied=entry.model in tied or (entry is best and bool(tied)),
+        )
+        if entry.model in scores
+        else entry
         for entry in group
     ]
 
 
 def _check_comparable(runs: list[StoredRun], dataset: str, metric: str) -> None:
     """Refuse to compare values of different data or of different fingerprints."""
-    first: dict[str, tuple[str, str]] = {}
+    first: dict[str, tuple[Any, str]] = {}
     for run in runs:
-        what = {"data": run.record.data_digest}
+        what: dict[str, Any] = {"data": run.summary.data_digest}
         recorded = run.metrics.get(metric)
         if recorded is not None and recorded.value is not None:
-            what["fingerprint"] = str(dict(sorted(recorded.fingerprint.items())))
+            what["fingerprint"] = recorded.fingerprint
         for kind, value in what.items():
-            other, key = first.setdefault(kind, (value, run.record.key))
+            other, key = first.setdefault(kind, (value, run.summary.key))
             if value != other:
                 raise TableError(
                     f"{metric} on {dataset}: runs of different {kind} cannot stand in one table:\n"
-                    f"  {key}: {other}\n  {run.record.key}: {value}\n"
+                    f"  {key}: {other}\n  {run.summary.key}: {value}\n"
                     "move one of them to another results folder"
                 )
 
 
-def write_text(entry: Entry, decimals: int) -> str:
-    """An entry for the terminal: mean ± standard deviation, the best three raised ¹ ² ³."""
-    if entry.mean is None or entry.rank is None:
-        return "–" + ("*" if entry.note else "")
-    mark = SUPERSCRIPTS.get(entry.rank, "")
-    return _number(entry.mean, entry.std, decimals) + mark + ("*" if entry.note else "")
+def _legend(entries: list[Entry]) -> str:
+    spread = "Mean ± standard deviation over seeds"
+    planned = sorted({entry.planned for entry in entries if not entry.control})
+    counts = " to ".join(dict.fromkeys(str(count) for count in (planned[0], planned[-1])))
+    tests = f"paired t-tests over seeds, Holm, {100 * ALPHA:.0f} %"
+    return f"{spread} (n = {counts} unless noted). Ranks within a dataset, metric and L ({tests})."
 
 
-def write_latex(entry: Entry, decimals: int) -> str:
-    """An entry for LaTeX: the best bold, the second bold italic, the third italic."""
-    if entry.mean is None or entry.rank is None:
-        return "--" + ("$^*$" if entry.note else "")
-    number = _number(entry.mean, entry.std, decimals).replace("±", r"$\pm$")
-    return LATEX_STYLES.get(entry.rank, "%s") % number + ("$^*$" if entry.note else "")
-
-
-def to_text(table: Table) -> str:
-    """The table in plain text, with its title and footnotes."""
-    laid_out = table.layout(write_text)
-    lines = [f"Table {table.spec.name}. {table.spec.title}", "", laid_out.to_string(), ""]
-    lines.append("mean ± standard deviation over seeds; ¹ best, ² second, ³ third")
-    lines += [f"* {note}" for note in table.footnotes()]
-    return "\n".join(lines) + "\n"
-
-
-def to_csv(table: Table) -> str:
-    """One line an entry, at full precision."""
-    return table.values.to_csv(index=False)
-
-
-def to_latex(table: Table) -> str:
-    r"""A ``table`` environment; the document needs the packages booktabs and multirow."""
-    laid_out = table.layout(write_latex)
-    laid_out = laid_out.rename_axis(index=_escape, columns=_escape)
-    for axis in ("index", "columns"):
-        laid_out = laid_out.rename(_escape, axis=axis)
-    notes = "; ".join(_escape(note) for note in table.footnotes())
-    caption = f"{_escape(table.spec.title)}. Mean $\\pm$ standard deviation over seeds; best in "
-    caption += r"\textbf{bold}, second in \textbf{\textit{bold italic}}, third in \textit{italic}."
-    latex: str = laid_out.style.to_latex(
-        hrules=True,
-        multicol_align="c",
-        position="ht",
-        position_float="centering",
-        label=f"tab:{table.spec.name}",
-        caption=caption + (f" $^*$ {notes}." if notes else ""),
-    )
-    return "% needs \\usepackage{booktabs,multirow}\n" + latex
-
-
-WRITERS: dict[Format, tuple[str, Callable[[Table], str]]] = {
-    "text": ("txt", to_text),
-    "csv": ("csv", to_csv),
-    "latex": ("tex", to_latex),
-}
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "β": r"$\beta$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "×": r"$\times$",
-    "–": "--",
-}
-
-
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def _number(mean: float, std: float | None, decimals: int) -> str:
-    spread = "" if std is None else f" ± {std:.{decimals}f}"
-    return f"{mean:.{decimals}f}{spread}"
-
-
-def _shorten(entries: list[str], shown: int = 3) -> str:
-    more = len(entries) - shown
-    return "; ".join(entries[:shown]) + (f"; and {more} more" if more > 0 else "")
+def _number(entry: Entry, decimals: int) -> str:
+    if entry.mean is None:
+        return "–"
+    spread = "" if entry.std is None else f" ± {entry.std:.{decimals}f}"
+    return f"{entry.mean:.{decimals}f}{spread}"

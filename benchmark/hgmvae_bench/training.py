@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hgmvae_bench.checkpoints import Checkpoint, End, TrainingState
 from hgmvae_bench.grid import TrainingSettings
-from hgmvae_bench.outputs import to_unit
+from hgmvae_bench.interruption import StopRequestedError
 from hgmvae_bench.plugins import BenchmarkModel
+from hgmvae_bench.precision import check_precision, tf32
+from hgmvae_bench.randomness import Randomness
+from hgmvae_bench.trainee import Trainee, below
 
-OnEpoch = Callable[[int, Mapping[str, float]], None]
+OnEpoch = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A freshly built model with what decides its training.
+
+    Attributes:
+        model: on the device where it is to be trained.
+        batch_seed: decides the order of the images.
+        randomness: what the model was built under, and draws its noise from.
+        checkpoint: where its training is kept from epoch to epoch, if anywhere.
+    """
+
+    model: BenchmarkModel
+    batch_seed: int
+    randomness: Randomness
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass
@@ -22,131 +45,112 @@ class TrainingResult:
 
     Attributes:
         history: for every loss term, its mean over the steps of each finished epoch.
-        divergence: where and how the loss ceased to be finite; None if it did not.
+        divergence: where the loss ceased to be finite; None if it did not.
+        resumed_after: the epoch after which an earlier training was taken up; 0 if none was.
+        cost: of a training that was found at its end; None of one that was done here.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
     divergence: str | None = None
-
-
-class _DivergenceError(ArithmeticError):
-    """A loss or a parameter that is not finite."""
+    resumed_after: int = 0
+    cost: Mapping[str, Any] | None = None
 
 
 def train(
-    model: BenchmarkModel,
+    seeded: Sequence[Seeded],
     images: Tensor,
     settings: TrainingSettings,
     *,
-    batch_seed: int,
     device: torch.device,
     on_epoch: OnEpoch | None = None,
-) -> TrainingResult:
-    """Train ``model`` in place with AdamW.
+) -> list[TrainingResult]:
+    """Train models in place with AdamW, each as if it were alone.
 
-    Noise inside the model comes from torch's global generator, which the caller seeds before the
-    model is built. Models are called as pythae's trainer calls them, with the epoch (from 1) and
-    the size of the dataset, so they behave alike under either.
+    Models are called as pythae's trainer calls them, with the epoch (from 1) and the size of the
+    dataset, so they behave alike under either. Several models take turns step by step: that pays
+    on a GPU, which one small network cannot fill.
 
     Args:
-        model: on ``device``.
-        images: uint8 (N, C, H, W), anywhere; batches are moved to ``device``.
+        seeded: the models.
+        images: uint8 (N, C, H, W), anywhere.
         settings: epochs, batch size and optimiser.
-        batch_seed: decides the order of the images.
         device: where to train.
-        on_epoch: called after every epoch with its number and the mean of every loss term.
+        on_epoch: called after every epoch of a model with the model's index, the epoch, and the
+            mean of every loss term.
 
     Returns:
-        The history, and the divergence if the loss became non-finite: training stops there.
+        A result for each model. One whose loss became non-finite has stopped there.
+
+    Raises:
+        PrecisionError: if the device lacks the settings' number format.
     """
-    result = TrainingResult()
-    objectives = _objectives(model)
-    optimizers = [
-        torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        for parameters in objectives.values()
-    ]
-    order = torch.Generator().manual_seed(batch_seed)
+    check_precision(settings.precision, device)
+    results = [TrainingResult() for _ in seeded]
+    training: dict[int, Trainee] = {}
+    for index, one in enumerate(seeded):
+        state = None if one.checkpoint is None else one.checkpoint.load()
+        if state is not None and state.end is not None:
+            one.model.load_state_dict(below("model.", state.tensors))
+            results[index] = TrainingResult(state.history, *state.end)
+            continue
+        images = images.to(device)
+        training[index] = Trainee(
+            one.model,
+            images,
+            settings,
+            batch_seed=one.batch_seed,
+            randomness=one.randomness,
+            device=device,
+        )
+        if state is not None:
+            training[index].restore(state.tensors)
+            results[index] = TrainingResult(state.history, resumed_after=state.epoch)
     for epoch in range(1, settings.epochs + 1):
-        model.train()
-        totals: dict[str, Tensor] = {}
-        steps = 0
+        active = {i: t for i, t in training.items() if results[i].resumed_after < epoch}
+        with tf32(enabled=settings.precision == "tf32"):
+            for _ in zip_longest(*(trainee.steps(epoch) for trainee in active.values())):
+                pass
+        means: dict[int, dict[str, float]] = {}
+        for index, trainee in list(active.items()):
+            means[index], fault = trainee.finish_epoch()
+            if fault is not None:
+                results[index].divergence = f"epoch {epoch}, step {fault}: the loss is not finite"
+                del training[index], active[index]
+                continue
+            for name, mean in means[index].items():
+                results[index].history.setdefault(name, []).append(mean)
+        if len(active) == 1:
+            next(iter(active.values())).update()
+        else:  # Models may fit something between epochs: one core each.
+            with ThreadPoolExecutor() as threads:
+                list(threads.map(Trainee.update_beside_others, active.values()))
+        for index, trainee in active.items():
+            checkpoint = seeded[index].checkpoint
+            if checkpoint is not None and checkpoint.due():
+                checkpoint.save(TrainingState(epoch, results[index].history, trainee.state()))
         try:
-            for batch in _batches(images, settings.batch_size, order):
-                terms = _step(
-                    model,
-                    to_unit(batch.to(device)),
-                    objectives,
-                    optimizers,
-                    epoch=epoch,
-                    dataset_size=len(images),
-                )
-                for name, value in terms.items():
-                    totals[name] = totals[name] + value if name in totals else value
-                steps += 1
-        except _DivergenceError as error:
-            result.divergence = f"epoch {epoch}, step {steps + 1}: {error}"
-            return result
-        model.update()
-        means = {name: float(total) / steps for name, total in totals.items()}
-        for name, mean in means.items():
-            result.history.setdefault(name, []).append(mean)
-        if on_epoch is not None:
-            on_epoch(epoch, means)
-    return result
-
-
-def _objectives(model: BenchmarkModel) -> dict[str, list[nn.Parameter]]:
-    """Parameters by the name of the loss that they follow; one loss unless the model says so."""
-    objectives = getattr(model, "objectives", None)
-    if objectives is None:
-        return {"loss": list(model.parameters())}
-    parameters: dict[str, list[nn.Parameter]] = objectives()
-    return parameters
-
-
-def _batches(images: Tensor, batch_size: int, order: torch.Generator) -> Iterator[Tensor]:
-    """One epoch of shuffled uint8 batches, all of one size (the remainder is left out)."""
-    batch_size = min(batch_size, len(images))
-    permutation = torch.randperm(len(images), generator=order)
-    for indices in permutation[: len(images) // batch_size * batch_size].split(batch_size):
-        yield images[indices]
-
-
-def _step(
-    model: BenchmarkModel,
-    batch: Tensor,
-    objectives: Mapping[str, list[nn.Parameter]],
-    optimizers: list[torch.optim.AdamW],
-    *,
-    epoch: int,
-    dataset_size: int,
-) -> dict[str, Tensor]:
-    """One optimiser step; returns every scalar of the model's output, detached."""
-    try:
-        output = model({"data": batch}, epoch=epoch, dataset_size=dataset_size)
-    except RuntimeError as error:
-        # Cross-entropy refuses the NaNs of a network that has already diverged.
-        if _reconstructs_finitely(model, batch):
+            for index in active:
+                if on_epoch is not None:
+                    on_epoch(index, epoch, means[index])
+        except StopRequestedError:
+            for index, trainee in active.items():
+                checkpoint = seeded[index].checkpoint
+                if checkpoint is not None:
+                    checkpoint.save(TrainingState(epoch, results[index].history, trainee.state()))
             raise
-        raise _DivergenceError("the reconstructions are not finite") from error
-    for name in objectives:
-        loss = float(output[name].detach())
-        if not math.isfinite(loss):
-            raise _DivergenceError(f"{name} is {loss}")
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    for i, (name, parameters) in enumerate(objectives.items(), start=1):
-        output[name].backward(inputs=parameters, retain_graph=i < len(objectives))
-    for optimizer in optimizers:
-        optimizer.step()
-    return {
-        name: value.detach()
-        for name, value in output.items()
-        if isinstance(value, Tensor) and value.ndim == 0
-    }
+    return results
 
 
-@torch.no_grad()
-def _reconstructs_finitely(model: BenchmarkModel, batch: Tensor) -> bool:
-    reconstruction = model.decoder(model.latent_code(batch))["reconstruction"]
-    return bool(reconstruction.isfinite().all())
+def keep(seeded: Seeded, result: TrainingResult, cost: Mapping[str, Any]) -> None:
+    """Leave a model whose training is over in its checkpoint, where `train` finds it done.
+
+    Args:
+        seeded: the model.
+        result: of its training.
+        cost: of its training.
+    """
+    if seeded.checkpoint is not None:
+        weights = {f"model.{name}": value for name, value in seeded.model.state_dict().items()}
+        epochs = max((len(means) for means in result.history.values()), default=0)
+        end = End(result.divergence, result.resumed_after, cost)
+        seeded.checkpoint.save(TrainingState(epochs, result.history, weights, end))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -153,7 +154,11 @@ def trained_classifier(
     folder = cache / "classifiers" / f"{dataset}-{data.digest[:16]}-{PROTOCOL}"
     try:
         if not folder.exists():
-            _train_into(folder, data, dataset, device)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # One process trains; the others wait and then find what it made.
+            with FileLock(folder.with_name(f".{folder.name}.lock")):
+                if not folder.exists():
+                    _train_into(folder, data, dataset, device)
         description = Description(**json.loads((folder / DESCRIPTION).read_text("utf-8")))
         content = (folder / WEIGHTS).read_bytes()
         damaged = hashlib.sha256(content).hexdigest() != description.weights_sha256
@@ -177,7 +182,6 @@ def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.devic
     classes, targets = data.train_labels.unique(return_inverse=True)
     if len(classes) < 2:
         raise MetricMissingError("the training images are all of one class")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     classifier = _train(data.train_images, targets, data.digest, device)
     accuracy = None
     if data.test_labels is not None:
@@ -202,12 +206,7 @@ def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.devic
         whole.mkdir()
         (whole / WEIGHTS).write_bytes(content)
         (whole / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2), "utf-8")
-        try:
-            whole.rename(folder)
-        except OSError:
-            # Another process was first: its classifier is the one that counts.
-            if not folder.exists():
-                raise
+        whole.rename(folder)
 
 
 def _train(images: Tensor, targets: Tensor, identity: str, device: torch.device) -> Classifier:

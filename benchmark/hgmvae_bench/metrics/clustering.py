@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -9,25 +10,49 @@ from typing import TYPE_CHECKING, Literal
 from hgmvae_bench.plugins import Direction, MetricMissingError, Need
 
 if TYPE_CHECKING:
+    import torch
+
     from hgmvae_bench.outputs import Codes, Labels, Outputs
 
 LabelSource = Literal["classes", "k-means"]
 
-DISTANCES_MIB = 64
+# Codes whose distances to all others are held at a time.
+CHUNK = 256
 
 
-def silhouette(codes: Codes, labels: Labels) -> float:
-    """Mean silhouette coefficient in [-1, 1]; distances in chunks, never a whole (N, N) matrix."""
-    import sklearn
-    from sklearn.metrics import silhouette_score
+def silhouette(codes: Codes, labels: Labels, device: torch.device) -> float:
+    """Mean silhouette coefficient in [-1, 1]; distances in chunks, never a whole (N, N) matrix.
 
-    # The default of 1 GiB would hold the whole matrix of 10,000 codes.
-    with sklearn.config_context(working_memory=DISTANCES_MIB):
-        return float(silhouette_score(codes, labels))
+    As scikit-learn's ``silhouette_score``, with each distance computed once only, and on a GPU if
+    ``device`` is one.
+    """
+    import torch
+    from torch.nn.functional import one_hot
+
+    points = torch.from_numpy(codes).to(device, torch.float64)
+    own = torch.from_numpy(labels).to(device).unique(return_inverse=True)[1].unsqueeze(1)
+    members = one_hot(own.squeeze(1)).double()
+    sizes = members.sum(dim=0)
+    # Each point's distances to the members of each cluster, added up.
+    total = torch.zeros_like(members)
+    for start in range(0, len(points), CHUNK):
+        stop = start + CHUNK
+        distances = torch.cdist(points[start:stop], points[start:])
+        total[start:stop] += distances @ members[start:]
+        total[stop:] += distances[:, CHUNK:].T @ members[start:stop]
+    # A point has one neighbour less in its own cluster; alone there, its coefficient is 0.
+    within = total.gather(1, own) / (sizes[own] - 1)
+    nearest = (total / sizes).scatter(1, own, math.inf).amin(dim=1, keepdim=True)
+    coefficients = (nearest - within) / torch.maximum(nearest, within)
+    coefficients[sizes[own] == 1] = 0
+    # Two clusters at one and the same point are as near as each other.
+    return float(coefficients.nan_to_num(0).mean())
 
 
-def calinski_harabasz(codes: Codes, labels: Labels) -> float:
+def calinski_harabasz(codes: Codes, labels: Labels, device: torch.device) -> float:
     """Between-cluster over within-cluster dispersion, each per degree of freedom; unbounded.
+
+    A matter of moments, so that it stays on the CPU, whatever ``device`` is.
 
     Raises:
         MetricMissingError: if every cluster is a single point: the index has no bound then, but
@@ -41,8 +66,10 @@ def calinski_harabasz(codes: Codes, labels: Labels) -> float:
     return float(calinski_harabasz_score(codes.astype(np.float64), labels))
 
 
-def davies_bouldin(codes: Codes, labels: Labels) -> float:
+def davies_bouldin(codes: Codes, labels: Labels, device: torch.device) -> float:
     """Mean over clusters of the worst (spread + spread) / centre distance; 0 is best.
+
+    A matter of moments, so that it stays on the CPU, whatever ``device`` is.
 
     Raises:
         MetricMissingError: if two clusters share their centre: the index has no bound then, but
@@ -89,7 +116,7 @@ class ClusterIndex:
     """An internal index of the test codes under a labelling.
 
     Attributes:
-        index: maps codes (N, L) and labels (N,) to the value.
+        index: maps codes (N, L), labels (N,) and the device that it may compute on to the value.
         labels: where the labelling comes from.
     """
 
@@ -97,7 +124,7 @@ class ClusterIndex:
     direction: Direction
     range: tuple[float, float]
     reference: str
-    index: Callable[[Codes, Labels], float]
+    index: Callable[[Codes, Labels, torch.device], float]
     labels: LabelSource
     needs: tuple[Need, ...] = ("codes", "labels")
     cost: Literal["cheap", "dear"] = "cheap"
@@ -120,7 +147,7 @@ class ClusterIndex:
             raise MetricMissingError(
                 f"the index needs from 2 clusters to fewer than there are images, not {n_labels}"
             )
-        return self.index(codes, labels)
+        return self.index(codes, labels, outputs.device)
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
         """Split, number of images, and the source and number of the labels."""
@@ -169,7 +196,7 @@ class ClusterAgreement:
 
 
 _INFINITY = float("inf")
-_SC = "Rousseeuw 1987; scikit-learn silhouette_score"
+_SC = "Rousseeuw 1987; as scikit-learn silhouette_score"
 _CH = "Caliński & Harabasz 1974; scikit-learn calinski_harabasz_score"
 _DB = "Davies & Bouldin 1979; scikit-learn davies_bouldin_score"
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hgmvae_bench.plugins import Direction, MetricMissingError, Need
+from hgmvae_bench.plugins import Direction, MetricMissingError, Need, WeightsFile
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from hgmvae_bench.data import ImageData
     from hgmvae_bench.metrics.features import ExtractorName, ImageSource
     from hgmvae_bench.outputs import Outputs
 
@@ -116,6 +119,12 @@ class Distribution:
         images: Need = "reconstructions" if self.source == "reconstructions" else "samples"
         return (images, "labels") if self.extractor == "classifier" else (images,)
 
+    def pretrained(self) -> Sequence[WeightsFile]:
+        """The weights of the extractor, unless it is trained here."""
+        from hgmvae_bench.metrics.features import INCEPTION_WEIGHTS
+
+        return [INCEPTION_WEIGHTS] if self.extractor == "inception" else []
+
     def compute(self, outputs: Outputs) -> float:
         """The distance on features.
 
@@ -131,6 +140,20 @@ class Distribution:
             )
         reference = features(outputs, self.extractor, "test images")
         return self.measure(features(outputs, self.extractor, self.source), reference)
+
+    def prepare(
+        self, data: ImageData, dataset: str, cache: Path, device: torch.device
+    ) -> list[Path]:
+        """The classifier's files; none for Inception, or if there can be no classifier."""
+        if self.extractor != "classifier":
+            return []
+        from hgmvae_bench.metrics.classifier import DESCRIPTION, trained_classifier
+
+        try:
+            weights, _ = trained_classifier(data, dataset, cache, device)
+        except MetricMissingError:  # as every run will find and record
+            return []
+        return [weights, weights.with_name(DESCRIPTION)]
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
         """Split, number of images, extractor, hash of its weights, and settings.

@@ -73,6 +73,11 @@ class Extractor:
         return torch.cat(features)
 
 
+INCEPTION_WEIGHTS = PretrainedWeights(
+    "Inception of torch-fidelity", URL_INCEPTION_V3, INCEPTION_SHA256
+)
+
+
 @lru_cache(maxsize=1)
 def inception(folder: Path | None, device: torch.device) -> Extractor:
     """torch-fidelity's Inception: the network and the weights of the FID's first authors.
@@ -80,10 +85,9 @@ def inception(folder: Path | None, device: torch.device) -> Extractor:
     Raises:
         MetricMissingError: if the weights cannot be had, or are not the published ones.
     """
-    weights = PretrainedWeights("Inception of torch-fidelity", URL_INCEPTION_V3, INCEPTION_SHA256)
     # torch-fidelity unpickles whatever it is given, so it gets bytes that were written here.
     clean = io.BytesIO()
-    torch.save(dict(weights.load(folder)), clean)
+    torch.save(dict(INCEPTION_WEIGHTS.load(folder)), clean)
     clean.seek(0)
     # It is built with random parameters first, which must not come from the global stream.
     with torch.random.fork_rng(devices=[]):

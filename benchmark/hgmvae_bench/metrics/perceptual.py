@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hgmvae_bench.plugins import Direction, MetricMissingError, Need
+from hgmvae_bench.plugins import Direction, MetricMissingError, Need, WeightsFile
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from hgmvae_bench.metrics.weights import PretrainedWeights
     from hgmvae_bench.outputs import Outputs
 
 BATCH_SIZE = 250
@@ -24,6 +25,12 @@ ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 ALEXNET_SHA256 = "7be5be79"
 # Of the file that comes with the lpips package, version 0.1 of the weights.
 LINEAR_SHA256 = "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"
+
+
+def _alexnet() -> PretrainedWeights:
+    from hgmvae_bench.metrics.weights import PretrainedWeights
+
+    return PretrainedWeights("AlexNet of torchvision", ALEXNET_URL, ALEXNET_SHA256)
 
 
 @lru_cache(maxsize=1)
@@ -39,9 +46,9 @@ def alexnet_lpips(folder: Path | None, device: torch.device) -> nn.Module:
     import lpips
     import torch
 
-    from hgmvae_bench.metrics.weights import PretrainedWeights, read_state
+    from hgmvae_bench.metrics.weights import read_state
 
-    trunk = PretrainedWeights("AlexNet of torchvision", ALEXNET_URL, ALEXNET_SHA256).load(folder)
+    trunk = _alexnet().load(folder)
     linear_file = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
     linear = linear_file.read_bytes()
     if hashlib.sha256(linear).hexdigest() != LINEAR_SHA256:
@@ -71,6 +78,10 @@ class Lpips:
     needs: tuple[Need, ...] = ("reconstructions",)
     reference: str = "Zhang et al. 2018; lpips 0.1, AlexNet"
     cost: Literal["cheap", "dear"] = "dear"
+
+    def pretrained(self) -> Sequence[WeightsFile]:
+        """AlexNet's; those of the distance itself come with the lpips package."""
+        return [_alexnet()]
 
     def compute(self, outputs: Outputs) -> float:
         """Mean over the test images; grey images are given to all three colours.

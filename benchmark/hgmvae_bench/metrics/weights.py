@@ -38,6 +38,11 @@ class PretrainedWeights:
         """The file's name, wherever it lies."""
         return self.url.rsplit("/", 1)[-1]
 
+    def find(self, folder: Path | None) -> Path | None:
+        """Where the file lies: in ``folder``, or in the cache of ``torch.hub``; else None."""
+        paths = [home / self.filename for home in (folder, _cache()) if home is not None]
+        return next((path for path in paths if path.is_file()), None)
+
     def load(self, folder: Path | None) -> Mapping[str, Tensor]:
         """The tensors by name, on the CPU.
 
@@ -47,10 +52,9 @@ class PretrainedWeights:
         Raises:
             MetricMissingError: if it cannot be had, or is not the published file.
         """
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
-        for home in (folder, cache):
-            if home is not None and (home / self.filename).is_file():
-                return self._read(home / self.filename)
+        if (path := self.find(folder)) is not None:
+            return self._read(path)
+        cache = _cache()
         if fault := _download(self.url, cache / self.filename):
             raise MetricMissingError(
                 f"{self.title}: {self.filename} is not here and cannot be downloaded ({fault}); "
@@ -71,6 +75,10 @@ class PretrainedWeights:
                 f"delete it, or replace it with the file from {self.url}"
             )
         return read_state(content, f"{self.title}: {path}")
+
+
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def read_state(content: bytes, source: str) -> Mapping[str, Tensor]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hgmvae_bench.cli.options import Plugins
+
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn, TaskID
 
@@ -31,7 +33,7 @@ DataFolder = Annotated[
 
 
 @app.command("fetch")
-def fetch_command(name: Name, data: DataFolder = None) -> None:
+def fetch_command(name: Name, data: DataFolder = None, plugins: Plugins = None) -> None:
     """Download a dataset, verify it and unpack it; what is there already is left alone.
 
     A download that was cut off goes on where it ended. Exit codes: 0 it is there, 1 it could not
@@ -48,7 +50,7 @@ def fetch_command(name: Name, data: DataFolder = None) -> None:
 
 
 @app.command("check")
-def check_command(name: Name, data: DataFolder = None) -> None:
+def check_command(name: Name, data: DataFolder = None, plugins: Plugins = None) -> None:
     """Say which files of a dataset are there, and whether they are whole.
 
     Exit codes: 0 all of it is whole, 1 something is absent or damaged, 2 bad usage.

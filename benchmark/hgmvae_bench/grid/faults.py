@@ -1,0 +1,87 @@
+"""Faults of a grid: names that no plug-in answers to, settings that a model does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hgmvae_bench.data.catalogue import resolve_dataset
+from hgmvae_bench.errors import UserError
+from hgmvae_bench.grid.spec import GridSpec
+from hgmvae_bench.plugins import METRICS, PluginError, Setting, UnknownNameError, resolve_model
+
+Location = tuple[str | int, ...]
+"""Keys and places from the top of a grid file to a value in it."""
+
+Fault = tuple[Location, str]
+"""Where something is wrong, and what."""
+
+
+class GridError(UserError, ValueError):
+    """A grid file that cannot be used; one line per fault: file, line, key, what was expected."""
+
+
+def unknown_names(spec: GridSpec) -> Iterator[Fault]:
+    """Names that no plug-in answers to, and settings that a model does not have."""
+    for key, dataset in spec.datasets.items():
+        yield from name_faults(resolve_dataset, dataset.dataset or key, ("datasets", key))
+    for key, variant in spec.models.items():
+        name = variant.model or key
+        faults = list(name_faults(resolve_model, name, ("models", key)))
+        yield from faults
+        if not faults:
+            defaults = resolve_model(name).settings
+            for setting, value in variant.settings.items():
+                location = ("models", key, "settings", setting)
+                if setting not in defaults:
+                    yield (
+                        location,
+                        str(UnknownNameError(f"setting of {name}", setting, list(defaults))),
+                    )
+                elif not _same_kind(value, defaults[setting]):
+                    yield (
+                        location,
+                        (f"expected a value like the default {defaults[setting]!r}, got {value!r}"),
+                    )
+    for i, metric in enumerate(spec.metrics):
+        yield from _lookup(METRICS, metric, ("metrics", i))
+    names = [table.name for table in spec.tables]
+    for t, table in enumerate(spec.tables):
+        if table.name in names[:t]:
+            yield ("tables", t, "name"), f"a second table is called '{table.name}'"
+        for i, name in enumerate(table.datasets):
+            if name not in spec.datasets:
+                yield from name_faults(resolve_dataset, name, ("tables", t, "datasets", i))
+        for i, name in enumerate(table.models):
+            if name not in spec.models:
+                yield from name_faults(resolve_model, name, ("tables", t, "models", i))
+        for i, name in enumerate(table.metrics):
+            yield from _lookup(METRICS, name, ("tables", t, "metrics", i))
+
+
+def _lookup(registry: Any, name: str, location: Location) -> Iterator[Fault]:
+    try:
+        registry.entry(name)
+    except UnknownNameError as error:
+        yield location, str(error)
+
+
+def name_faults(
+    resolve: Callable[[str], object], name: str, location: Location = ()
+) -> Iterator[Fault]:
+    """What ``resolve`` has against a name; nothing if it finds what the name means."""
+    try:
+        resolve(name)
+    except (LookupError, PluginError, ValueError) as error:
+        yield location, str(error)
+
+
+def _same_kind(value: Setting, default: Setting) -> bool:
+    """Whether a setting's value is of its default's type (an int serves as a float)."""
+    if default is None or value is None:
+        return True
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(default))

@@ -1,0 +1,129 @@
+"""Grid files: reading them, and saying where in the file a fault lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from hgmvae_bench.grid.cells import Grid
+from hgmvae_bench.grid.faults import Fault, GridError, Location, unknown_names
+from hgmvae_bench.grid.spec import GridSpec
+from hgmvae_bench.plugins import UnknownNameError
+
+
+def grid_names() -> list[str]:
+    """Names of the grids that come with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files("hgmvae_bench").joinpath("grids").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_grid(name_or_path: str) -> Grid:
+    """Read a grid by the name of one that comes with the package, or from a YAML file.
+
+    Raises:
+        UnknownNameError: if there is no such grid.
+        GridError: if the file cannot be read or does not describe a grid.
+    """
+    if Path(name_or_path).suffix in {".yaml", ".yml"}:
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise GridError(f"cannot read grid file {name_or_path}: {error}") from error
+        return parse_grid(text, name_or_path)
+    if name_or_path not in grid_names():
+        raise UnknownNameError("grid", name_or_path, [*grid_names(), "PATH.yaml"])
+    file = resources.files("hgmvae_bench").joinpath("grids") / f"{name_or_path}.yaml"
+    return parse_grid(file.read_text(encoding="utf-8"), f"{name_or_path}.yaml")
+
+
+def parse_grid(text: str, filename: str) -> Grid:
+    """Validate the text of a grid file; ``filename`` is for messages.
+
+    Raises:
+        GridError: with a line per fault: file, line, key and what was expected.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        # Before the content is made: that writes merged keys (<<) into the mappings.
+        faults = list(_duplicate_keys(node))
+        content = None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise GridError(f"{filename}{line}: not valid YAML: {problem}") from error
+
+    spec: GridSpec | None = None
+    try:
+        spec = GridSpec.model_validate(content)
+    except ValidationError as error:
+        faults += [(fault["loc"], _explain(fault)) for fault in error.errors()]
+    if spec is not None:
+        faults += unknown_names(spec)
+    if spec is None or faults:
+        raise GridError(
+            "\n".join(
+                f"{filename}:{_line(node, location)}: {_dotted(location)}{message}"
+                for location, message in faults
+            )
+        )
+    return Grid(spec, spec)
+
+
+def _explain(fault: Any) -> str:
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return "this key is required"
+    if fault["type"] == "extra_forbidden":
+        return "unknown key"
+    return f"{message[0].lower()}{message[1:]}, got {fault['input']!r}"
+
+
+def _duplicate_keys(node: yaml.Node | None) -> Iterator[Fault]:
+    """Keys that a mapping has twice: YAML forbids them, PyYAML silently keeps the last."""
+    stack: list[tuple[Location, yaml.Node | None]] = [((), node)]
+    while stack:
+        location, current = stack.pop()
+        if isinstance(current, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in current.value:
+                if key.value in seen:
+                    yield (*location, key.value), "this key stands twice"
+                seen.add(key.value)
+                stack.append(((*location, key.value), value))
+        elif isinstance(current, yaml.SequenceNode):
+            stack.extend(((*location, i), item) for i, item in enumerate(current.value))
+
+
+def _line(node: yaml.Node | None, location: Location) -> int:
+    """Line (from 1) of the innermost part of ``location`` that stands in the file."""
+    line = 1
+    for part in location:
+        child = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, child = key.start_mark.line + 1, value
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            child = node.value[part] if part < len(node.value) else None
+            line = child.start_mark.line + 1 if child is not None else line
+        if child is None:
+            break
+        node = child
+    return line
+
+
+def _dotted(location: Location) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return f"{path}: " if path else ""

@@ -1,0 +1,121 @@
+"""What the stages of a run cost: time, memory, and energy where the machine tells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+@dataclass
+class Meter:
+    """Measures stages, one after another.
+
+    What cannot be measured here is None. Energy is that of the whole processor packages and of the
+    whole GPU, whatever else runs on them: with runs side by side it is no run's own.
+
+    Attributes:
+        device: where the run computes.
+        stages: by name: ``seconds``; ``peak_bytes`` of the process's memory and ``peak_gpu_bytes``
+            of what torch took of the GPU's; ``cpu_joules`` and ``gpu_joules``; of seeds trained
+            together, as `share` says.
+    """
+
+    device: torch.device
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time of each stage."""
+        return {name: stage["seconds"] for name, stage in self.stages.items()}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Measure what is done within the block."""
+        on_gpu = self.device.type == "cuda"
+        peaks_are_of_the_stage = _reset_peak()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        joules = _cpu_joules(), _gpu_joules(self.device)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] = {
+                "seconds": time.perf_counter() - start,
+                "peak_bytes": _peak_bytes() if peaks_are_of_the_stage else None,
+                "peak_gpu_bytes": torch.cuda.max_memory_reserved(self.device) if on_gpu else None,
+                "cpu_joules": _difference(_cpu_joules(), joules[0]),
+                "gpu_joules": _difference(_gpu_joules(self.device), joules[1]),
+            }
+
+
+def share(stage: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """One run's share of a stage that ``n`` runs went through together.
+
+    Time and energy are divided among them; peaks stay those of all, and ``together`` says of how
+    many.
+    """
+    divided = {
+        name: stage[name] and stage[name] / n for name in ("seconds", "cpu_joules", "gpu_joules")
+    }
+    return {**stage, **divided, "together": n}
+
+
+def _reset_peak() -> bool:
+    """Let the kernel count this process's peak memory anew; False where it cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _peak_bytes() -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _cpu_joules(root: Path = POWERCAP) -> float | None:
+    """Running total of all processor packages (RAPL); often only root may read it."""
+    try:
+        counters = [
+            int((zone / "energy_uj").read_text(encoding="ascii"))
+            for zone in root.glob("intel-rapl:*")
+            if zone.name.count(":") == 1  # packages; their parts have a second number
+        ]
+    except (OSError, ValueError):
+        return None
+    return sum(counters) / 1e6 if counters else None
+
+
+def _gpu_joules(device: torch.device) -> float | None:
+    """Running total of the GPU (NVML), if the package nvidia-ml-py is there."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+    except Exception:  # whatever NVML's bindings raise: it does not tell
+        return None
+
+
+def _difference(after: float | None, before: float | None) -> float | None:
+    """Joules between two readings; None where there are none, or the counter began anew."""
+    if after is None or before is None or after < before:
+        return None
+    return after - before

@@ -1,0 +1,137 @@
+"""Results folders of several machines into one.
+
+Runs that the target lacks are copied with all their files, byte for byte. Of a run that both have,
+one record counts: a complete one before one that is not, then the one that finished first, then the
+one with the smaller hash. The rule looks at nothing but the two records, so that the order in which
+folders are merged does not change what counts. Nothing is taken away: a record of the target that
+no longer counts stays beside the one that does.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hgmvae_bench.errors import UserError
+from hgmvae_bench.store import Store, StoredRun, named, parse_name, record_name
+
+
+class MergeError(UserError, RuntimeError):
+    """Folders that cannot be merged; the message says why."""
+
+
+@dataclass
+class Merged:
+    """What became of the records of one source.
+
+    Attributes:
+        copied: keys of runs that the target lacked.
+        identical: keys of runs whose record is the same in both.
+        taken: keys of runs that differ and whose record of the source counts now.
+        kept: keys of runs that differ and whose record of the target counts.
+        grids: names of grids that differ; the target's stay.
+    """
+
+    copied: list[str] = field(default_factory=list)
+    identical: list[str] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    grids: list[str] = field(default_factory=list)
+
+
+def merge(source: Path, target: Path) -> Merged:
+    """Bring everything that ``source`` knows into ``target``; ``source`` stays as it is.
+
+    It can be broken off and called again: a run's record is copied after its other files.
+
+    Raises:
+        MergeError: if there is no such source, or it is the target.
+        hgmvae_bench.store.StoreError: if records are damaged, or the target cannot be written.
+    """
+    if not (source / "records").is_dir():
+        raise MergeError(f"{source} is not a results folder: it has no folder records")
+    if source.resolve() == target.resolve():
+        raise MergeError(f"{source} cannot be merged into itself")
+    ours, theirs = Store(target), Store(source)
+    known = ours.runs()
+    files = _files_by_key(theirs)
+    merged = Merged()
+    for key, run in theirs.runs().items():
+        mine = known.get(key)
+        if mine is None:
+            _copy_extras(theirs, ours, key)
+            for name in files[key]:
+                _copy_record(theirs, ours, name, name)
+            merged.copied.append(key)
+            continue
+        if mine.sha256 == run.sha256:
+            merged.identical.append(key)
+        elif _precedence(run) < _precedence(mine):
+            _copy_extras(theirs, ours, key)
+            newest = record_name(key, "retry", run.retries)
+            _copy_record(theirs, ours, newest, record_name(key, "retry", mine.retries + 1))
+            merged.taken.append(key)
+        else:
+            merged.kept.append(key)
+            continue
+        _copy_scores(theirs, ours, files[key], run, mine)
+    for path in sorted((source / "grids").glob("*.yaml")):
+        if not _copy_file(path, target / "grids" / path.name):
+            merged.grids.append(path.stem)
+    for path in [*(source / "controls").glob("*.json"), *(source / "cache").glob("**/*")]:
+        if path.is_file() and path.suffix != ".index" and not path.name.startswith("."):
+            _copy_file(path, target / path.relative_to(source))
+    return merged
+
+
+def _precedence(run: StoredRun) -> tuple[bool, float, str]:
+    """The lesser counts."""
+    return run.summary.status != "complete", run.record.finished_at.timestamp(), run.sha256
+
+
+def _files_by_key(store: Store) -> dict[str, list[str]]:
+    """Names of every run's record files, first attempt and first scores first."""
+    files: dict[str, list[tuple[str, int, str]]] = {}
+    for name, _ in store.files.scan("records"):
+        key, kind, number = parse_name(name)
+        files.setdefault(key, []).append((kind, number, name))
+    return {key: [name for *_, name in sorted(names)] for key, names in files.items()}
+
+
+def _copy_record(source: Store, target: Store, name: str, new_name: str) -> None:
+    with named(target.root / "records" / new_name):
+        target.files.create(f"records/{new_name}", source.files.read(f"records/{name}"))
+
+
+def _copy_scores(
+    source: Store, target: Store, names: list[str], run: StoredRun, mine: StoredRun
+) -> None:
+    """Copy metrics that were added to a record later and that the target does not have."""
+    known = mine.metrics if mine.sha256 == run.sha256 else run.record.metrics
+    have = {name for name, value in known.items() if not value.missing}
+    if {name for name, value in run.metrics.items() if not value.missing} <= have:
+        return
+    number = mine.scorings
+    for name in names:
+        if parse_name(name)[1] == "scores":
+            number += 1
+            _copy_record(source, target, name, record_name(run.summary.key, "scores", number))
+
+
+def _copy_extras(source: Store, target: Store, key: str) -> None:
+    """Copy what a run left beside its record, in place of what is there."""
+    if source.artifacts(key).is_dir():
+        with target.writing_artifacts(key) as folder:
+            shutil.copytree(source.artifacts(key), folder, dirs_exist_ok=True)
+    if source.log(key).is_file():
+        target.log(key).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.log(key), target.log(key))
+
+
+def _copy_file(path: Path, target: Path) -> bool:
+    """Copy a file unless there is one; False if there is another."""
+    with named(target):
+        if Store(target.parent).files.create(target.name, path.read_bytes()):
+            return True
+        return target.read_bytes() == path.read_bytes()

@@ -1,0 +1,356 @@
+"""Speed of this machine: the suite's training beside pythae's trainer and beside the bare limit.
+
+Contenders take turns, so that a machine whose clock or load drifts treats them alike; what counts
+is the median. Each trains the same model on the same images in the same batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from hgmvae_bench.convolution import Downsampling, Upsampling
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.evaluation import score
+from hgmvae_bench.execution import build_model
+from hgmvae_bench.grid import Cell
+from hgmvae_bench.outputs import ModelCodec, Outputs, to_unit
+from hgmvae_bench.precision import check_precision, networks_in, tf32
+from hgmvae_bench.provenance import provenance
+from hgmvae_bench.randomness import Randomness
+from hgmvae_bench.trainee import Trainee
+
+PAST_ALL_STAGES = 10**6
+"""The epoch that models are told: every term of every objective is in force."""
+
+Epoch = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Images per second over several repeats.
+
+    Attributes:
+        model: registered name.
+        contender: who trained.
+        median, least, most: images/s.
+    """
+
+    model: str
+    contender: str
+    median: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured.
+
+    Attributes:
+        machine: versions and hardware.
+        settings: of the measurement.
+        training: a throughput for each model and contender.
+        scoring: seconds for each metric, on the dataset's own test images.
+        start_up: seconds of ``hgmvae-bench list models``, the median of five.
+    """
+
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    training: list[Throughput]
+    scoring: dict[str, float]
+    start_up: float
+
+    def ratio(self, model: str, contender: str, other: str) -> float:
+        """How many times as quick one contender is as another."""
+        of = {t.contender: t.median for t in self.training if t.model == model}
+        return of[contender] / of[other]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return asdict(self)
+
+
+def measure(
+    cells: Sequence[Cell],
+    data: ImageData,
+    metrics: Sequence[str],
+    *,
+    device: torch.device,
+    threads: int,
+    side_by_side: int,
+    steps: int,
+    repeats: int,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Measure training, scoring and start-up.
+
+    Args:
+        cells: what to train; all on one dataset and with the same training settings.
+        data: that dataset; its training images are repeated where they are too few.
+        metrics: what to score the first cell's model with.
+        device: where to train.
+        threads: CPU threads.
+        side_by_side: seeds that the suite trains at once.
+        steps: training steps of a repeat.
+        repeats: how often each contender has its turn.
+        on_progress: told what comes next.
+
+    Raises:
+        PrecisionError: if the device lacks the cells' number format.
+    """
+    training = cells[0].training
+    check_precision(training.precision, device)
+    torch.set_num_threads(threads)
+    images = _repeated(data.train_images, steps * training.batch_size)
+    throughputs = []
+    for cell in cells:
+        on_progress(f"training {cell.model}")
+        contenders = {
+            "suite": _suite(cell, images, device, side_by_side),
+            "bare loop": _bare_loop(cell, images, device),
+            "pythae": _pythae_trainer(cell, images, device),
+        }
+        # Work of one repeat, in images; one seed trains alone but under the suite.
+        work = {name: len(images) for name in contenders}
+        work["suite"] *= side_by_side
+        with tf32(enabled=training.precision == "tf32"):
+            seconds = _take_turns(contenders, repeats, device)
+        throughputs += [
+            Throughput(
+                cell.model,
+                name,
+                work[name] / statistics.median(times),
+                work[name] / max(times),
+                work[name] / min(times),
+            )
+            for name, times in seconds.items()
+        ]
+    on_progress("scoring")
+    scoring = _scoring(cells[0], data, metrics, device)
+    on_progress("start-up")
+    return Report(
+        machine=provenance(device),
+        settings={
+            "cells": [cell.settings for cell in cells],
+            "threads": threads,
+            "side_by_side": side_by_side,
+            "steps": steps,
+            "repeats": repeats,
+        },
+        training=throughputs,
+        scoring=scoring,
+        start_up=_start_up(),
+    )
+
+
+def to_text(report: Report) -> str:
+    """The figures as tables for a terminal."""
+    training = pd.DataFrame(
+        [
+            {
+                "model": one.model,
+                "trainer": one.contender,
+                "images/s": f"{one.median:,.0f}",
+                "least – most": f"{one.least:,.0f} – {one.most:,.0f}",
+                "× pythae": f"{report.ratio(one.model, one.contender, 'pythae'):.2f}",
+            }
+            for one in report.training
+        ]
+    )
+    scoring = pd.DataFrame(
+        [{"scoring": name, "seconds": f"{time:.2f}"} for name, time in report.scoring.items()]
+    )
+    machine, settings = report.machine, report.settings
+    head = (
+        f"{machine['gpu'] or machine['cpu']}, {settings['threads']} threads, "
+        f"{settings['side_by_side']} seeds at once under the suite; "
+        f"medians of {settings['repeats']} turns of {settings['steps']} steps"
+    )
+    tables = [training.to_string(index=False), scoring.to_string(index=False)]
+    end = f"`hgmvae-bench list models`: {report.start_up:.2f} s"
+    return "\n\n".join([head, *tables, end]) + "\n"
+
+
+def _shape(images: Tensor) -> tuple[int, int, int]:
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def _repeated(images: Tensor, n: int) -> Tensor:
+    times = -(-n // len(images))
+    return images.repeat(times, 1, 1, 1)[:n]
+
+
+def _take_turns(
+    contenders: dict[str, Epoch], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of every turn of every contender, after one turn that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats + 1):
+        for name, epoch in contenders.items():
+            _wait(device)
+            start = time.perf_counter()
+            epoch()
+            _wait(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _suite(cell: Cell, images: Tensor, device: torch.device, n_seeds: int) -> Epoch:
+    """Training as the suite does it."""
+    on_device = images.to(device)
+    trainees = []
+    for seed in range(n_seeds):
+        randomness = Randomness(seed, device)
+        with randomness():
+            model = build_model(cell, _shape(images))
+        trainees.append(
+            Trainee(
+                model.to(device),
+                on_device,
+                cell.training,
+                batch_seed=seed,
+                randomness=randomness,
+                device=device,
+            )
+        )
+
+    def epoch() -> None:
+        for _ in zip(*(trainee.steps(PAST_ALL_STAGES) for trainee in trainees), strict=True):
+            pass
+        for trainee in trainees:
+            trainee.finish_epoch()
+
+    return epoch
+
+
+def _bare_loop(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
+    """Forward, backward and step on batches that lie ready: what a loop cannot beat."""
+    torch.manual_seed(0)
+    model = build_model(cell, _shape(images)).to(device)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cell.training.learning_rate, fused=True)
+    batches = to_unit(images.to(device)).split(cell.training.batch_size)
+
+    def epoch() -> None:
+        with networks_in(cell.training.precision, model):
+            for batch in batches:
+                output = model({"data": batch}, epoch=PAST_ALL_STAGES, dataset_size=len(images))
+                optimizer.zero_grad()
+                output.loss.backward()
+                optimizer.step()
+
+    return epoch
+
+
+def _pythae_trainer(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
+    """Pythae's trainer on the same network of torch's own layers, as its users would write it."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    torch.manual_seed(0)
+    model = with_torch_layers(build_model(cell, _shape(images)))
+    dataset = BaseDataset(to_unit(images), torch.zeros(len(images)))
+    # Its module gives its logger a level and a handler of its own.
+    logging.getLogger(BaseTrainer.__module__).setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="hgmvae-bench-speed-") as folder:
+        config = BaseTrainerConfig(
+            output_dir=folder,
+            per_device_train_batch_size=cell.training.batch_size,
+            learning_rate=cell.training.learning_rate,
+            optimizer_cls="AdamW",
+            amp=cell.training.precision == "bf16" and device.type == "cuda",
+            no_cuda=device.type != "cuda",
+        )
+        trainer = BaseTrainer(model, dataset, training_config=config)
+        trainer.prepare_training()  # It makes a folder, and single steps write nothing there.
+
+    def epoch() -> None:
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            trainer.train_step(PAST_ALL_STAGES)
+
+    return epoch
+
+
+def with_torch_layers(model: Any) -> Any:
+    """The model with torch's own convolutions in place of the suite's, sharing their parameters."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            kind = _TORCH_LAYERS.get(type(layer))
+            if kind is not None:
+                replacement = kind(layer)
+                replacement.weight, replacement.bias = layer.weight, layer.bias
+                setattr(parent, name, replacement)
+    return model
+
+
+_TORCH_LAYERS: dict[type[nn.Module], Callable[[Any], Any]] = {
+    Downsampling: lambda layer: nn.Conv2d(
+        layer.in_channels, layer.out_channels, 3, stride=2, padding=1, bias=layer.bias is not None
+    ),
+    Upsampling: lambda layer: nn.ConvTranspose2d(
+        layer.in_channels,
+        layer.out_channels,
+        3,
+        stride=2,
+        padding=1,
+        output_padding=1,
+        bias=layer.bias is not None,
+    ),
+}
+
+
+def _scoring(
+    cell: Cell, data: ImageData, metrics: Sequence[str], device: torch.device
+) -> dict[str, float]:
+    """Seconds of encoding and decoding, and of each metric of an untrained model."""
+    torch.manual_seed(0)
+    model = build_model(cell, data.input_dim).to(device)
+    with tempfile.TemporaryDirectory() as cache:
+        outputs = Outputs(
+            codec=ModelCodec(model, device),
+            data=data,
+            dataset=cell.dataset,
+            identity="speed",
+            device=device,
+            cache=Path(cache),
+        )
+        start = time.perf_counter()
+        _ = outputs.test_codes, outputs.train_codes, outputs.reconstructions
+        seconds = {"encoding and decoding": time.perf_counter() - start}
+        for name, value in score(outputs, metrics).items():
+            if value.missing is None:
+                seconds[name] = value.seconds
+    return seconds
+
+
+def _start_up(repeats: int = 5) -> float:
+    """Seconds of ``hgmvae-bench list models`` in a process of its own."""
+    command = [sys.executable, "-m", "hgmvae_bench", "list", "models"]
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
