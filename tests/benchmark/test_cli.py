@@ -1,10 +1,15 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from typer.testing import CliRunner
+
+from hgmvae_bench.cli import app
 
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 
@@ -21,32 +26,33 @@ def cli(*arguments, cwd=None, timeout=120, **environment):
     )
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory, tiny_text):
-    """A folder with the tiny grid's file and the outcome of running it."""
-    folder = tmp_path_factory.mktemp("cli")
-    (folder / "tiny.yaml").write_text(tiny_text)
-    return folder, cli("run", "--grid", "tiny.yaml", "--results", "r", cwd=folder)
+def invoke(*arguments):
+    """The same in this process, where what tables need has been imported."""
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def tiny(tiny_run, tmp_path):
+    """A folder with the tiny grid's file and what running it left."""
+    return shutil.copytree(tiny_run, tmp_path / "tiny")
 
 
 def test_a_run_ends_with_the_tables_on_the_terminal_and_the_files_on_disk(tiny):
-    folder, outcome = tiny
-    assert outcome.returncode == 0, outcome.stderr
-    lines = outcome.stdout.splitlines()
+    stdout = (tiny / "stdout").read_text()
+    lines = stdout.splitlines()
     assert lines[0] == "4 runs: 4 to train, 0 to score, 0 done"
     assert sum(line.endswith("started") for line in lines) == 4
     assert sum("[4/4]" in line for line in lines) == 1
     assert "Table 1. Clustering" in lines
-    assert "\x1b" not in outcome.stdout
-    tables = {path.name for path in (folder / "r" / "tables" / "tiny").iterdir()}
-    assert tables == {"table-1.txt", "table-1.csv", "table-1.tex"}
-    assert len(list((folder / "r" / "records").iterdir())) == 4
+    assert "\x1b" not in stdout
+    tables = {path.name for path in (tiny / "r" / "tables" / "tiny").iterdir()}
+    assert tables == {f"table-1.{suffix}" for suffix in ("txt", "csv", "md", "tex")}
+    assert len(list((tiny / "r" / "records").iterdir())) == 4
 
 
 def test_the_second_run_trains_nothing_and_says_so_within_seconds(tiny):
-    folder, _ = tiny
     start = time.perf_counter()
-    outcome = cli("run", "--grid", "tiny.yaml", "--results", "r", cwd=folder)
+    outcome = cli("run", "--grid", "tiny.yaml", "--results", "r", cwd=tiny)
     # Under ten on an idle machine; tests run beside each other.
     assert time.perf_counter() - start < 30
     assert outcome.returncode == 0
@@ -54,14 +60,39 @@ def test_the_second_run_trains_nothing_and_says_so_within_seconds(tiny):
     assert "started" not in outcome.stdout
 
 
+def test_a_run_says_that_it_decodes_images_the_first_time_only(tiny_text, tmp_path):
+    from PIL import Image
+
+    for kind in ("cat", "dog"):
+        (tmp_path / "pets" / kind).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (40, 30), (20 * i, 0, 0)).save(tmp_path / "pets" / kind / f"{i}.png")
+    # Refused for its epochs, which comes after the images: nothing needs to be trained here.
+    text = tiny_text.replace("[digits]", "['folder:pets']").replace("[vae, wae-imq]", "[vade]")
+    (tmp_path / "g.yaml").write_text(text)
+    said = "decoding 20 images of pets once, into"
+    for is_first in (True, False):
+        outcome = cli("run", "--grid", "g.yaml", "--data", ".", cwd=tmp_path)
+        assert "pretrain" in outcome.stderr
+        assert (said in outcome.stderr) == is_first, outcome.stderr
+
+
 @pytest.mark.parametrize(
-    ("name", "start"), [("text", "Table 1."), ("csv", "table,"), ("latex", "%")]
+    ("name", "start"),
+    [("text", "Table 1."), ("csv", "table,"), ("markdown", "**Table 1."), ("latex", "%")],
 )
 def test_a_table_in_every_format(tiny, name, start):
-    folder, _ = tiny
-    outcome = cli("table", "1", "--results", "r", "--format", name, cwd=folder)
-    assert outcome.returncode == 0, outcome.stderr
+    outcome = invoke("table", "1", "--results", tiny / "r", "--format", name)
+    assert outcome.exit_code == 0, outcome.output
     assert outcome.stdout.startswith(start)
+
+
+def test_a_run_leaves_controls_that_a_table_shows_on_demand(tiny):
+    assert len(list((tiny / "r" / "controls").iterdir())) == 1  # neither SC nor k-means of noise
+    assert "PCA" not in (tiny / "stdout").read_text()
+    outcome = invoke("table", "1", "--controls", "--results", tiny / "r")
+    assert outcome.exit_code == 0, outcome.output
+    assert "PCA (control)" in outcome.stdout
 
 
 def test_a_failed_run_exits_with_1(tiny_text, tmp_path):
@@ -127,11 +158,29 @@ def test_list_knows_what_is_registered(kind, names):
 
 def test_lists_and_help_do_not_wait_for_torch():
     code = (
-        "import sys; from hgmvae_bench.cli import Kind, _listing\n"
-        "for kind in Kind: _listing(kind)\n"
+        "import sys; from hgmvae_bench.cli.showing import Kind, listing\n"
+        "for kind in Kind: listing(kind)\n"
         "print({'torch', 'pythae', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules))"
     )
     outcome = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert outcome.stdout == "set()\n"
+
+
+def test_export_writes_every_table_and_every_value(tiny):
+    outcome = invoke("export", "--results", tiny / "r", "--output", tiny / "e")
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.stdout.startswith(f"6 files in {tiny / 'e'}")
+    for suffix in ("csv", "md", "tex", "txt"):
+        name = f"table-1.{suffix}"
+        written, printed = (tiny / path / name for path in ("e", "r/tables/tiny"))
+        assert written.read_text() == printed.read_text()
+    values = pd.read_parquet(tiny / "e" / "values.parquet")
+    assert len(values) == 4 * 2
+
+
+def test_a_table_that_the_paper_lacks_cannot_be_compared_with_it(tiny):
+    outcome = cli("table", "1", "--results", "r", "--compare", "paper", cwd=tiny)
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith("error: the paper has no value of any cell of table 1")

@@ -109,6 +109,8 @@ def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_t
         ("seeds: 2", "sedes: 2", r"g.yaml:4: sedes: unknown key"),
         ("width: 2", "width: wide", r"g.yaml:5: network.width: .*integer.*got 'wide'"),
         ("name: tiny", "tilte: x", r"g.yaml:1: name: this key is required"),
+        ("name: tiny", "name: ../tiny", r"g.yaml:2: name: string should match.*got '../tiny'"),
+        ('name: "1"', "name: a/b", r"g.yaml:8: tables\[0\].name: string should match"),
         ("[vae, wae-imq]", "[vae, wae-img]", r"g.yaml:11: .*unknown model 'wae-img'.*wae-imq"),
         ("[digits]", "[digit]", r"g.yaml:10: .*unknown dataset 'digit'; did you mean digits"),
         ("[sc, accuracy]", "[sc, acuracy]", r"g.yaml:13: .*unknown metric 'acuracy'"),
@@ -166,3 +168,39 @@ def test_a_missing_grid_file_and_an_unknown_grid_are_named(tmp_path):
         load_grid(str(tmp_path / "none.yaml"))
     with pytest.raises(UnknownNameError, match=r"unknown grid 'smoek'; did you mean smoke"):
         load_grid("smoek")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pythae:RAE_L3", "unknown pythae model 'RAE_L3'; did you mean RAE_L2"),
+        ("pythae:VAEGAN", "pythae's VAEGAN cannot be run as 'pythae:VAEGAN': its training decides"),
+        ("pythea:RAE_L2", "unknown model 'pythea'; did you mean pythae?"),
+        ("vae:RAE_L2", "the model 'vae' takes no argument, got 'vae:RAE_L2'"),
+    ],
+)
+def test_a_model_with_an_argument_that_cannot_be_had_says_why(tiny_text, tiny_grid, name, message):
+    with pytest.raises(GridError, match=message):
+        tiny_grid.joined_by([name])
+    with pytest.raises(GridError, match=rf"g.yaml:11: tables\[0\].models\[0\]: {message}"):
+        parse_grid(tiny_text.replace("[vae, wae-imq]", f"['{name}', wae-imq]"), "g.yaml")
+
+
+def test_a_model_with_an_argument_joins_every_table(tiny_grid):
+    joined = tiny_grid.joined_by(["vae", "pythae:RAE_L2"])
+    assert [cell.model for cell in joined.cells] == ["vae", "wae-imq", "pythae:RAE_L2"]
+    (cell,) = joined.select(models=["pythae:RAE_L2"]).cells
+    # pythae's own defaults, and a key that is a file's name.
+    assert cell.model_settings == {"embedding_weight": 1e-4, "reg_weight": 1e-7}
+    assert cell.slug == "digits_pythae-RAE-L2_L2"
+    assert joined.model_title("pythae:RAE_L2") == "RAE_L2"
+    assert list(parse_grid(joined.text, "g.yaml").cells) == list(joined.cells)
+    assert list(tiny_grid.joined_by(["vae"]).cells) == list(tiny_grid.cells)
+
+
+def test_merged_keys_are_no_duplicates(tiny_text):
+    merged = tiny_text + (
+        "models:\n  one: &one { model: vae, title: One }\n  two: { <<: *one, title: Two }\n"
+    )
+    spec = parse_grid(merged, "g.yaml").spec
+    assert [(v.model, v.title) for v in spec.models.values()] == [("vae", "One"), ("vae", "Two")]

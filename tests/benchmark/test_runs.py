@@ -1,6 +1,5 @@
 """Whole runs through the driver and its worker processes."""
 
-import dataclasses
 import os
 import random
 import shutil
@@ -12,7 +11,8 @@ import pytest
 import yaml
 
 from hgmvae_bench.execution import build_model
-from hgmvae_bench.executor import EpochEnded, Finished, Started
+from hgmvae_bench.executor import available_cores
+from hgmvae_bench.executors import LocalExecutor
 from hgmvae_bench.grid import parse_grid
 from hgmvae_bench.records import Record
 from hgmvae_bench.runner import (
@@ -23,7 +23,8 @@ from hgmvae_bench.runner import (
     make_plan,
     run_plan,
 )
-from hgmvae_bench.store import Store
+from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.tasks import EpochEnded, Finished, Started
 
 
 class Recorder:
@@ -43,13 +44,24 @@ class Recorder:
         return sum(isinstance(event, kind) for event in self.events)
 
 
-def run(grid, root, recorder=None, *, workers=2, retry_failed=False):
+# One thread a worker either way: sums in another order would round differently. That there may be
+# more workers than one is for GPUs to find out.
+SIDE_BY_SIDE = LocalExecutor(available_cores())
+ONE_BY_ONE = LocalExecutor(1, available_cores())
+
+
+def run(grid, root, recorder=None, *, executor=ONE_BY_ONE, retry_failed=False):
     store, recorder = Store(root), recorder or Recorder()
     data = load_data(grid, root)
     plan = make_plan(grid, data, store.runs(), retry_failed=retry_failed)
     check_models(plan, data)
     complete = run_plan(
-        plan, store, data_root=root, device="cpu", workers=workers, reporter=recorder
+        plan,
+        store,
+        data_root=root,
+        device="cpu",
+        executor=executor,
+        reporter=recorder,
     )
     return complete, recorder
 
@@ -57,7 +69,7 @@ def run(grid, root, recorder=None, *, workers=2, retry_failed=False):
 def evaluate(grid, root, metrics):
     store, recorder = Store(root), Recorder()
     plan = make_evaluation_plan(grid, load_data(grid, root), store.runs(), metrics)
-    run_plan(plan, store, data_root=root, device="cpu", workers=2, reporter=recorder)
+    run_plan(plan, store, data_root=root, device="cpu", executor=ONE_BY_ONE, reporter=recorder)
     return recorder
 
 
@@ -72,17 +84,27 @@ def results(root):
     }
 
 
+@pytest.fixture
+def finished(tiny_run, tmp_path):
+    """A results folder of the tiny grid, whose runs were done side by side."""
+    return shutil.copytree(tiny_run / "r", tmp_path / "finished")
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_text):
-    """A results folder of the tiny grid."""
-    root = tmp_path_factory.mktemp("finished")
-    complete, recorder = run(parse_grid(tiny_text, "tiny.yaml"), root)
+def shuffled(tmp_path_factory, tiny_text):
+    """A results folder of the tiny grid, one run after the other, models and metrics in reverse."""
+    content = yaml.safe_load(tiny_text)
+    for table in content["tables"]:
+        table["models"].reverse()
+        table["metrics"].reverse()
+    root = tmp_path_factory.mktemp("shuffled")
+    complete, recorder = run(parse_grid(yaml.safe_dump(content), "tiny.yaml"), root)
     assert complete
     return root, recorder
 
 
-def test_every_run_is_told_of_and_recorded(finished, tiny_grid):
-    root, recorder = finished
+def test_every_run_is_told_of_and_recorded(shuffled):
+    root, recorder = shuffled
     assert recorder.plan.total == len(recorder.plan.train) == 4
     assert recorder.count(Started) == recorder.count(EpochEnded) == recorder.count(Finished) == 4
     stored = Store(root).runs()
@@ -100,87 +122,83 @@ def test_every_run_is_told_of_and_recorded(finished, tiny_grid):
 
 
 def test_seeds_differ(finished):
-    values = [metrics["sc"][0] for _, metrics in results(finished[0]).values()]
+    values = [metrics["sc"][0] for _, metrics in results(finished).values()]
     assert len(set(values)) == len(values)
 
 
 def test_again_trains_nothing(finished, tiny_grid):
-    root, _ = finished
-    before = results(root)
-    complete, recorder = run(tiny_grid, root)
+    before = results(finished)
+    complete, recorder = run(tiny_grid, finished)
     assert complete
     assert recorder.plan.tasks == []
     assert recorder.events == []
-    assert results(root) == before
+    assert results(finished) == before
 
 
-def test_order_and_parallelism_change_nothing(finished, tiny_text, tmp_path):
-    content = yaml.safe_load(tiny_text)
-    for table in content["tables"]:
-        table["models"].reverse()
-        table["metrics"].reverse()
-    # One thread a worker either way: sums in another order would round differently.
-    shuffled = parse_grid(yaml.safe_dump(content), "tiny.yaml")
-    complete, _ = run(shuffled, tmp_path, workers=os.cpu_count())
-    assert complete
-    assert results(tmp_path) == results(finished[0])
+def test_order_and_parallelism_change_nothing(finished, shuffled):
+    assert results(shuffled[0]) == results(finished)
 
 
-def test_runs_deleted_and_done_again_are_equal(finished, tiny_grid, tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(finished[0], root)
-    records = sorted((root / "records").iterdir())
+def test_runs_deleted_and_done_again_are_equal(finished, tiny_grid):
+    before = results(finished)
+    records = sorted((finished / "records").iterdir())
     for path in random.Random(0).sample(records, 2):
         path.unlink()
-    complete, recorder = run(tiny_grid, root)
+    complete, recorder = run(tiny_grid, finished)
     assert complete
     assert len(recorder.plan.train) == 2
-    assert results(root) == results(finished[0])
+    assert results(finished) == before
 
 
-def test_a_metric_added_later_is_computed_from_what_the_runs_left(finished, tiny_text, tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(finished[0], root)
-    more = parse_grid(tiny_text.replace("[sc, accuracy]", "[sc, accuracy, ssim]"), "tiny.yaml")
-    complete, recorder = run(more, root)
+@pytest.fixture(scope="module")
+def with_ssim(tiny_text):
+    """The tiny grid with a metric more."""
+    return parse_grid(tiny_text.replace("[sc, accuracy]", "[sc, accuracy, ssim]"), "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def extended(tiny_run, with_ssim, tmp_path_factory):
+    """The results of the tiny grid with a metric added later."""
+    root = shutil.copytree(tiny_run / "r", tmp_path_factory.mktemp("extended") / "r")
+    complete, recorder = run(with_ssim, root)
     assert complete
+    return results(root), recorder
+
+
+def test_a_metric_added_later_is_computed_from_what_the_runs_left(finished, extended):
+    added, recorder = extended
     assert recorder.plan.train == []
     assert recorder.count(EpochEnded) == 0
-    added = {key: dict(metrics) for key, (_, metrics) in results(root).items()}
-    assert all(metrics.pop("ssim")[0] is not None for metrics in added.values())
-    assert added == {key: metrics for key, (_, metrics) in results(finished[0]).items()}
+    values = {key: dict(metrics) for key, (_, metrics) in added.items()}
+    assert all(metrics.pop("ssim")[0] is not None for metrics in values.values())
+    assert values == {key: metrics for key, (_, metrics) in results(finished).items()}
 
 
-def test_a_metric_scored_at_once_equals_the_one_added_later(finished, tiny_text, tmp_path):
-    text = tiny_text.replace("[sc, accuracy]", "[sc, accuracy, ssim]")
-    more = parse_grid(text, "tiny.yaml").select(models=["vae"], seeds=1)
-    run(more, tmp_path / "at-once")
-    shutil.copytree(finished[0], tmp_path / "later")
-    run(more, tmp_path / "later")
-    (key,) = results(tmp_path / "at-once")
-    at_once, later = (results(tmp_path / name)[key] for name in ("at-once", "later"))
-    assert at_once == later
+def test_a_metric_scored_at_once_equals_the_one_added_later(extended, with_ssim, tmp_path):
+    run(with_ssim.select(models=["vae"], seeds=1), tmp_path)
+    ((key, at_once),) = results(tmp_path).items()
+    assert at_once == extended[0][key]
 
 
-def test_evaluate_fills_in_what_has_no_value_and_trains_nothing(finished, tiny_grid, tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(finished[0], root)
-    recorder = evaluate(tiny_grid, root, ["sc", "ssim", "nmi"])
+def test_evaluate_fills_in_what_has_no_value_and_trains_nothing(finished, tiny_grid):
+    recorder = evaluate(tiny_grid, finished, ["sc", "ssim", "nmi"])
     assert recorder.count(EpochEnded) == 0
     assert [task.metrics for task in recorder.plan.rescore] == [["ssim", "nmi"]] * 4
-    for _, metrics in results(root).values():
+    for _, metrics in results(finished).values():
         assert set(metrics) == {"sc", "accuracy", "ssim", "nmi"}
         assert metrics["ssim"][0] is not None
-    assert evaluate(tiny_grid, root, ["sc", "ssim", "nmi"]).plan.tasks == []
+    assert evaluate(tiny_grid, finished, ["sc", "ssim", "nmi"]).plan.tasks == []
 
 
 def test_evaluate_refuses_other_data_than_was_trained_on(finished, tiny_grid):
     stored = {
-        key: dataclasses.replace(run, record=run.record.model_copy(update={"data_digest": "other"}))
-        for key, run in Store(finished[0]).runs().items()
+        key: StoredRun(
+            run.record.model_copy(update={"data_digest": "other"}), run.sha256, run.metrics
+        )
+        for key, run in Store(finished).runs().items()
     }
     with pytest.raises(RunError, match="was trained on other digits data"):
-        make_evaluation_plan(tiny_grid, load_data(tiny_grid, finished[0]), stored, ["ssim"])
+        make_evaluation_plan(tiny_grid, load_data(tiny_grid, finished), stored, ["ssim"])
 
 
 def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(tiny_text, tmp_path):
@@ -198,7 +216,7 @@ def test_a_worker_that_is_killed_costs_only_its_run(tiny_grid, tmp_path):
             killed.append(event.run.key)
             threading.Timer(0.5, _kill_one_worker).start()
 
-    complete, recorder = run(tiny_grid, tmp_path, Recorder(kill_once))
+    complete, recorder = run(tiny_grid, tmp_path, Recorder(kill_once), executor=SIDE_BY_SIDE)
     assert not complete
     statuses = sorted(stored.record.status for stored in Store(tmp_path).runs().values())
     assert statuses == ["complete"] * 3 + ["failed"]
@@ -208,7 +226,7 @@ def test_a_worker_that_is_killed_costs_only_its_run(tiny_grid, tmp_path):
         if isinstance(event, Finished) and event.record.status == "failed"
     ]
     assert isinstance(failed, Record)
-    assert failed.error == "the worker process died: SIGKILL (out of memory?)"
+    assert failed.error.endswith("the worker process died: SIGKILL (out of memory?)")
 
     complete, again = run(tiny_grid, tmp_path)
     assert not complete
@@ -245,6 +263,30 @@ def test_a_bad_setting_is_named_before_anything_is_trained(tiny_text, tmp_path):
     text = tiny_text.replace("tables:", models + "tables:", 1)
     with pytest.raises(RunError, match=r"L2 cannot be built: n_components: Input .*, got -3$"):
         run(parse_grid(text, "tiny.yaml"), tmp_path)
+    assert not (tmp_path / "records").exists()
+
+
+def test_another_model_of_pythae_runs_and_is_scored_again(tiny_grid, tmp_path):
+    grid = tiny_grid.joined_by(["pythae:RAE_L2"]).select(models=["pythae:RAE_L2"], seeds=1)
+    complete, _ = run(grid, tmp_path)
+    assert complete
+    evaluate(grid, tmp_path, ["ssim"])
+    ((_, metrics),) = results(tmp_path).values()
+    assert set(metrics) == {"sc", "accuracy", "ssim"}
+    assert all(value is not None for value, *_ in metrics.values())
+
+
+def test_pythae_without_a_name_is_no_model(tiny_text, tmp_path):
+    grid = parse_grid(tiny_text.replace("[vae, wae-imq]", "[pythae]"), "tiny.yaml")
+    with pytest.raises(RunError, match="needs the name of a model, as in pythae:RAE_L2"):
+        run(grid, tmp_path)
+
+
+@pytest.mark.parametrize("model", ["vade", "hgmvae-u"])
+def test_a_training_that_ends_in_its_warm_up_is_refused(tiny_text, tmp_path, model):
+    grid = parse_grid(tiny_text.replace("[vae, wae-imq]", f"[{model}]"), "tiny.yaml")
+    with pytest.raises(RunError, match=f"digits_{model}_L2 cannot be trained as asked: .*epoch"):
+        run(grid, tmp_path)
     assert not (tmp_path / "records").exists()
 
 

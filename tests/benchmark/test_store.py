@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hgmvae_bench.files import write_atomically
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
 from hgmvae_bench.store import Store, StoreError
 
@@ -97,7 +98,8 @@ def test_a_record_of_an_unknown_schema_version_is_named(tmp_path):
 @pytest.mark.parametrize("path", sorted(OLD_RECORDS.glob("*.json")), ids=lambda p: p.stem)
 def test_records_of_every_old_schema_version_stay_readable(tmp_path, path):
     (tmp_path / "records").mkdir()
-    (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
+    key = json.loads(path.read_text())["content"]["key"]
+    (tmp_path / "records" / f"{key}.json").write_bytes(path.read_bytes())
     (run,) = Store(tmp_path).runs().values()
     assert run.record.status == "complete"
     assert run.metrics["sc"].value is not None
@@ -153,3 +155,71 @@ def test_kill_9_while_writing_loses_no_record_that_was_written(tmp_path, millise
     assert {f"run{i}" for i in written} <= set(runs)
     store.clean()
     assert not list((tmp_path / "records").glob(".*")) if written else True
+
+
+def test_repair_moves_what_is_damaged_aside_and_nothing_else(tmp_path):
+    store = Store(tmp_path)
+    for key in ("whole", "cut", "newer"):
+        store.add(record(key=key, **({"seed": 3} if key == "cut" else {})))
+    cut = tmp_path / "records" / "cut.json"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    (tmp_path / "records" / "notes.txt").write_text("mine")
+    assert sorted(path.name for path in store.repair()) == ["cut.json", "notes.txt"]
+    assert set(store.runs()) == {"whole", "newer"}
+    assert (tmp_path / "damaged" / "records" / "notes.txt").read_text() == "mine"
+    # Damaged again: the earlier one is not lost.
+    store.add(record(key="cut"))
+    cut.write_bytes(b"")
+    assert store.repair() == [tmp_path / "damaged" / "records" / "cut.json.1"]
+    assert (tmp_path / "damaged" / "records" / "cut.json").stat().st_size > 0
+
+
+def test_repair_leaves_records_of_another_version(tmp_path):
+    Store(tmp_path).add(record().model_copy(update={"schema_version": 99}))
+    assert Store(tmp_path).repair() == []
+    with pytest.raises(StoreError) as caught:
+        Store(tmp_path).runs()
+    assert "--repair" not in str(caught.value)
+
+
+def test_every_damaged_record_is_named_at_once(tmp_path):
+    for key in ("a", "b", "c"):
+        Store(tmp_path).add(record(key=key))
+        (tmp_path / "records" / f"{key}.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"(?s)(.json: truncated.*){3}--repair moves"):
+        Store(tmp_path).runs()
+
+
+def test_a_renamed_record_does_not_count_for_another_run(tmp_path):
+    Store(tmp_path).add(record(key="a_s0"))
+    (tmp_path / "records" / "a_s0.json").rename(tmp_path / "records" / "a_s1.json")
+    with pytest.raises(StoreError, match=r"a_s1\.json: is the record of a_s0"):
+        Store(tmp_path).runs()
+
+
+def test_a_record_that_another_process_wrote_first_stays(tmp_path):
+    store = Store(tmp_path)
+    assert store.add(record(seed=1), number=0)
+    assert not store.add(record(seed=2), number=0)
+    assert store.runs()["run"].record.seed == 1
+    assert store.add(record(seed=2), number=1)
+    assert store.runs()["run"].record.seed == 2
+    assert list((tmp_path / "records").glob(".*")) == []
+
+
+def test_cleaning_leaves_what_a_living_process_writes(tmp_path):
+    ours, theirs = Store(tmp_path, "ours"), Store(tmp_path, "theirs")
+    with theirs.writing_artifacts("run") as folder:
+        (folder / "weights").write_text("half")
+        ours.clean(living={"theirs"})
+        assert folder.is_dir()
+    with theirs.files._temporary(tmp_path / "records" / "x", b"half") as temporary:
+        ours.clean(living=set())
+        assert not temporary.exists()
+
+
+def test_files_are_as_readable_as_any_other(tmp_path):
+    write_atomically(tmp_path / "written", b"")
+    (tmp_path / "other").write_bytes(b"")
+    modes = {name: (tmp_path / name).stat().st_mode for name in ("written", "other")}
+    assert modes["written"] == modes["other"]

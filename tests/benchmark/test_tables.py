@@ -2,12 +2,14 @@ import io
 
 import pandas as pd
 import pytest
+from scipy.stats import ttest_rel
 
-from hgmvae_bench.grid import Run
+from hgmvae_bench.formats import to_csv, to_latex, to_markdown, to_text
+from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import MetricValue, Record
 from hgmvae_bench.store import StoredRun
-from hgmvae_bench.tables import TableError, build_table, to_csv, to_latex, to_text
+from hgmvae_bench.tables import TableError, build_table
 
 FINGERPRINT = {"split": "test", "n_images": 360}
 
@@ -47,8 +49,6 @@ def test_mean_spread_and_rank(tiny_grid, runs):
 
 
 def test_lower_is_better_where_the_metric_says_so(tiny_text):
-    from hgmvae_bench.grid import parse_grid
-
     grid = parse_grid(tiny_text.replace("[sc, accuracy]", "[db, sc]"), "g.yaml")
     value = {m: MetricValue(value=v, fingerprint=FINGERPRINT) for m, v in (("db", 1), ("sc", 1))}
     worse = {m: MetricValue(value=v, fingerprint=FINGERPRINT) for m, v in (("db", 2), ("sc", 2))}
@@ -65,6 +65,52 @@ def test_equal_means_share_a_rank(tiny_grid):
     assert {e.rank for e in build_table(tiny_grid, tiny_grid.table("1"), runs).entries} == {1}
 
 
+def test_seeds_that_scatter_make_a_tie_and_seeds_that_do_not_make_a_rank(tiny_grid):
+    def built(spread):
+        runs = []
+        for seed, noise in enumerate((-1, 1, -0.5, 0.5)):
+            runs.append(stored(tiny_grid, "vae", seed, 0.4 + spread * noise))
+            runs.append(stored(tiny_grid, "wae-imq", seed, 0.5 - spread * noise))
+        return entries(build_table(tiny_grid, tiny_grid.table("1"), runs))
+
+    clear, noisy = built(0.001), built(0.3)
+    assert [clear["sc", m].tied for m in ("vae", "wae-imq")] == [False, False]
+    assert [noisy["sc", m].tied for m in ("vae", "wae-imq")] == [True, True]
+    assert [noisy["sc", m].rank for m in ("vae", "wae-imq")] == [2, 1]
+    values = [noisy["sc", m].by_seed for m in ("wae-imq", "vae")]
+    expected = ttest_rel(*([by_seed[s] for s in range(4)] for by_seed in values)).pvalue
+    assert noisy["sc", "vae"].p_value == pytest.approx(expected)
+    assert noisy["sc", "wae-imq"].p_value is None
+
+
+def test_more_rivals_make_it_harder_to_tell_them_apart(tiny_text):
+    """Holm: the p-value against the best is multiplied by the number of rivals it competes with."""
+    text = tiny_text.replace("[vae, wae-imq]", "[vae, wae-imq, wae-rbf, swae]")
+    grid = parse_grid(text, "g.yaml")
+    noise = {"vae": (0.01, 0.03, 0.02), "wae-rbf": (0.04, 0.02, 0.04), "swae": (0.1, 0, 0)}
+    runs = [stored(grid, "wae-imq", seed, 0.5) for seed in range(3)]
+    for model, each in noise.items():
+        runs += [stored(grid, model, seed, 0.4 + x) for seed, x in enumerate(each)]
+    table = entries(build_table(grid, grid.table("1"), runs))
+    alone = {m: ttest_rel([0.5] * 3, [0.4 + x for x in each]).pvalue for m, each in noise.items()}
+    assert alone["vae"] < alone["wae-rbf"] < 0.05 / 2 < alone["swae"]
+    assert table["sc", "vae"].p_value == pytest.approx(3 * alone["vae"])
+    assert table["sc", "wae-rbf"].p_value == pytest.approx(2 * alone["wae-rbf"])
+    assert [table["sc", m].tied for m in ("vae", "wae-rbf", "swae")] == [False, False, True]
+    assert table["sc", "wae-imq"].tied
+
+
+def test_one_seed_tells_nothing_apart(tiny_grid):
+    runs = [stored(tiny_grid, "vae", 0, 0.1), stored(tiny_grid, "wae-imq", 0, 0.9)]
+    table = build_table(tiny_grid, tiny_grid.table("1"), runs)
+    assert {(e.tied, e.low, e.p_value) for e in table.entries} == {(True, None, None)}
+
+
+def test_the_interval_lies_around_the_mean(tiny_grid, runs):
+    vae = entries(build_table(tiny_grid, tiny_grid.table("1"), runs))["sc", "vae"]
+    assert (vae.low, vae.high) == pytest.approx((0.1, 0.3))
+
+
 def test_what_is_lacking_is_said_never_averaged_away(tiny_grid):
     runs = [
         stored(tiny_grid, "vae", 0, 0.1),
@@ -75,10 +121,24 @@ def test_what_is_lacking_is_said_never_averaged_away(tiny_grid):
     vae, wae = entries(table)["sc", "vae"], entries(table)["sc", "wae-imq"]
     assert (vae.n, vae.planned, vae.note) == (1, 2, "1 × diverged")
     assert (wae.n, wae.mean, wae.rank, wae.note) == (0, None, None, "1 × failed; 1 × not run")
-    text = to_text(table)
-    assert "0.100¹*" in text
-    assert "–*" in text
-    assert "* WAE-IMQ on Digits, L = 2, SC" in text
+    text = to_text(table.sheet)
+    assert "0.100¹ [a]" in text
+    assert "– [b]" in text
+    assert "[a] n = 1 of 2: 1 × diverged" in text
+    assert "[b] n = 0 of 2: 1 × failed; 1 × not run" in text
+
+
+def test_runs_of_other_settings_are_told_of_where_none_are_of_the_grids(tiny_grid, tiny_text):
+    other = parse_grid(tiny_text.replace("width: 2", "width: 3"), "g.yaml")
+    assert other.cell("digits", "vae", 2) != tiny_grid.cell("digits", "vae", 2)
+    runs = [
+        stored(other, "vae", 0, 0.1),
+        stored(other, "vae", 1, 0.1),
+        *[stored(tiny_grid, "wae-imq", seed, 0.5) for seed in (0, 1)],
+    ]
+    table = entries(build_table(tiny_grid, tiny_grid.table("1"), runs))
+    assert table["sc", "vae"].note == "2 × not run (2 there are of other settings)"
+    assert table["sc", "wae-imq"].note == ""
 
 
 def test_a_missing_metric_gives_its_reason(tiny_grid):
@@ -114,31 +174,27 @@ def test_csv_comes_back_at_full_precision(tiny_grid):
     runs = [stored(tiny_grid, m, s, third * (s + 1)) for m in ("vae", "wae-imq") for s in (0, 1)]
     table = build_table(tiny_grid, tiny_grid.table("1"), runs)
     read = pd.read_csv(
-        io.StringIO(to_csv(table)),
-        keep_default_na=False,
-        dtype={"table": str},
-        float_precision="round_trip",
+        io.StringIO(to_csv(table.sheet)), dtype={"table": str}, float_precision="round_trip"
     )
+    read["note"] = read["note"].astype(object).fillna("")
     pd.testing.assert_frame_equal(read, table.values, check_dtype=False, check_exact=True)
 
 
 def test_text_has_the_layout_of_the_grid(tiny_grid, runs):
-    lines = to_text(build_table(tiny_grid, tiny_grid.table("1"), runs)).splitlines()
+    lines = to_text(build_table(tiny_grid, tiny_grid.table("1"), runs).sheet).splitlines()
     assert lines[0] == "Table 1. Clustering"
     assert lines[2].split() == ["Model", "VAE", "WAE-IMQ"]
-    assert lines[4].split() == ["SC↑", "0.200", "±", "0.141²", "0.500", "±", "0.000¹"]
+    assert lines[4].split() == ["SC↑", "0.200", "±", "0.141²⁼", "0.500", "±", "0.000¹⁼"]
 
 
 def test_latex_marks_the_best_three_and_escapes(tiny_text):
-    from hgmvae_bench.grid import parse_grid
-
     text = tiny_text.replace("[vae, wae-imq]", "[vae, beta-vae, wae-imq, odd]").replace(
         "tables:", 'models: { odd: { model: wae-rbf, title: "50% & a_b" } }\ntables:', 1
     )
     grid = parse_grid(text, "g.yaml")
     models = ("vae", "beta-vae", "wae-imq", "odd")
     runs = [stored(grid, m, 0, 0.4 - i / 10) for i, m in enumerate(models)]
-    latex = to_latex(build_table(grid, grid.table("1"), runs))
+    latex = to_latex(build_table(grid, grid.table("1"), runs).sheet)
     assert r"\textbf{0.400}" in latex
     assert r"\textbf{\textit{0.300}}" in latex
     assert r" \textit{0.200}" in latex
@@ -156,4 +212,20 @@ def test_an_unknown_table_is_answered_with_the_known_ones(tiny_grid):
 def test_a_table_shows_other_metrics_on_demand(tiny_grid, runs):
     table = build_table(tiny_grid, tiny_grid.table("1").showing(["accuracy"]), runs)
     assert {entry.metric for entry in table.entries} == {"accuracy"}
-    assert "Accuracy" in to_text(table)
+    assert "Accuracy" in to_text(table.sheet)
+
+
+def test_markdown_marks_the_best_three_and_escapes(tiny_text):
+    text = tiny_text.replace("[vae, wae-imq]", "[vae, beta-vae, wae-imq, odd]").replace(
+        "tables:", 'models: { odd: { model: wae-rbf, title: "a|b <i> *c*" } }\ntables:', 1
+    )
+    grid = parse_grid(text, "g.yaml")
+    models = ("vae", "beta-vae", "wae-imq", "odd")
+    runs = [stored(grid, m, s, 0.4 - i / 10) for i, m in enumerate(models) for s in range(2)]
+    lines = to_markdown(build_table(grid, grid.table("1"), runs).sheet).splitlines()
+    assert lines[0] == "**Table 1. Clustering**"
+    assert lines[2] == r"| Metric | VAE | β-VAE | WAE-IMQ | a\|b &lt;i&gt; \*c\* |"
+    assert lines[3] == "| --- | --- | --- | --- | --- |"
+    assert lines[4] == (
+        "| SC↑ | **0.400 ± 0.000** | ***0.300 ± 0.000*** | *0.200 ± 0.000* | 0.100 ± 0.000 |"
+    )

@@ -1,14 +1,21 @@
+import logging
 import math
+from contextlib import contextmanager
+from unittest.mock import Mock
 
 import pytest
 import torch
 from pythae.models.base.base_utils import ModelOutput
 from torch import nn
 
+from hgmvae_bench import trainee as trainee_module
+from hgmvae_bench import training
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.networks import Network
 from hgmvae_bench.plugins import MODELS
-from hgmvae_bench.training import train
+from hgmvae_bench.randomness import Randomness
+from hgmvae_bench.trainee import Trainee
+from hgmvae_bench.training import Seeded, train
 
 CPU = torch.device("cpu")
 
@@ -19,6 +26,7 @@ class Mean(nn.Module):
     def __init__(self, losses=None):
         super().__init__()
         self.value = nn.Parameter(torch.zeros(1))
+        self.decoder = nn.Identity()
         self.seen, self.epochs, self.updates, self.losses = [], [], 0, losses
 
     def forward(self, inputs, *, epoch, dataset_size):
@@ -40,7 +48,9 @@ def images(n, value=255):
 
 def fit(model, data, **settings):
     settings = {"epochs": 2, "batch_size": 4, **settings}
-    return train(model, data, TrainingSettings(**settings), batch_seed=0, device=CPU)
+    seeded = Seeded(model, 0, Randomness(0, CPU))
+    [result] = train([seeded], data, TrainingSettings(**settings), device=CPU)
+    return result
 
 
 def test_it_minimises_the_loss_and_reports_every_scalar_per_epoch():
@@ -75,7 +85,7 @@ def test_fewer_images_than_a_batch_are_one_batch():
 def test_a_loss_that_is_not_finite_ends_the_run_with_what_it_had():
     model = Mean(losses=[1.0, 1.0, 1.0, math.inf])
     result = fit(model, images(8), epochs=3)
-    assert result.divergence == "epoch 2, step 2: loss is inf"
+    assert result.divergence == "epoch 2, step 2: the loss is not finite"
     assert len(result.history["loss"]) == 1
     assert model.updates == 1
 
@@ -104,6 +114,7 @@ class Rivals(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.decoder = nn.Identity()
         self.first, self.second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
 
     def objectives(self):
@@ -141,8 +152,198 @@ def test_the_same_seeds_give_the_same_weights_to_the_bit(digits):
             settings=plugin.settings,
         )
         settings = TrainingSettings(epochs=1, batch_size=64)
-        train(model, digits.train_images[:256], settings, batch_seed=batch_seed, device=CPU)
+        seeded = Seeded(model, batch_seed, Randomness(0, CPU))
+        train([seeded], digits.train_images[:256], settings, device=CPU)
         return torch.cat([p.flatten() for p in model.parameters()])
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
+
+
+def small(name, seed, data, device=CPU, **settings):
+    randomness = Randomness(seed, device)
+    plugin = MODELS[name]
+    with randomness():
+        model = plugin.build(
+            input_dim=data.input_dim,
+            latent_dim=2,
+            reconstruction_loss="bce",
+            network=Network(data.input_dim, width=2),
+            settings={**plugin.settings, **settings},
+        )
+    return Seeded(model.to(device), seed, randomness)
+
+
+def trained(seeded, data, device=CPU, epochs=3):
+    settings = TrainingSettings(epochs=epochs, batch_size=32)
+    results = train(seeded, data.train_images[:320], settings, device=device)
+    weights = [torch.cat([p.detach().flatten() for p in s.model.parameters()]) for s in seeded]
+    return [result.history for result in results], weights
+
+
+def test_models_trained_together_are_as_if_each_were_alone(digits):
+    together = trained([small("vae", seed, digits) for seed in (1, 2)], digits)
+    alone = [trained([small("vae", seed, digits)], digits) for seed in (1, 2)]
+    assert together[0] == [history for [history], _ in alone]
+    for weights, [expected] in zip(together[1], [w for _, w in alone], strict=True):
+        assert torch.equal(weights, expected)
+
+
+def test_one_of_several_models_may_diverge():
+    sound, broken = Mean(), Mean(losses=[1.0, math.nan])
+    seeded = [Seeded(model, 0, Randomness(0, CPU)) for model in (sound, broken)]
+    results = train(seeded, images(8), TrainingSettings(epochs=2, batch_size=4), device=CPU)
+    assert results[0].divergence is None
+    assert len(results[0].history["loss"]) == 2
+    assert results[1].divergence == "epoch 1, step 2: the loss is not finite"
+    assert results[1].history == {}
+
+
+def test_terms_that_come_and_go_within_an_epoch_are_refused():
+    class Fickle(Mean):
+        def forward(self, inputs, **options):
+            output = super().forward(inputs, **options)
+            if len(self.seen) == 2:
+                output["late"] = output["loss"].detach()
+            return output
+
+    message = r"Fickle returns other terms \(loss, size, late\) than .* first step \(loss, size\)"
+    with pytest.raises(ValueError, match=message):
+        fit(Fickle(), images(12), epochs=1)
+
+
+class Replay:
+    """Stands in for a CUDA graph: repeats a step as it was when it was captured."""
+
+    def __init__(self, trainee, epoch):
+        self.trainee, self.epoch = trainee, epoch
+
+    def replay(self):
+        with self.trainee._randomness():
+            self.trainee._step(self.epoch)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("vae", {}), ("hgmvae-u", {"warmup_epochs": 2}), ("vade", {"pretrain_epochs": 2})],
+)
+def test_a_step_of_one_stage_can_be_replayed_in_all_its_epochs(digits, monkeypatch, name, settings):
+    eager = trained([small(name, 0, digits, **settings)], digits, epochs=5)
+    captured = []
+
+    class Recording(Trainee):
+        def _rehearse(self, epoch):
+            with self._randomness():
+                self._step(epoch)
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self._records_steps = True
+
+        def _capture(self, epoch):
+            captured.append(epoch)
+            self._step(epoch)
+            return Replay(self, epoch)
+
+    monkeypatch.setattr(training, "Trainee", Recording)
+    replayed = trained([small(name, 0, digits, **settings)], digits, epochs=5)
+    assert captured == {"vae": [1], "hgmvae-u": [1, 2, 3, 4], "vade": [1, 3]}[name]
+    assert replayed[0] == eager[0]
+    assert torch.equal(replayed[1][0], eager[1][0])
+
+
+class Rehearsed(Trainee):
+    """A trainee on a CPU whose steps wait for the device, as torch's debug mode would tell."""
+
+    def _step(self, epoch):
+        super()._step(epoch)
+        if self.refusing:
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+
+def test_a_step_that_cannot_be_recorded_is_done_over(digits, monkeypatch, caplog):
+    waiting, sound = small("vae", 0, digits), small("vae", 0, digits)
+    settings = TrainingSettings(batch_size=32)
+    trainees = [
+        Rehearsed(
+            s.model,
+            digits.train_images[:320],
+            settings,
+            batch_seed=0,
+            randomness=s.randomness,
+            device=CPU,
+        )
+        for s in (waiting, sound)
+    ]
+
+    @contextmanager
+    def refusing_to_wait():
+        trainees[0].refusing = True
+        try:
+            yield
+        finally:
+            trainees[0].refusing = False
+
+    monkeypatch.setattr(trainee_module, "_refusing_to_wait", refusing_to_wait)
+    for trainee in trainees:
+        trainee.refusing, trainee._records_steps = False, True
+        next(trainee.steps(1))
+    with caplog.at_level(logging.WARNING):
+        trainees[0]._rehearse(1)
+    with trainees[1]._randomness():
+        trainees[1]._step(1)
+    assert caplog.messages == [
+        "VAE is trained without CUDA graphs: called a synchronizing CUDA operation"
+    ]
+    assert trainees[0]._records_steps is False
+    assert int(trainees[0]._step_number) == int(trainees[1]._step_number) == 2
+    one, other = (t.state() for t in trainees)  # weights, statistics, optimiser, generators
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("at_the_end", [None, RuntimeError("capture invalidated")])
+def test_too_little_memory_for_a_graph_is_told_as_such(monkeypatch, at_the_end):
+    trainee = Mock(_optimizers=[], _step=Mock(side_effect=torch.OutOfMemoryError("full")))
+    graph = Mock(capture_end=Mock(side_effect=at_the_end))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        Trainee._capture(trainee, 1)
+    graph.capture_end.assert_called_once_with()
+    graph.replay.assert_not_called()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"pythae"}))
+def test_replayed_steps_on_a_gpu_equal_eager_ones(digits, monkeypatch, caplog, name):
+    gpu = torch.device("cuda")
+    torch.backends.cudnn.deterministic = True
+    models = [small(name, s, digits, gpu) for s in (0, 1)]
+    with caplog.at_level(logging.WARNING):
+        replayed = trained(models, digits, gpu, epochs=7)
+    assert caplog.messages == []
+    monkeypatch.setattr(trainee_module, "_stage", lambda model, epoch: None)
+    eager = trained([small(name, s, digits, gpu) for s in (0, 1)], digits, gpu, epochs=7)
+    for one, other in zip(replayed[0], eager[0], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_model_that_waits_for_the_gpu_is_trained_without_graphs(digits, caplog):
+    gpu = torch.device("cuda")
+    sound, waiting = small("vae", 0, digits, gpu), small("vae", 0, digits, gpu)
+    forward = waiting.model.forward
+
+    def reading(inputs, **options):
+        output = forward(inputs, **options)
+        float(output["loss"])
+        return output
+
+    waiting.model.forward = reading
+    expected = trained([sound], digits, gpu)
+    with caplog.at_level(logging.WARNING):
+        found = trained([waiting], digits, gpu)
+    assert len(caplog.messages) == 1
+    assert "VAE is trained without CUDA graphs: called a synchronizing" in caplog.messages[0]
+    assert found[0][0]["loss"] == pytest.approx(expected[0][0]["loss"], rel=1e-3)

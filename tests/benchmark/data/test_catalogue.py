@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from hgmvae_bench.cli.data import app
 from hgmvae_bench.data import DataError, catalogue
 from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
-from hgmvae_bench.data.cli import app
 from hgmvae_bench.data.digits import DIGITS
-from hgmvae_bench.plugins import Registry, UnknownNameError
+from hgmvae_bench.plugins import DatasetPlugin, Registry, UnknownNameError
 
 
 def run(*arguments: str | Path, env: dict[str, str] | None = None):
@@ -49,8 +49,8 @@ class Bare:
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = SimpleNamespace(name="theirs", load=Bare)
-    registry = Registry("dataset", "hgmvae_bench.datasets", lambda group: [entry])
+    entry = SimpleNamespace(name="theirs", value="theirs:Bare", load=Bare, dist=None)
+    registry = Registry("dataset", "hgmvae_bench.datasets", DatasetPlugin, lambda group: [entry])
     monkeypatch.setattr(catalogue, "DATASETS", registry)
 
 
@@ -113,7 +113,7 @@ def test_fetch_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_listing_datasets_imports_nothing_heavy() -> None:
     script = (
-        "import sys; import hgmvae_bench.data.cli, hgmvae_bench.data.catalogue\n"
+        "import sys; import hgmvae_bench.cli.data, hgmvae_bench.data.catalogue\n"
         "from hgmvae_bench.plugins import DATASETS\n"
         "assert len([DATASETS[name].title for name in DATASETS]) >= 7\n"
         "print([m for m in ('torch', 'torchvision', 'numpy', 'PIL', 'sklearn') "

@@ -11,8 +11,8 @@ import torch
 from torchvision import datasets
 from typer.testing import CliRunner
 
+from hgmvae_bench.cli.data import app
 from hgmvae_bench.data import DataError
-from hgmvae_bench.data.cli import app
 from hgmvae_bench.data.mnist import FASHION_MNIST, MNIST, SHAPES, MnistLike
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import warnings
@@ -134,6 +135,8 @@ def inception_folder(
     (folder / INCEPTION_FILE).write_bytes(inception_bytes)
     expected = hashlib.sha256(inception_bytes).hexdigest()[:8]
     monkeypatch.setattr(features, "INCEPTION_SHA256", expected)
+    weights = dataclasses.replace(features.INCEPTION_WEIGHTS, sha256=expected)
+    monkeypatch.setattr(features, "INCEPTION_WEIGHTS", weights)
     return folder
 
 

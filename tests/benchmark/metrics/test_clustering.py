@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from itertools import combinations, permutations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.metrics import silhouette_score
+from torch.profiler import ProfilerActivity, profile
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.metrics.clustering import (
@@ -31,6 +33,7 @@ from hgmvae_bench.metrics.clustering import (
 from hgmvae_bench.outputs import Codes, Labels
 from hgmvae_bench.plugins import MetricMissingError
 
+CPU = torch.device("cpu")
 INDICES = [SC, CH, DB, SC_KMEANS, CH_KMEANS, DB_KMEANS]
 AGREEMENTS = [NMI, ARI, ACCURACY]
 
@@ -188,17 +191,47 @@ def test_as_many_classes_as_images(make_outputs) -> None:
 def test_scale_does_not_matter(scale, digits) -> None:
     codes, labels = pixel_codes(digits)
     scaled = codes.astype(np.float64) * scale
-    assert davies_bouldin(scaled, labels) == pytest.approx(davies_bouldin(codes, labels))
+    assert davies_bouldin(scaled, labels, CPU) == pytest.approx(davies_bouldin(codes, labels, CPU))
 
 
-def test_silhouette_of_10000_codes_fits_in_memory() -> None:
+def silhouette_cases() -> dict[str, tuple[Codes, Labels]]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 700)
+    codes = rng.normal(size=(700, 5)).astype(np.float32)
+    repeated = codes[rng.integers(0, 5, 700)]
+    return {
+        "overlapping": (codes, labels),
+        "separate": (codes + 10 * labels[:, None].astype(np.float32), labels),
+        "far from the origin": (codes + np.float32(1e4), labels),
+        "wide": (rng.normal(size=(700, 128)).astype(np.float32), labels),
+        "one point alone": (codes, np.where(np.arange(700) == 3, 9, labels)),
+        "labels with gaps": (codes, 100 * labels - 5),
+        "few different codes": (repeated, labels),
+    }
+
+
+@pytest.mark.parametrize("case", silhouette_cases())
+def test_silhouette_is_scikit_learns(case) -> None:
+    codes, labels = silhouette_cases()[case]
+    value = silhouette(codes, labels, CPU)
+    assert value == pytest.approx(silhouette_score(codes.astype(np.float64), labels), abs=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_silhouette_on_a_gpu(digits) -> None:
+    codes, labels = pixel_codes(digits)
+    on_gpu = silhouette(codes, labels, torch.device("cuda"))
+    assert on_gpu == pytest.approx(silhouette(codes, labels, CPU), abs=1e-6)
+
+
+def test_silhouette_never_holds_all_distances() -> None:
     rng = np.random.default_rng(0)
     codes = rng.normal(size=(10_000, 2)).astype(np.float32)
-    tracemalloc.start()
-    silhouette(codes, rng.integers(0, 10, 10_000))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 200e6  # a matrix of all distances takes 400 MB in float32
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        silhouette(codes, rng.integers(0, 10, 10_000), CPU)
+    largest = max(event.cpu_memory_usage for event in profiled.events())
+    assert largest < 50e6  # all distances take 800 MB
 
 
 def test_fingerprints_tell_labels_apart(make_outputs) -> None:

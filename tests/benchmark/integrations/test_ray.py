@@ -1,0 +1,379 @@
+"""A real Ray cluster of several nodes on this machine."""
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hgmvae_bench.checkpoints import Checkpoint
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.execution import execute
+from hgmvae_bench.extensions import Extension, using
+from hgmvae_bench.grid import Run, parse_grid
+from hgmvae_bench.interruption import StoppedError, stop_on_signals
+from hgmvae_bench.runner import load_data, make_plan, run_plan
+from hgmvae_bench.store import Store
+from hgmvae_bench.tasks import EpochEnded, ExecutorError, Finished, PutBack, Started
+
+ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+pytestmark = pytest.mark.slow
+
+from hgmvae_bench.ray_executor import RayExecutor  # noqa: E402
+from hgmvae_bench.ray_node import Images  # noqa: E402
+
+SHARING = """
+import pathlib, time, ray, torch
+from hgmvae_bench.plugins import MODELS as KNOWN
+
+class Odd:
+    title, reference, settings = "Odd", "none", {"way": "meets"}
+    def build(self, *, settings, **rest):
+        there = pathlib.Path("FOLDER")
+        if settings["way"] == "meets":
+            (there / ray.get_runtime_context().get_worker_id()).touch()
+            while len(list(there.iterdir())) < 2:
+                time.sleep(0.1)
+        if settings["way"] == "large":
+            if ray.get_runtime_context().get_assigned_resources()["GPU"] < 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return KNOWN["vae"].build(settings={}, **rest)
+
+MODELS = {"odd": Odd()}
+"""
+
+HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
+MEMORY = 100 * 2**20
+
+# The longest that anything here may take on a busy machine, in seconds.
+PATIENCE = 120
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+class Recorder:
+    def __init__(self, react=lambda event: None):
+        self.events, self.react = [], react
+
+    def planned(self, plan):
+        pass
+
+    def happened(self, event):
+        self.events.append(event)
+        self.react(event)
+
+    def keys(self, kind):
+        return sorted(event.run.key for event in self.events if isinstance(event, kind))
+
+
+def run(grid, root, executor, recorder=None, **options):
+    store, recorder = Store(root), recorder or Recorder()
+    plan = make_plan(grid, load_data(grid, root), store.runs())
+    complete = run_plan(
+        plan, store, data_root=root, device="cpu", executor=executor, reporter=recorder, **options
+    )
+    return complete, recorder
+
+
+def results(root):
+    return {
+        key: (run.record.history, {n: (m.value, m.fingerprint) for n, m in run.metrics.items()})
+        for key, run in Store(root).runs().items()
+    }
+
+
+def resumed_after(root):
+    """The epoch after which each run was taken up, by key; 0 where it was not."""
+    return {
+        key: run.record.provenance["resumed_after_epoch"] for key, run in Store(root).runs().items()
+    }
+
+
+def checkpoints(root):
+    return {path.name.removesuffix(".safetensors") for path in (root / "checkpoints").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head without cores for runs, and two nodes with one each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("node-cache")))
+        # Ray's workers give way to everything else by default, the rest of the tests included.
+        patch.setenv("RAY_worker_niceness", "0")
+        cluster = cluster_utils.Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "include_dashboard": False,
+                "object_store_memory": MEMORY,
+            },
+        )
+        try:
+            nodes = [cluster.add_node(num_cpus=1, object_store_memory=MEMORY) for _ in range(2)]
+            ray.init(cluster.address, log_to_driver=False)
+            yield cluster, nodes
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def longer(tiny_text):
+    """Three runs of a second or more."""
+    text = tiny_text.replace("epochs: 1", "epochs: 8").replace("128", "512")
+    text = text.replace("[sc, accuracy]", "[sc]").replace("seeds: 2", "seeds: 3")
+    return parse_grid(text, "g.yaml").select(models=["vae"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(longer, digits, tmp_path_factory):
+    """Results of the longer grid as this process makes them, one run after the other."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for (cell, metrics), seed in itertools.product(longer.cells.items(), range(3)):
+        run = Run(cell, seed, digits.digest)
+        execute(run, digits, metrics, store=Store(root), device=torch.device("cpu"))
+    torch.set_num_threads(threads)
+    return results(root)
+
+
+def test_a_node_that_is_lost_in_mid_grid_costs_no_more_than_an_epoch(
+    cluster, longer, undisturbed, mean_plugin, tmp_path, monkeypatch
+):
+    cluster, nodes = cluster
+    lost = []
+
+    def lose_a_node(event):
+        under_way = set(recorder.keys(Started)) - set(recorder.keys(Finished))
+        # The run of a lost node waits for room again, and counts as under way.
+        assert len(under_way) <= 2 + len(lost), "more runs than cores"
+        training = {key for key in under_way if key in recorder.keys(EpochEnded)}
+        if not lost and len(training) == 2 and isinstance(event, EpochEnded) and event.epoch < 5:
+            lost.append(nodes.pop())
+            cluster.remove_node(lost[0], allow_graceful=False)
+            nodes.append(cluster.add_node(num_cpus=1, object_store_memory=MEMORY))
+
+    # A plug-in's code reaches the workers; checkpoints would otherwise come every 20 seconds.
+    monkeypatch.setattr(Checkpoint, "due", Checkpoint.due)
+    eager = "from hgmvae_bench.checkpoints import Checkpoint\nCheckpoint.due = lambda _: True\n"
+    recorder = Recorder(lose_a_node)
+    with using([Extension("eager.py", eager + mean_plugin)]):
+        complete, _ = run(longer, tmp_path, RayExecutor(), recorder)
+    assert complete
+    assert lost, "no node was lost"
+    records = sorted(path.name for path in (tmp_path / "records").iterdir())
+    assert len(records) == 3
+    # Each told once, stored once.
+    for kind in (Started, Finished):
+        assert recorder.keys(kind) == [name.removesuffix(".json") for name in records]
+    for name in records:
+        folder = tmp_path / "artifacts" / name.removesuffix(".json")
+        assert {path.name for path in folder.iterdir()} == {
+            "model.safetensors",
+            "codes.safetensors",
+        }
+    assert len([epoch for epoch in resumed_after(tmp_path).values() if epoch]) == 1
+    assert results(tmp_path) == undisturbed
+    assert checkpoints(tmp_path) == set()
+
+
+def test_ctrl_c_stops_at_the_end_of_an_epoch_and_twice_at_once(
+    cluster, longer, undisturbed, tmp_path
+):
+    def interrupt(event):
+        # Processes start at their own pace: one run may be over before another begins.
+        if isinstance(event, EpochEnded) and event.epoch == 1:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+            recorder.react = lambda event: None
+
+    def interrupted():
+        with stop_on_signals("the same again") as stopping:
+            run(longer, tmp_path, RayExecutor(), recorder, stopping=stopping)
+
+    times, recorder = 1, Recorder(interrupt)
+    with pytest.raises(StoppedError, match=r"^stopped; the same again$") as stopped:
+        interrupted()
+    assert stopped.value.exit_status == 130
+    begun, finished = set(recorder.keys(Started)), set(recorder.keys(Finished))
+    assert len(begun) <= 2, "another run was begun"
+    assert {event.reason for event in recorder.events if isinstance(event, PutBack)} == {"stopped"}
+    left = checkpoints(tmp_path)
+    assert set(recorder.keys(PutBack)) == begun - finished >= left != set()
+    assert set(Store(tmp_path).runs()) == finished
+
+    times, recorder = 2, Recorder(interrupt)
+    with pytest.raises(StoppedError, match=r"^stopped at once; the same again$"):
+        interrupted()
+    assert not recorder.keys(PutBack)
+    wait_for(lambda: ray.available_resources().get("CPU") == 2)
+
+    assert run(longer, tmp_path, RayExecutor())[0]
+    assert results(tmp_path) == undisturbed
+    resumed = {key for key, epoch in resumed_after(tmp_path).items() if epoch}
+    assert resumed >= left
+    assert checkpoints(tmp_path) == set()
+
+
+def test_a_cluster_that_is_lost_ends_the_grid_and_says_so(cluster, longer, tmp_path):
+    cluster, _ = cluster
+
+    def lose_the_desk(event):
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if path.read_bytes().startswith(b"ray::Desk"):
+                    parent = re.search(r"PPid:\s+(\d+)", path.with_name("status").read_text())[1]
+                    # Others on this machine may have a cluster too.
+                    if cluster.address in Path(f"/proc/{parent}/cmdline").read_text():
+                        os.kill(int(path.parent.name), signal.SIGKILL)
+
+    grid = longer.select(seeds=1)
+    with pytest.raises(ExecutorError, match=r"cannot be talked to: .*; the same command goes on"):
+        run(grid, tmp_path, RayExecutor(), Recorder(lose_the_desk))
+    assert Store(tmp_path).runs() == {}
+    wait_for(lambda: ray.available_resources().get("CPU") == 2)
+
+
+def test_sigterm_stops_the_command_and_says_how_to_go_on(cluster, tiny_text, tmp_path):
+    cluster, _ = cluster
+    (tmp_path / "g.yaml").write_text(tiny_text.replace("epochs: 1", "epochs: 4000"))
+    options = "--grid g.yaml --results r --model vae --seeds 1 --executor ray --ray-address"
+    process = subprocess.Popen(
+        [HGMVAE_BENCH, "run", *options.split(), cluster.address],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert any("started" in line for line in process.stdout)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143, err
+    assert "stopped; what is finished is stored; to go on: hgmvae-bench run --grid g.yaml" in err
+    assert "Traceback" not in err
+    assert len(checkpoints(tmp_path / "r")) == 1
+
+
+def test_metrics_added_later_plugins_and_a_classifier_reach_every_node(
+    cluster, tiny_text, mean_plugin, tmp_path, monkeypatch
+):
+    from hgmvae_bench.metrics import classifier
+
+    monkeypatch.setattr(classifier, "STEPS", 10)
+    grid = parse_grid(tiny_text, "g.yaml").select(models=["vae"])
+    assert run(grid, tmp_path, RayExecutor())[0]
+    text = tiny_text.replace("[sc, accuracy]", "[sc, accuracy, mean-code, fid-classifier]")
+    with using([Extension("mean.py", mean_plugin)]):
+        more = parse_grid(text, "g.yaml").select(models=["vae"])
+        complete, recorder = run(more, tmp_path, RayExecutor())
+    assert complete
+    assert recorder.keys(EpochEnded) == []
+    stored = Store(tmp_path).runs().values()
+    assert len(stored) == 2
+    # The nodes would have trained a classifier of 1000 steps; they were given the driver's.
+    classifiers = list((tmp_path / "cache" / "classifiers").glob("*/weights.safetensors"))
+    assert len(classifiers) == 1
+    fingerprints = {stored.metrics["fid-classifier"].fingerprint["weights"] for stored in stored}
+    assert len(fingerprints) == 1
+    for run_ in stored:
+        assert run_.metrics["mean-code"].value is not None
+        assert run_.metrics["fid-classifier"].value is not None
+
+
+def test_a_run_that_hangs_crashes_or_raises_costs_only_itself_and_leaves_its_words(
+    cluster, odd_plugin, odd_text, tmp_path
+):
+    with using([Extension("odd.py", odd_plugin)]):
+        grid = parse_grid(odd_text("hangs", "crashes", "raises", "out-of-memory", "well"), "g.yaml")
+        complete, _ = run(grid, tmp_path, RayExecutor(retries=1), time_limit=20.0)
+    assert not complete
+    records = {
+        run.record.settings["model"]["settings"]["way"]: run.record
+        for run in Store(tmp_path).runs().values()
+    }
+    statuses = {way: record.status for way, record in records.items()}
+    assert statuses == {
+        "hangs": "failed",
+        "crashes": "failed",
+        "raises": "failed",
+        "out-of-memory": "failed",
+        "well": "complete",
+    }
+    errors = {way: record.error for way, record in records.items()}
+    assert errors["hangs"].splitlines()[-1] == "not finished within the time limit of 20 s"
+    assert re.search(r'odd\.py", line \d+ in build', errors["hangs"])
+    assert "\nlost 2 times: WorkerCrashedError" in errors["crashes"]
+    assert re.search(r'odd\.py", line \d+ in build', errors["crashes"])
+    assert errors["out-of-memory"].endswith("Tried to allocate 1 GiB, with nothing beside it")
+    assert errors["raises"].splitlines()[-1] == "ValueError: no such thing"
+    assert "Traceback" in errors["raises"]
+    for record in records.values():
+        log = Store(tmp_path).log(record.key).read_text()
+        assert "a word from the model" in log
+        assert "a warning from the model" in log
+
+
+def test_a_share_of_a_gpu_bounds_how_many_runs_stand_beside_each_other(cluster, odd_text, tmp_path):
+    cluster, _ = cluster
+    node = cluster.add_node(num_cpus=4, num_gpus=1, object_store_memory=MEMORY)
+    under_way, most = set(), []
+
+    def count(event):
+        under_way.add(event.run.key)
+        if isinstance(event, Finished | PutBack):
+            under_way.discard(event.run.key)
+        most.append(len(under_way))
+
+    (tmp_path / "there").mkdir()
+    with using([Extension("sharing.py", SHARING.replace("FOLDER", str(tmp_path / "there")))]):
+        grid = parse_grid(odd_text("meets").replace("seeds: 1", "seeds: 3"), "g.yaml")
+        complete, _ = run(grid, tmp_path, RayExecutor(gpus=0.5), Recorder(count))
+        assert complete
+        assert max(most) == 2
+        # A GPU whose memory does not suffice for two is given to one at a time.
+        grid = parse_grid(odd_text("large"), "g.yaml")
+        complete, recorder = run(grid, tmp_path, RayExecutor(gpus=0.5))
+    cluster.remove_node(node)
+    assert complete
+    (put_back,) = (event for event in recorder.events if isinstance(event, PutBack))
+    assert put_back.reason == "CUDA out of memory; going on with 1 of a GPU for each run"
+
+
+def test_a_dataset_is_put_once_and_read_where_it_lies(cluster, digits):
+    reference = ray.put(Images.of(digits))
+    images = ray.get(reference)
+    data = images.data()
+    assert isinstance(data, ImageData)
+    assert data.digest == digits.digest
+    assert data.class_names == digits.class_names
+    array = images.splits["train_images"]
+    assert not array.flags.writeable, "shared memory, which nobody may write to"
+    assert data.train_images.data_ptr() == array.ctypes.data
+
+
+def test_a_cluster_that_is_not_there_is_named(tiny_grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", _refuse)
+    with pytest.raises(ExecutorError, match=r"no Ray cluster can be reached at 10\.0\.0\.1:6379"):
+        run(tiny_grid, tmp_path, RayExecutor("10.0.0.1:6379"))
+    assert not (Path(tmp_path) / "records").exists()
+
+
+def _refuse(*_, **__):
+    raise ConnectionError("no answer")

@@ -1,0 +1,205 @@
+"""Results on a real S3 server (moto's, on loopback), and in fsspec's memory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from hgmvae_bench.grid import Run
+from hgmvae_bench.records import Record
+from hgmvae_bench.remote import Remote, RemoteError, is_url, mirrored
+from hgmvae_bench.store import Store
+
+HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """Address of an S3 server with a bucket, which the environment leads to."""
+    moto = pytest.importorskip("moto.server", reason="moto's server is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["s3://bucket", "memory://bucket"])
+def url(request, tmp_path):
+    """A place elsewhere that is empty."""
+    if request.param.startswith("s3"):
+        request.getfixturevalue("s3")
+    return f"{request.param}/{tmp_path.name}"
+
+
+def machine(url, folder):
+    """What a machine of its own sees."""
+    return Remote(url, folder)
+
+
+def record(tiny_grid, seed, **content):
+    run = Run(next(iter(tiny_grid.cells)), seed, "digest")
+    return Record.of(run, status="complete", **content)
+
+
+def add(store, record, weights=b"weights"):
+    with store.writing_artifacts(record.key) as folder:
+        (folder / "model.safetensors").write_bytes(weights)
+    store.add(record)
+
+
+def objects(url):
+    fs, base = fsspec.core.url_to_fs(url)
+    fs.invalidate_cache()
+    return {path.removeprefix(f"{base}/"): fs.cat_file(path) for path in fs.find(base)}
+
+
+def test_a_url_is_told_from_a_folder():
+    assert is_url("s3://bucket/results")
+    assert not is_url("results/local")
+
+
+def test_what_one_machine_stores_another_reads(url, tiny_grid, tmp_path):
+    here, there = machine(url, tmp_path / "here"), machine(url, tmp_path / "there")
+    here.pull()
+    written = record(tiny_grid, 0)
+    add(Store(here.root), written)
+    Store(here.root).add_grid(tiny_grid)
+    (here.root / "cache").mkdir(exist_ok=True)
+    (here.root / "cache" / "large").write_bytes(b"can be made again")
+    here.push()
+    assert set(objects(url)) == {
+        f"records/{written.key}.json",
+        f"artifacts/{written.key}/model.safetensors",
+        "grids/tiny.yaml",
+    }
+
+    there.pull()
+    store = Store(there.root)
+    assert store.runs()[written.key].record == written
+    assert store.grid().spec.name == "tiny"
+    # Weights come only when they are asked for.
+    assert not (there.root / "artifacts").exists()
+    weights = store.artifacts(written.key) / "model.safetensors"
+    assert weights.read_bytes() == b"weights"
+
+
+def test_of_two_that_store_one_run_the_first_counts_for_both(url, tiny_grid, tmp_path):
+    first, second = machine(url, tmp_path / "first"), machine(url, tmp_path / "second")
+    first.pull()
+    second.pull()
+    add(Store(first.root), record(tiny_grid, 0, n_parameters=1), b"first")
+    add(Store(second.root), record(tiny_grid, 0, n_parameters=2), b"second")
+    # The second has looked before the first sends, as when both send at one time.
+    assert second._present == set()
+    first.push_records()
+    second.push_records()
+    for one in (first, second):
+        (run,) = Store(one.root).runs().values()
+        assert run.record.n_parameters == 1
+    # And a third, which has stored another run meanwhile, gets both.
+    third = machine(url, tmp_path / "third")
+    third.pull()
+    assert len(Store(third.root).runs()) == 1
+
+
+def test_a_record_goes_up_after_what_its_run_left(tiny_grid, tmp_path, monkeypatch):
+    url = "memory://order"
+    remote = machine(url, tmp_path)
+    remote.pull()
+    written = record(tiny_grid, 0)
+    add(Store(remote.root), written)
+    fs, _ = fsspec.core.url_to_fs(url)
+    order = []
+    pipe = type(fs).pipe_file
+    monkeypatch.setattr(
+        type(fs),
+        "pipe_file",
+        lambda self, path, *a, **k: (order.append(path), pipe(self, path, *a, **k)),
+    )
+    remote.push()
+    assert [path.rpartition("/")[2] for path in order] == [
+        "model.safetensors",
+        f"{written.key}.json",
+    ]
+
+
+def test_what_cannot_be_sent_is_kept_and_sent_by_the_next_command(tiny_grid, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    url = "memory://refused"
+    fs, _ = fsspec.core.url_to_fs(url)
+
+    def refuse(*_, **__):
+        raise PermissionError("read only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fs), "pipe_file", refuse)
+        with (
+            pytest.raises(RemoteError, match="goes up with the next command"),
+            mirrored(url) as root,
+        ):
+            add(Store(root), record(tiny_grid, 0))
+    assert not fs.exists("/refused/records")
+    with mirrored(url):
+        pass
+    assert len(fs.find("/refused/records")) == 1
+
+
+def test_a_damaged_object_is_named(url, tiny_grid, tmp_path):
+    here = machine(url, tmp_path / "here")
+    here.pull()
+    written = record(tiny_grid, 0)
+    add(Store(here.root), written)
+    here.push()
+    fs, base = fsspec.core.url_to_fs(url)
+    path = f"{base}/records/{written.key}.json"
+    fs.pipe_file(path, fs.cat_file(path)[:-20])
+    there = machine(url, tmp_path / "there")
+    there.pull()
+    with pytest.raises(Exception, match=f"{written.key}.json: truncated or edited"):
+        Store(there.root).runs()
+
+
+def test_a_scheme_that_nothing_answers_to_is_named():
+    with pytest.raises(RemoteError, match="nowhere://x: ValueError: Protocol not known"):
+        Remote.at("nowhere://x").pull()
+
+
+@pytest.mark.slow
+def test_a_grid_runs_into_a_bucket_and_goes_on_from_another_machine(s3, tiny_text, tmp_path):
+    def cli(*arguments, home):
+        return subprocess.run(
+            [HGMVAE_BENCH, *map(str, arguments), "--results", "s3://bucket/grid"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=240,
+            env={**os.environ, "NO_COLOR": "1", "XDG_CACHE_HOME": str(tmp_path / home)},
+        )
+
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    done = cli("run", "--grid", "tiny.yaml", "--model", "vae", "--workers", 1, home="one")
+    assert done.returncode == 0, done.stderr + done.stdout
+    names = objects("s3://bucket/grid")
+    assert sum(name.startswith("records/") for name in names) == 2
+    assert sum(name.startswith("artifacts/") for name in names) == 4
+    assert "tables/tiny/table-1.csv" in names
+
+    again = cli("evaluate", "--metrics", "nmi", "--workers", 1, home="two")
+    assert again.returncode == 0, again.stderr + again.stdout
+    scores = [name for name in objects("s3://bucket/grid") if ".scores-1" in name]
+    assert sum(name.startswith("records/") for name in scores) == 2
+    table = cli("table", 1, home="one")
+    assert table.returncode == 0, table.stderr
+    assert "Clustering" in table.stdout

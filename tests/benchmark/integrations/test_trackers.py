@@ -1,0 +1,206 @@
+"""A real MLflow server on SQLite, and TensorBoard's own reader of what was written."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from hgmvae_bench.grid import Run, parse_grid
+from hgmvae_bench.records import MetricValue, Record, ScoreRecord
+from hgmvae_bench.store import Store
+from hgmvae_bench.tasks import Finished, Started
+from hgmvae_bench.tracking import Occasion, tracking
+
+pytest.importorskip("mlflow.server", reason="MLflow's server is not installed")
+event_files = pytest.importorskip(
+    "tensorboard.backend.event_processing.event_accumulator", reason="no TensorBoard"
+)
+pytestmark = pytest.mark.slow
+
+HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """URI of an MLflow server with an SQLite file behind it."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+                *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
+                *("--default-artifact-root", str(folder / "artifacts")),
+                *("--host", "127.0.0.1", "--port", str(port)),
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **QUIET},
+            start_new_session=True,
+        )
+    uri = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=5)  # noqa: S310
+            break
+        except OSError:
+            assert process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.2)
+    yield uri
+    os.killpg(process.pid, 15)
+    process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(server)
+
+
+def cli(*arguments, cwd, **environment):
+    return subprocess.run(
+        [HGMVAE_BENCH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=240,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **QUIET, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def tracked(server, tmp_path_factory, tiny_text):
+    """A folder in which the tiny grid ran with two trackers."""
+    folder = tmp_path_factory.mktemp("tracked")
+    (folder / "tiny.yaml").write_text(tiny_text.replace("epochs: 1", "epochs: 2"))
+    done = cli(
+        *("run", "--grid", "tiny.yaml", "--results", "r", "--model", "vae", "--workers", 1),
+        *("--track", f"mlflow:{server}", "--track", "tensorboard"),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "track" not in done.stdout.lower()
+    return folder
+
+
+def mlflow_runs(client, experiment):
+    found = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([found.experiment_id])
+    return {run.data.tags["hgmvae_bench.run_key"]: run for run in runs}
+
+
+def test_mlflow_has_every_run_with_its_settings_losses_metrics_and_origin(tracked, client):
+    stored = Store(tracked / "r").runs()
+    runs = mlflow_runs(client, "hgmvae-bench/tiny")
+    assert runs.keys() == stored.keys()
+    assert len(runs) == 2
+    for key, run in runs.items():
+        record = stored[key].record
+        assert run.info.status == "FINISHED"
+        assert run.info.run_name == key
+        assert run.data.params["training.epochs"] == "2"
+        assert run.data.params["model.name"] == "vae"
+        assert run.data.params["seed"] == str(record.seed)
+        assert run.data.params["data_digest"] == record.data_digest
+        for term, values in record.history.items():
+            points = client.get_metric_history(run.info.run_id, term)
+            assert [(p.step, p.value) for p in points] == list(enumerate(values, start=1))
+        for name in ("sc", "accuracy"):
+            assert run.data.metrics[name] == record.metrics[name].value
+        assert run.data.tags["provenance.python"] == record.provenance["python"]
+        torch_version = record.provenance["packages"]["torch"]
+        assert run.data.tags["provenance.packages.torch"] == torch_version
+
+
+def test_tensorboard_reads_every_run(tracked):
+    stored = Store(tracked / "r").runs()
+    folders = {path.name: path for path in (tracked / "r" / "tensorboard").iterdir()}
+    assert folders.keys() == stored.keys()
+    for key, folder in folders.items():
+        record = stored[key].record
+        events = event_files.EventAccumulator(str(folder))
+        events.Reload()
+        for term, values in record.history.items():
+            points = events.Scalars(f"training/{term}")
+            assert [point.step for point in points] == [1, 2]
+            assert [point.value for point in points] == pytest.approx(values, rel=1e-6)
+        (point,) = events.Scalars("metrics/sc")
+        assert point.value == pytest.approx(record.metrics["sc"].value, rel=1e-6)
+        hyperparameters = events.SummaryMetadata("_hparams_/session_start_info").plugin_data
+        assert b"training.learning_rate" in hyperparameters.content
+        (text,) = events.Tensors("status/text_summary")
+        assert text.tensor_proto.string_val == [b"complete"]
+
+
+def test_metrics_computed_later_join_the_run_that_they_belong_to(tracked, client, server):
+    from hgmvae_bench.tracking.to_mlflow import MlflowTracker
+
+    grid = parse_grid((tracked / "tiny.yaml").read_text(), "tiny.yaml").select(models=["vae"])
+    stored = next(iter(Store(tracked / "r").runs().values()))
+    run = Run(next(iter(grid.cells)), stored.record.seed, stored.record.data_digest)
+    score = ScoreRecord(
+        key=run.key, record_sha256=stored.sha256, metrics={"nmi": MetricValue(value=0.25)}
+    )
+    tracker = MlflowTracker(server, "hgmvae-bench/tiny")
+    tracker.started(run)
+    tracker.finished(run, score)
+    tracker.close()
+    runs = mlflow_runs(client, "hgmvae-bench/tiny")
+    assert len(runs) == 2
+    joined = runs[run.key]
+    assert joined.data.metrics["nmi"] == 0.25
+    assert joined.data.metrics["sc"] == stored.metrics["sc"].value
+    assert joined.info.status == "FINISHED"
+
+
+def test_a_run_that_is_cut_off_goes_on_in_its_mlflow_run(server, client, tiny_grid):
+    from hgmvae_bench.tracking.to_mlflow import MlflowTracker
+
+    run = Run(next(iter(tiny_grid.cells)), 0, "digest")
+    statuses = []
+    for ending in ("cut off", "failed", "complete"):
+        tracker = MlflowTracker(server, "cut-off")
+        tracker.started(run)
+        tracker.epoch_ended(run, 1, {"loss": 2.0})
+        if ending != "cut off":
+            metrics = {"odd name!": MetricValue(value=1.5), "fid": MetricValue(missing="no net")}
+            record = Record.of(run, status=ending, error="why", metrics=metrics)
+            tracker.finished(run, record)
+        tracker.close()
+        experiment = client.get_experiment_by_name("cut-off").experiment_id
+        statuses.append([r.info.status for r in client.search_runs([experiment])])
+    assert statuses == [["KILLED"], ["FAILED"], ["FINISHED", "FAILED"]]
+    done, failed = client.search_runs([experiment])
+    assert failed.data.tags["error"] == "why"
+    assert done.data.metrics["odd name_"] == 1.5
+    assert done.data.tags["missing.fid"] == "no net"
+    assert done.data.params == failed.data.params
+
+
+def test_a_server_that_is_not_there_is_told_of(tiny_grid, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = Run(next(iter(tiny_grid.cells)), 0, "digest")
+    warnings = []
+    occasion = Occasion("tiny", None)
+    with tracking([f"mlflow:http://127.0.0.1:{free_port()}"], occasion, warnings.append) as told:
+        told[0].happened(Started(run))
+        told[0].happened(Finished(run, Record.of(run, status="complete")))
+    first, last = warnings
+    assert f"failed at {run.key}, which goes on untracked" in first
+    assert "lacks 1 of the runs; they are in the records" in last

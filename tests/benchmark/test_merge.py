@@ -1,0 +1,127 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from hgmvae_bench.grid import Run
+from hgmvae_bench.merge import MergeError, merge
+from hgmvae_bench.records import MetricValue, Record, ScoreRecord
+from hgmvae_bench.runner import make_plan
+from hgmvae_bench.store import Store, StoreError
+
+
+class Data:
+    digest = "d" * 64
+
+
+def record(grid, n, value=0.5, status="complete", day=1):
+    """The ``n``-th run of the tiny grid, as one machine finished it."""
+    runs = [Run(cell, seed, Data.digest) for cell in grid.cells for seed in range(2)]
+    metrics = {"sc": MetricValue(value=value)} if status == "complete" else {}
+    finished = datetime(2026, 1, day, tzinfo=UTC)
+    return Record.of(runs[n], status=status, metrics=metrics, error=None, finished_at=finished)
+
+
+def machine(root, grid, *records):
+    store = Store(root)
+    store.add_grid(grid)
+    for content in records:
+        store.add(content)
+        with store.writing_artifacts(content.key) as folder:
+            (folder / "model").write_text(str(content.metrics))
+    return root
+
+
+def counting(root):
+    return {key: run.record for key, run in Store(root).runs().items()}
+
+
+def test_folders_of_two_machines_make_one_that_is_done(tiny_grid, tmp_path):
+    records = [record(tiny_grid, n) for n in range(4)]
+    a = machine(tmp_path / "a", tiny_grid, *records[:2])
+    b = machine(tmp_path / "b", tiny_grid, *records[2:])
+    for source in (a, b):
+        assert len(merge(source, tmp_path / "all").copied) == 2
+    assert counting(tmp_path / "all") == {r.key: r for r in records}
+    for r in records:
+        assert (Store(tmp_path / "all").artifacts(r.key) / "model").is_file()
+    grid = Store(tmp_path / "all").grid()
+    plan = make_plan(grid, {("digits", 32): Data}, Store(tmp_path / "all").runs())
+    assert plan.train == []
+    assert len(plan.rescore) == 4  # accuracy is lacking
+
+
+def test_what_is_the_same_is_kept_once_and_merging_again_changes_nothing(tiny_grid, tmp_path):
+    a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
+    merge(a, tmp_path / "b")
+    files = sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*"))
+    again = merge(a, tmp_path / "b")
+    assert len(again.identical) == 1
+    assert again.copied == again.taken == again.kept == again.grids == []
+    assert sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*")) == files
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "winner"),
+    [
+        ({"value": 0.1, "day": 1}, {"value": 0.2, "day": 2}, 0),
+        ({"status": "failed", "day": 1}, {"value": 0.2, "day": 2}, 1),
+        ({"value": 0.1, "day": 2}, {"status": "diverged", "day": 1}, 0),
+        ({"status": "diverged", "day": 2}, {"status": "failed", "day": 1}, 1),
+    ],
+)
+def test_of_two_results_one_counts_whatever_the_order(tiny_grid, tmp_path, first, second, winner):
+    records = [record(tiny_grid, 0, **first), record(tiny_grid, 0, **second)]
+    folders = [machine(tmp_path / str(i), tiny_grid, r) for i, r in enumerate(records)]
+    for target, order in (("x", (0, 1)), ("y", (1, 0))):
+        told = [merge(folders[i], tmp_path / target) for i in order]
+        assert counting(tmp_path / target) == {records[winner].key: records[winner]}
+        assert len(told[1].taken if order[1] == winner else told[1].kept) == 1
+        left = Store(tmp_path / target).artifacts(records[0].key) / "model"
+        assert left.read_text() == str(records[winner].metrics)
+
+
+def test_scores_that_were_added_later_come_along_once(tiny_grid, tmp_path):
+    content = record(tiny_grid, 0)
+    a = machine(tmp_path / "a", tiny_grid, content)
+    merge(a, tmp_path / "b")
+    sha256 = Store(a).runs()[content.key].sha256
+    score = ScoreRecord(key=content.key, record_sha256=sha256, metrics={"db": MetricValue(value=2)})
+    Store(a).add_scores(score)
+    for _ in range(2):
+        merge(a, tmp_path / "b")
+        (run,) = Store(tmp_path / "b").runs().values()
+        assert {name: metric.value for name, metric in run.metrics.items()} == {"sc": 0.5, "db": 2}
+        assert run.scorings == 1
+
+
+def test_every_attempt_of_a_run_comes_along(tiny_grid, tmp_path):
+    attempts = [record(tiny_grid, 0, status="failed"), record(tiny_grid, 0)]
+    a = machine(tmp_path / "a", tiny_grid, *attempts)
+    merge(a, tmp_path / "b")
+    assert len(list((tmp_path / "b" / "records").iterdir())) == 2
+    assert counting(tmp_path / "b") == {attempts[1].key: attempts[1]}
+
+
+def test_another_grid_of_the_same_name_is_told_of_and_kept_out(tiny_grid, tmp_path):
+    a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
+    b = machine(tmp_path / "b", tiny_grid.select(seeds=1))
+    kept = (b / "grids" / "tiny.yaml").read_text()
+    assert merge(a, b).grids == ["tiny"]
+    assert (b / "grids" / "tiny.yaml").read_text() == kept
+
+
+def test_a_damaged_record_stops_the_merge_before_anything_is_copied(tiny_grid, tmp_path):
+    a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0), record(tiny_grid, 1))
+    path = sorted((a / "records").iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(StoreError, match=path.name):
+        merge(a, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_folders_that_cannot_be_merged_are_named(tmp_path, tiny_grid):
+    with pytest.raises(MergeError, match="nowhere is not a results folder"):
+        merge(tmp_path / "nowhere", tmp_path / "b")
+    a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
+    with pytest.raises(MergeError, match="cannot be merged into itself"):
+        merge(a, tmp_path / "." / "a")

@@ -1,0 +1,92 @@
+import json
+import tempfile
+import time
+
+import pytest
+import torch
+
+from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
+from hgmvae_bench.networks import Network
+from hgmvae_bench.plugins import MODELS
+from hgmvae_bench.speed import Report, Throughput, _take_turns, measure, to_text, with_torch_layers
+
+CPU = torch.device("cpu")
+
+
+def cell(model="vae"):
+    return Cell(
+        dataset="digits",
+        image_size=32,
+        model=model,
+        model_settings=MODELS[model].settings,
+        latent_dim=2,
+        network=NetworkSettings(width=2),
+        training=TrainingSettings(batch_size=16),
+    )
+
+
+def test_contenders_take_turns_and_their_first_turn_does_not_count():
+    order = []
+
+    def lasting(name, *seconds):
+        remaining = list(seconds)
+
+        def epoch():
+            order.append(name)
+            time.sleep(remaining.pop(0))
+
+        return epoch
+
+    contenders = {"a": lasting("a", 0.2, 0.01, 0.05), "b": lasting("b", 0, 0, 0)}
+    seconds = _take_turns(contenders, 2, CPU)
+    assert order == ["a", "b"] * 3
+    assert seconds["a"] == pytest.approx([0.01, 0.05], abs=0.01)
+    assert max(seconds["b"]) < 0.01
+
+
+def test_torchs_layers_compute_the_same_with_the_same_parameters():
+    torch.manual_seed(0)
+    network = Network((1, 32, 32), width=4)
+    encoder, decoder = network.point_encoder(3), network.decoder(3)
+    x = torch.rand(5, 1, 32, 32)
+    before = decoder(encoder(x)["embedding"])["reconstruction"]
+    parameters = [id(p) for module in (encoder, decoder) for p in module.parameters()]
+    plain = [with_torch_layers(module) for module in (encoder, decoder)]
+    kinds = {type(m).__module__.split(".")[0] for p in plain for m in p.layers.modules()}
+    assert kinds == {"torch"}
+    assert [id(p) for module in plain for p in module.parameters()] == parameters
+    after = plain[1](plain[0](x)["embedding"])["reconstruction"]
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    report = measure(
+        [cell("vae"), cell("hgmvae-u")],
+        digits,
+        ["ssim", "lpips"],
+        device=CPU,
+        threads=1,
+        side_by_side=2,
+        steps=4,
+        repeats=2,
+    )
+    assert [(t.model, t.contender) for t in report.training] == [
+        (model, contender)
+        for model in ("vae", "hgmvae-u")
+        for contender in ("suite", "bare loop", "pythae")
+    ]
+    assert all(0 < t.least <= t.median <= t.most for t in report.training)
+    assert report.scoring["ssim"] > 0
+    assert 0.1 < report.start_up < 60
+    assert json.loads(json.dumps(report.to_json()))["settings"]["side_by_side"] == 2
+    # Pythae's trainer makes folders and talks of them.
+    assert list(tmp_path.glob("hgmvae-bench-*")) == []
+    assert [line.name for line in caplog.records if line.name.startswith("pythae")] == []
+    assert "bare loop" in to_text(report)
+
+
+def test_ratios():
+    training = [Throughput("vae", "suite", 30, 1, 1), Throughput("vae", "pythae", 10, 1, 1)]
+    report = Report({}, {}, training, {}, 0)
+    assert report.ratio("vae", "suite", "pythae") == 3

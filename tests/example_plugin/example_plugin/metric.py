@@ -1,0 +1,41 @@
+"""Participation ratio: in how many directions the codes spread.
+
+With λ the eigenvalues of the codes' covariance it is (Σλ)² / Σλ²: 1 where all lie on a line, the
+latent dimension where they spread alike in every direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hgmvae_bench.plugins import Direction, MetricMissingError, Need
+
+if TYPE_CHECKING:
+    from hgmvae_bench.outputs import Outputs
+
+
+@dataclass(frozen=True)
+class ParticipationRatio:
+    title: str = "Participation ratio"
+    direction: Direction = "higher"
+    range: tuple[float, float] = (1, float("inf"))
+    needs: tuple[Need, ...] = ("codes",)
+    reference: str = "Gao et al. 2017, A theory of multineuronal dimensionality"
+    cost: Literal["cheap", "dear"] = "cheap"
+
+    def compute(self, outputs: Outputs) -> float:
+        import numpy as np
+
+        covariance = np.atleast_2d(np.cov(outputs.test_codes.astype(np.float64), rowvar=False))
+        trace = np.trace(covariance)
+        if not trace:
+            raise MetricMissingError("all codes are the same")
+        return float(trace**2 / (covariance**2).sum())
+
+    def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
+        return {"split": "test", "n_images": len(outputs.test_images)}
+
+
+PARTICIPATION_RATIO = ParticipationRatio()
