@@ -55,16 +55,17 @@ def wait_for(condition, timeout=120):
 
 
 def workers(pid):
-    """Processes that a driver has started and that can be killed."""
+    """The processes behind a driver that can be killed: its workers, and the server of these."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [
+        found = [
             int(child)
             for child in children
             if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
         ]
     except OSError:
         return []
+    return found + [process for child in found for process in workers(child)]
 
 
 @pytest.fixture(scope="module")

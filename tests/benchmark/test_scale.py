@@ -1,4 +1,7 @@
-"""Large grids and large results folders, in processor time: tests run beside each other."""
+"""Large grids and large results folders, in processor time: tests run beside each other.
+
+The limits are those of a core that does the `yardstick` in a second; a slower one gets more.
+"""
 
 import hashlib
 import json
@@ -85,10 +88,25 @@ def timed(function):
     return result, min(seconds)
 
 
+def yardstick():
+    """Work of the kind that the limits are about: many small objects, JSON, hashes, a sort."""
+    line = json.dumps({"key": "k" * 40, "metrics": {name: {"value": 0.5} for name in "abcd"}})
+    entries = {}
+    for number in range(70_000):
+        entries[hashlib.sha256(b"%d" % number).hexdigest()] = number, json.loads(line)
+    return len(sorted(entries.items(), key=lambda entry: entry[0]))
+
+
+@pytest.fixture
+def slowness():
+    """How much slower than the limits' core this one is just now, at least 1."""
+    return max(1.0, timed(yardstick)[1])
+
+
 @pytest.mark.parametrize(
     ("n_runs", "limit"), [(5_000, 1.5), pytest.param(100_000, 5, marks=pytest.mark.slow)]
 )
-def test_a_large_store_lists_plans_and_tabulates_in_time(tmp_path, n_runs, limit):
+def test_a_large_store_lists_plans_and_tabulates_in_time(tmp_path, slowness, n_runs, limit):
     grid = large_grid(n_runs)
     fill(tmp_path, grid)
     Store(tmp_path).runs()
@@ -101,7 +119,7 @@ def test_a_large_store_lists_plans_and_tabulates_in_time(tmp_path, n_runs, limit
     assert {entry.mean for entry in table.entries} == {0.5}
     assert {entry.n for entry in table.entries} == {10}
     print(f"{n_runs} records: {listing:.2f} s, {planning:.2f} s, {tabulating:.2f} s")  # noqa: T201
-    assert max(listing, planning, tabulating) < limit
+    assert max(listing, planning, tabulating) < limit * slowness
 
 
 EXPAND = r"""
@@ -120,7 +138,7 @@ print(plan.total, seconds, peak)
 
 
 @pytest.mark.parametrize("n_runs", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_a_large_grid_expands_in_time_and_memory(tmp_path, n_runs):
+def test_a_large_grid_expands_in_time_and_memory(tmp_path, slowness, n_runs):
     dims = ", ".join(str(i) for i in range(1, n_runs // 50 + 1))
     (tmp_path / "large.yaml").write_text(GRID.format(latent_dims=dims))
     outcome = subprocess.run(
@@ -132,7 +150,7 @@ def test_a_large_grid_expands_in_time_and_memory(tmp_path, n_runs):
     total, seconds, kib = map(float, outcome.stdout.split())
     print(f"{n_runs} runs: {seconds:.2f} s, {kib / 2**20:.2f} GiB")  # noqa: T201
     assert total == n_runs
-    assert seconds < 5 * n_runs / 1_000_000 + 1
+    assert seconds < 5 * n_runs / 1_000_000 * slowness
     assert kib < 2**20
 
 

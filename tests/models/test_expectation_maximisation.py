@@ -1,5 +1,7 @@
 """Expectation-maximisation against scikit-learn's, from the same first guess."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,7 @@ def reference(codes: Tensor, labels: Tensor, n_steps: int) -> GaussianMixture:
 @pytest.mark.parametrize("n_steps", [0, 1, 10])
 def test_every_step_is_scikit_learns(codes, labels, n_steps, monkeypatch):
     monkeypatch.setattr(expectation_maximisation, "CHUNK_ELEMENTS", 6 * 300)  # 7 chunks
+    monkeypatch.setattr(expectation_maximisation, "LEAST_GAIN", -math.inf)  # every step is taken
     found, statistics = fit_gaussians(
         codes, labels, N_COMPONENTS, floor=FLOOR, max_iterations=n_steps
     )
