@@ -33,14 +33,10 @@ class ImageControl(Codec):
     """A control that has images but no codes."""
 
     def encode(self, images: Tensor) -> Codes:
-        """Not to be had.
+        """Codes (N, 0): none."""
+        return np.empty((len(images), 0), dtype=np.float32)
 
-        Raises:
-            MetricMissingError: always.
-        """
-        raise MetricMissingError("this control has no codes")
-
-    def reconstruct(self, images: Tensor) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
         """Not to be had, unless a control says otherwise.
 
         Raises:
@@ -88,9 +84,9 @@ class MeanImage(ImageControl):
         total = sum(batch.double().sum(0) for batch in self.train_images.split(BATCH_SIZE))
         return to_uint8((total / len(self.train_images) / 255)[None])
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """The mean image as often as there are images."""
-        return self.mean.expand(len(images), -1, -1, -1)
+    def decode(self, codes: Tensor) -> Tensor:
+        """The mean image as often as there are codes."""
+        return self.mean.expand(len(codes), -1, -1, -1)
 
     def sample(self, n_samples: int, seed: int) -> Tensor:
         """The mean image ``n_samples`` times."""
@@ -109,9 +105,9 @@ class PixelNoise(ImageControl):
     input_dim: tuple[int, int, int]
     seed: int
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """As many noise images as there are images."""
-        return self.sample(len(images), self.seed)
+    def decode(self, codes: Tensor) -> Tensor:
+        """As many noise images as there are codes."""
+        return self.sample(len(codes), self.seed)
 
     def sample(self, n_samples: int, seed: int) -> Tensor:
         """``n_samples`` noise images."""
@@ -166,19 +162,8 @@ class PrincipalComponents(Codec):
         ]
         return torch.cat(codes).numpy()
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """The images' projections on the components."""
-        return self._decode(torch.from_numpy(self.encode(images)))
-
-    def sample(self, n_samples: int, seed: int) -> Tensor:
-        """Images of codes from N(0, diag(variances of the train codes)), which are uncorrelated."""
-        generator = torch.Generator().manual_seed(seed)
-        deviations = self._fit[2]
-        return self._decode(
-            torch.randn(n_samples, self.latent_dim, generator=generator) * deviations
-        )
-
-    def _decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
+        """The images with these coordinates."""
         mean, components, _ = self._fit
         shape = self.train_images.shape[1:]
         images = [
@@ -186,6 +171,14 @@ class PrincipalComponents(Codec):
             for batch in codes.split(BATCH_SIZE)
         ]
         return torch.cat(images)
+
+    def sample(self, n_samples: int, seed: int) -> Tensor:
+        """Images of codes from N(0, diag(variances of the train codes)), which are uncorrelated."""
+        generator = torch.Generator().manual_seed(seed)
+        deviations = self._fit[2]
+        return self.decode(
+            torch.randn(n_samples, self.latent_dim, generator=generator) * deviations
+        )
 
 
 @dataclass(frozen=True)

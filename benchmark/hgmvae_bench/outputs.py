@@ -26,7 +26,8 @@ Labels = npt.NDArray[np.int64]
 
 T = TypeVar("T")
 
-BATCH_SIZE = 500
+# What a layer makes of a batch stays in a CPU's cache.
+BATCH_SIZE = 100
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -46,10 +47,14 @@ class Codec(Protocol):
     """
 
     def encode(self, images: Tensor) -> Codes:
-        """Deterministic codes (N, L) of uint8 images (N, C, H, W)."""
+        """Deterministic codes (N, L) of uint8 images (N, C, H, W); L is 0 where there are none."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """uint8 images (N, C, H, W) of codes (N, L)."""
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """uint8 reconstructions (N, C, H, W), decoded from the deterministic codes."""
+        return self.decode(torch.from_numpy(self.encode(images)))
 
     def sample(self, n_samples: int, seed: int) -> Tensor:
         """uint8 images (n_samples, C, H, W) drawn from the prior.
@@ -99,17 +104,9 @@ class ModelCodec(Codec):
         return torch.cat(codes).numpy()
 
     @torch.inference_mode()
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """uint8 reconstructions (N, C, H, W), decoded from the deterministic codes."""
-        return torch.cat(
-            [self.decode(self.model.latent_code(batch)) for batch in self._batches(images)]
-        )
-
-    @torch.inference_mode()
     def sample(self, n_samples: int, seed: int) -> Tensor:
         """uint8 images (n_samples, C, H, W) decoded from draws of the model's prior."""
-        latents = self.sample_latents(n_samples, seed)
-        return torch.cat([self.decode(z) for z in latents.split(BATCH_SIZE)])
+        return self.decode(self.sample_latents(n_samples, seed))
 
     @torch.inference_mode()
     def sample_latents(self, n_samples: int, seed: int) -> Tensor:
@@ -137,18 +134,21 @@ class ModelCodec(Codec):
         return torch.cat([*map(probabilities, self._batches(images))]).float().cpu().numpy()
 
     @torch.inference_mode()
-    def decode(self, latent: Tensor) -> Tensor:
-        """uint8 images (N, C, H, W) of latents (N, L) on ``device``, in one batch.
+    def decode(self, codes: Tensor) -> Tensor:
+        """uint8 images (N, C, H, W) of codes or other latents (N, L).
 
         Raises:
             MetricMissingError: if they are not all finite.
         """
         self.model.eval()
-        images = self.model.decoder(latent)["reconstruction"]
-        # Cast to uint8, a NaN would turn into some grey level and be scored as if it were one.
-        if not images.isfinite().all():
-            raise MetricMissingError("the model's images are not all finite")
-        return to_uint8(images).cpu()
+        decoded = []
+        for batch in codes.split(BATCH_SIZE):
+            images = self.model.decoder(batch.to(self.device))["reconstruction"]
+            # Cast to uint8, a NaN would turn into some grey level and be scored as if it were one.
+            if not images.isfinite().all():
+                raise MetricMissingError("the model's images are not all finite")
+            decoded.append(to_uint8(images).cpu())
+        return torch.cat(decoded)
 
 
 @dataclass(frozen=True)
@@ -192,22 +192,26 @@ class Outputs:
         return self.data.test_images
 
     @cached_property
+    def _encoded(self) -> Codes:
+        return _finite(self.codec.encode(self.test_images), "codes")
+
+    @property
     def test_codes(self) -> Codes:
         """Deterministic codes (N, L) of the test images.
 
         Raises:
-            MetricMissingError: if they are not all finite.
+            MetricMissingError: if there are none, or they are not all finite.
         """
-        return _finite(self.codec.encode(self.data.test_images), "codes")
+        return _present(self._encoded)
 
     @cached_property
     def train_codes(self) -> Codes:
         """Deterministic codes (N, L) of the training images.
 
         Raises:
-            MetricMissingError: if they are not all finite.
+            MetricMissingError: if there are none, or they are not all finite.
         """
-        return _finite(self.codec.encode(self.data.train_images), "codes")
+        return _present(_finite(self.codec.encode(self.data.train_images), "codes"))
 
     @cached_property
     def posterior(self) -> tuple[Codes, Codes]:
@@ -231,8 +235,8 @@ class Outputs:
 
     @cached_property
     def reconstructions(self) -> Tensor:
-        """uint8 reconstructions (N, C, H, W) of the test images."""
-        return self.codec.reconstruct(self.data.test_images)
+        """uint8 reconstructions (N, C, H, W) of the test images, decoded from their codes."""
+        return self.codec.decode(torch.from_numpy(self._encoded))
 
     @cached_property
     def samples(self) -> Tensor:
@@ -283,6 +287,12 @@ class Outputs:
             raise MetricMissingError("the dataset has no classes")
         array: Labels = labels.numpy()
         return array
+
+
+def _present(codes: Codes) -> Codes:
+    if codes.shape[1] == 0:
+        raise MetricMissingError("there are no codes")
+    return codes
 
 
 def _finite(values: Codes, name: str) -> Codes:
