@@ -141,16 +141,19 @@ print(plan.total, seconds, peak)
 def test_a_large_grid_expands_in_time_and_memory(tmp_path, slowness, n_runs):
     dims = ", ".join(str(i) for i in range(1, n_runs // 50 + 1))
     (tmp_path / "large.yaml").write_text(GRID.format(latent_dims=dims))
-    outcome = subprocess.run(
-        [sys.executable, "-c", EXPAND, tmp_path / "large.yaml"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    total, seconds, kib = map(float, outcome.stdout.split())
+    measured = []
+    for _ in range(2):
+        outcome = subprocess.run(
+            [sys.executable, "-c", EXPAND, tmp_path / "large.yaml"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        measured.append([*map(float, outcome.stdout.split())])
+    total, seconds, kib = map(min, zip(*measured, strict=True))
     print(f"{n_runs} runs: {seconds:.2f} s, {kib / 2**20:.2f} GiB")  # noqa: T201
     assert total == n_runs
-    assert seconds < 5 * n_runs / 1_000_000 * slowness
+    assert seconds < (0.5 + 4.5 * n_runs / 1_000_000) * slowness
     assert kib < 2**20
 
 
