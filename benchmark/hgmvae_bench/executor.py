@@ -51,6 +51,7 @@ def available_cores() -> int:
 PRELOADED = ["hgmvae_bench.execution", "sklearn.cluster", "sklearn.svm"]
 """What every worker needs and takes seconds to import."""
 
+MOST_STARTS = 3
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_FOR_LAST_WORDS = 5.0
 
@@ -178,12 +179,19 @@ class _Pool:
 
     def start(self) -> _Worker:
         context = _process_context(self.setup.device)
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, self.setup), daemon=True)
-        process.start()
-        theirs.close()
-        self.workers.append(_Worker(process, ours))
-        return self.workers[-1]
+        for _ in range(MOST_STARTS):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, self.setup), daemon=True)
+            # Where the server that forks workers was killed, the next start makes another.
+            with theirs, suppress(EOFError, ConnectionError):
+                process.start()
+                self.workers.append(_Worker(process, ours))
+                return self.workers[-1]
+            ours.close()
+        raise ExecutorError(
+            f"no worker process could be started in {MOST_STARTS} tries: what starts them was "
+            "killed each time (out of memory?); free memory, then call again"
+        )
 
     def hear(self, worker: _Worker) -> Iterator[Event]:
         """Take one message of a busy worker, or note that it is gone."""

@@ -118,6 +118,17 @@ def test_kill_9_at_any_moment_loses_nothing(undisturbed, tiny_text, tmp_path):
     assert list((tmp_path / "r" / "claims").iterdir()) == []
 
 
+def test_a_server_of_workers_that_is_killed_is_replaced(undisturbed, tiny_text, tmp_path):
+    folder, _ = undisturbed
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    process = start(tmp_path, "--workers", "1")
+    wait_for(lambda: workers(process.pid))
+    os.kill(workers(process.pid)[0], signal.SIGKILL)  # while it imports, before any worker
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert outcomes(tmp_path / "r") == outcomes(folder / "r")
+
+
 def test_two_drivers_share_the_work_and_do_nothing_twice(undisturbed, tiny_text, tmp_path):
     folder, _ = undisturbed
     (tmp_path / "tiny.yaml").write_text(tiny_text)
