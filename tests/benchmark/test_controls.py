@@ -114,6 +114,14 @@ def test_mean_image(digits) -> None:
     assert torch.equal(mean.sample(3, 0)[2], expected)
 
 
+def test_images_without_codes_have_reconstructions_alone(made) -> None:
+    outputs = made["mean-image"].outputs
+    assert outputs.reconstructions.shape == outputs.test_images.shape
+    for name in ("test_codes", "train_codes"):
+        with pytest.raises(MetricMissingError, match="no codes"):
+            getattr(outputs, name)
+
+
 def test_pixel_noise() -> None:
     noise = PixelNoise((3, 16, 16), seed=1).sample(200, 0).double()
     assert noise.shape == (200, 3, 16, 16)

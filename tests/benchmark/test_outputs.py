@@ -86,6 +86,21 @@ def test_codes_are_deterministic_and_of_any_batch_size(make, monkeypatch) -> Non
     assert outputs.reconstructions.dtype == torch.uint8
 
 
+def test_codes_and_reconstructions_take_one_pass_over_the_test_images(make) -> None:
+    encoded = []
+
+    class Counting(TinyModel):
+        def latent_code(self, data: Tensor) -> Tensor:
+            encoded.append(len(data))
+            return super().latent_code(data)
+
+    outputs = make(Counting())
+    reconstructions = outputs.reconstructions
+    assert outputs.test_codes.shape == (360, 4)
+    assert sum(encoded) == 360
+    assert torch.equal(outputs.codec.reconstruct(outputs.test_images), reconstructions)
+
+
 def test_samples_follow_from_the_identity_alone(make) -> None:
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
