@@ -17,10 +17,11 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from hgmvae_bench.errors import UserError
+from hgmvae_bench.files import write_atomically
 from hgmvae_bench.grid import Cell, Grid, Run
 from hgmvae_bench.records import Fingerprint
 from hgmvae_bench.seeding import digest
-from hgmvae_bench.store import StoredRun, write_atomically
+from hgmvae_bench.store import StoredRun
 
 LOSS_TERM = "final {}"
 """Name of the measure that a loss term's mean over the last epoch is."""

@@ -23,8 +23,9 @@ from hgmvae_bench.plugins import BenchmarkModel, PluginError, missing_members, r
 from hgmvae_bench.provenance import provenance
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord, Status
+from hgmvae_bench.sealing import StoreError
 from hgmvae_bench.seeding import derive_seed
-from hgmvae_bench.store import Store, StoredRun, StoreError
+from hgmvae_bench.store import Store, StoredRun
 from hgmvae_bench.tasks import Task
 from hgmvae_bench.training import OnEpoch, Seeded, keep, train
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from hgmvae_bench import claims, comparison, judging
 from hgmvae_bench.errors import UserError
+from hgmvae_bench.files import write_atomically
 from hgmvae_bench.formats import WRITERS, Sheet, latex_document
 from hgmvae_bench.grid import Grid
-from hgmvae_bench.store import write_atomically
 from hgmvae_bench.tables import Table
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hgmvae_bench.errors import UserError
-from hgmvae_bench.store import Store, StoredRun, named, parse_name, record_name
+from hgmvae_bench.sealing import named, parse_name, record_name
+from hgmvae_bench.store import Store, StoredRun
 
 
 class MergeError(UserError, RuntimeError):

@@ -42,7 +42,7 @@ from hgmvae_bench.ray_node import (
     write_files,
 )
 from hgmvae_bench.records import Record, ScoreRecord
-from hgmvae_bench.store import named
+from hgmvae_bench.sealing import named
 from hgmvae_bench.tasks import (
     DoneElsewhere,
     Event,

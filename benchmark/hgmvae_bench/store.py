@@ -22,53 +22,41 @@ and what has no record is done again.
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from hgmvae_bench import index
 from hgmvae_bench.collector import paused_collector
-from hgmvae_bench.errors import UserError
 from hgmvae_bench.files import LocalFiles
-from hgmvae_bench.files import write_atomically as write_atomically
 from hgmvae_bench.grid import Grid, load_grid
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import ControlRecord, MetricValue, Record, ScoreRecord, Status
 from hgmvae_bench.remote import Remote
-
-Content = TypeVar("Content", Record, ScoreRecord, ControlRecord)
-Kind = Literal["retry", "scores"]
+from hgmvae_bench.sealing import (
+    FaultError,
+    Kind,
+    StoreError,
+    named,
+    parse_name,
+    record_name,
+    seal,
+    unsealed,
+    validated,
+)
 
 RECORDS = "records"
 CONTROLS = "controls"
 DAMAGED = "damaged"
 
-_FILE_NAME = re.compile(r"(?P<key>.+?)(?:\.(?P<kind>retry|scores)-(?P<number>[1-9]\d*))?\.json")
-_HEAD = b'{"sha256": "%s", "content":\n'
-_HEAD_LENGTH = len(_HEAD) - 2 + 64
-_TAIL = b"\n}\n"
 _SHOWN = 10
-
-
-class StoreError(UserError, RuntimeError):
-    """A results folder that cannot be used; the message names the file and says what to do."""
-
-
-class _FaultError(Exception):
-    """A file among the records that is none; ``damaged`` if moving it aside mends the folder."""
-
-    def __init__(self, reason: str, *, damaged: bool) -> None:
-        super().__init__(reason)
-        self.damaged = damaged
 
 
 class Summary(NamedTuple):
@@ -148,8 +136,8 @@ class _IndexedRun(StoredRun):
         """The newest record of the run, read from its file."""
         files, name = vars(self)["_files"], vars(self)["_name"]
         with named(files.root / RECORDS / name):
-            _, body = _unsealed(files.read(f"{RECORDS}/{name}"))
-            return _validated(body, Record)
+            _, body = unsealed(files.read(f"{RECORDS}/{name}"))
+            return validated(body, Record)
 
 
 class _Metrics(Mapping[str, MetricValue]):
@@ -220,7 +208,7 @@ class Store:
         for name, _ in self.files.scan(CONTROLS):
             try:
                 self._control(name)
-            except _FaultError as fault:
+            except FaultError as fault:
                 faults[f"{CONTROLS}/{name}"] = fault
         for path in [path for path, fault in faults.items() if fault.damaged]:
             target, number = f"{DAMAGED}/{path}", 0
@@ -246,7 +234,7 @@ class Store:
                     fresh += 1
             except FileNotFoundError:  # moved aside since it was listed
                 continue
-            except _FaultError as fault:
+            except FaultError as fault:
                 contents.faults[name] = fault
                 continue
             entries[name] = entry
@@ -274,14 +262,14 @@ class Store:
         key, kind, _ = parse_name(name)
         with named(self.root / RECORDS / name):
             raw = self.files.read(f"{RECORDS}/{name}")
-        sha256, body = _unsealed(raw)
+        sha256, body = unsealed(raw)
         content = from_json(body)
         fields = _SCORE_FIELDS if kind == "scores" else _RECORD_FIELDS
         # The whole is validated when it is asked for; here only what is not of this layout.
         if content.get("schema_version") != 1 or not fields <= content.keys():
-            _validated(body, ScoreRecord) if kind == "scores" else _validated(body, Record)
+            validated(body, ScoreRecord) if kind == "scores" else validated(body, Record)
         if content["key"] != key:
-            raise _FaultError(f"is the record of {content['key']}", damaged=True)
+            raise FaultError(f"is the record of {content['key']}", damaged=True)
         return index.Entry(version, sha256, to_json({field: content[field] for field in fields}))
 
     def add(self, record: Record, number: int | None = None) -> bool:
@@ -328,8 +316,8 @@ class Store:
     def _control(self, name: str) -> tuple[int, ControlRecord]:
         """One control record, with the number in its name."""
         _, _, number = parse_name(name)
-        _, body = _unsealed(self.files.read(f"{CONTROLS}/{name}"))
-        return number, _validated(body, ControlRecord)
+        _, body = unsealed(self.files.read(f"{CONTROLS}/{name}"))
+        return number, validated(body, ControlRecord)
 
     def add_control(self, record: ControlRecord) -> None:
         """Write metrics of a control; those written before are kept beside them.
@@ -423,8 +411,7 @@ class Store:
 
     def _write(self, path: str, kind: Kind, content: BaseModel, number: int | None) -> bool:
         """Write the file of that number, or of the first that is free; False if it is there."""
-        body = content.model_dump_json(indent=1).encode()
-        sealed = _HEAD % hashlib.sha256(body).hexdigest().encode() + body + _TAIL
+        sealed = seal(content)
         free = 1 if kind == "scores" else 0
         with named(self.root / f"{path}.json"):
             if number is not None:
@@ -439,56 +426,8 @@ class _Contents:
     """What lies among the records."""
 
     runs: dict[str, Any] = field(default_factory=dict)
-    faults: dict[str, _FaultError] = field(default_factory=dict)
+    faults: dict[str, FaultError] = field(default_factory=dict)
 
 
 _RECORD_FIELDS = {*Summary._fields, "metrics"}
 _SCORE_FIELDS = {"key", "record_sha256", "metrics"}
-
-
-def record_name(key: str, kind: Kind, number: int) -> str:
-    """Name of a run's record file: the first has no number, a retry and scores have one."""
-    return f"{key}.{kind}-{number}.json" if number else f"{key}.json"
-
-
-def parse_name(name: str) -> tuple[str, Kind, int]:
-    """Run key, kind and number of a record file; the inverse of `record_name`."""
-    match = _FILE_NAME.fullmatch(name)
-    if match is None:
-        raise _FaultError("not a name that a record has", damaged=True)
-    return match["key"], match["kind"] or "retry", int(match["number"] or 0)  # type: ignore[return-value]
-
-
-def _unsealed(raw: bytes) -> tuple[str, bytes]:
-    """Hash and content of a record file.
-
-    The hash covers the bytes of the content as they stand in the file, so that it can be checked
-    without parsing twice.
-    """
-    body = raw[_HEAD_LENGTH : -len(_TAIL)]
-    sha256 = hashlib.sha256(body).hexdigest()
-    if raw != _HEAD % sha256.encode() + body + _TAIL:
-        raise _FaultError("truncated or edited (its content does not match its hash)", damaged=True)
-    return sha256, body
-
-
-def _validated(body: bytes, content_type: type[Content]) -> Content:
-    try:
-        return content_type.model_validate_json(body)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise _FaultError(
-            f"not a record that this version reads: {where}: {fault['msg']}", damaged=False
-        ) from error
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal, or a damaged file, into an error that names the file."""
-    try:
-        yield
-    except _FaultError as fault:
-        raise StoreError(f"{path}: {fault}") from fault
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error

@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Self
 
 from hgmvae_bench.grid import Run
+from hgmvae_bench.sealing import named, record_name
 from hgmvae_bench.sharing import Claims
-from hgmvae_bench.store import Store, named, record_name
+from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import Task
 
 SECONDS_BETWEEN_LOOKS = 2.0

@@ -12,7 +12,8 @@ from hgmvae_bench.formats import to_csv, to_latex, to_text
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.metrics import classifier
 from hgmvae_bench.records import MetricValue, Record
-from hgmvae_bench.store import Store, StoredRun, StoreError
+from hgmvae_bench.sealing import StoreError
+from hgmvae_bench.store import Store, StoredRun
 from hgmvae_bench.tables import TableError, build_table
 
 CPU = torch.device("cpu")

@@ -6,7 +6,8 @@ from hgmvae_bench.grid import Run
 from hgmvae_bench.merge import MergeError, merge
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
 from hgmvae_bench.runner import make_plan
-from hgmvae_bench.store import Store, StoreError
+from hgmvae_bench.sealing import StoreError
+from hgmvae_bench.store import Store
 
 
 class Data:

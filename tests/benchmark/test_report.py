@@ -18,7 +18,8 @@ from hgmvae_bench.figures import Results
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.records import ControlRecord, MetricValue, Record
 from hgmvae_bench.report import build_report
-from hgmvae_bench.store import Store, StoredRun, StoreError
+from hgmvae_bench.sealing import StoreError
+from hgmvae_bench.store import Store, StoredRun
 
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 

@@ -8,7 +8,8 @@ import pytest
 import hgmvae_bench as hb
 from hgmvae_bench.grid import Run
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
-from hgmvae_bench.store import Store, StoreError
+from hgmvae_bench.sealing import StoreError
+from hgmvae_bench.store import Store
 
 PROVENANCE = {
     "device": "cpu",

@@ -10,7 +10,8 @@ import pytest
 
 from hgmvae_bench.files import write_atomically
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
-from hgmvae_bench.store import Store, StoreError
+from hgmvae_bench.sealing import StoreError
+from hgmvae_bench.store import Store
 
 OLD_RECORDS = Path(__file__).parent / "old_records"
 

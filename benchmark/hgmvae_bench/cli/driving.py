@@ -123,8 +123,8 @@ def score_controls(
 
 def write_tables(grid: Grid, store: Store) -> None:
     """Every table of the grid to the terminal, and in every format to the results folder."""
+    from hgmvae_bench.files import write_atomically
     from hgmvae_bench.formats import WRITERS, to_text
-    from hgmvae_bench.store import write_atomically
     from hgmvae_bench.tables import build_table
 
     runs = list(store.runs().values())

@@ -42,10 +42,10 @@ def speed(
 
     from hgmvae_bench.data import catalogue
     from hgmvae_bench.executor import available_cores
+    from hgmvae_bench.files import write_atomically
     from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
     from hgmvae_bench.plugins import MODELS
     from hgmvae_bench.speed import measure, to_text
-    from hgmvae_bench.store import write_atomically
 
     names = metric_names(metrics)
     chosen = torch.device(resolved(device).value)

@@ -26,7 +26,7 @@ from hgmvae_bench.figures.kinds import FigureKind, Source
 from hgmvae_bench.figures.source import FigureError, Part
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.report import content
-from hgmvae_bench.store import StoreError
+from hgmvae_bench.sealing import StoreError
 from hgmvae_bench.tables import Table, build_table
 
 EVERYTHING: tuple[Source, ...] = ("records", "codes", "models")
