@@ -17,8 +17,9 @@ from torch import Tensor
 
 from hgmvae.aggregate import LOG_2PI
 
-CHUNK_ELEMENTS = 2**24
-"""Products of codes that are held at once: 128 MiB."""
+CHUNK_ELEMENTS, CHUNK_ELEMENTS_ON_GPU = 2**20, 2**24
+"""Products of codes that are held at once: 8 MiB, which the allocator keeps for the next chunk, or
+128 MiB, which keep a GPU busy."""
 
 LEAST_GAIN = 1e-3
 """Of the mean log-likelihood by a step, in nats; scikit-learn's default."""
@@ -108,16 +109,20 @@ class _Pairs:
         n_dims = codes.shape[1]
         self.i, self.j = torch.triu_indices(n_dims, n_dims, device=codes.device)
         self.codes = codes
-        size = max(1, CHUNK_ELEMENTS // len(self.i))
+        # Whole rows are looked up many times as quickly as single numbers.
+        self._transposed = codes.T.contiguous()
+        elements = CHUNK_ELEMENTS if codes.device.type == "cpu" else CHUNK_ELEMENTS_ON_GPU
+        size = max(1, elements // len(self.i))
         self.rows = [slice(start, start + size) for start in range(0, len(codes), size)]
         # One chunk is made once; several would not fit.
         self._only = self._products(self.rows[0]) if len(self.rows) == 1 else None
 
     def _products(self, rows: slice) -> Tensor:
-        return self.codes[rows, self.i] * self.codes[rows, self.j]
+        codes = self._transposed[:, rows]
+        return codes.index_select(0, self.i).mul_(codes.index_select(0, self.j))
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Codes (n, L) and products (n, L (L + 1) / 2)."""
+        """Codes (n, L) and products (L (L + 1) / 2, n)."""
         for rows in self.rows:
             products = self._products(rows) if self._only is None else self._only
             yield self.codes[rows], products
@@ -126,7 +131,7 @@ class _Pairs:
         """Moments under responsibilities (n, M) of each chunk."""
         totals: list[Tensor] = []
         for (codes, products), share in zip(self.chunks(), responsibilities, strict=True):
-            parts = [share.sum(0), share.T @ codes, share.T @ products]
+            parts = [share.sum(0), share.T @ codes, share.T @ products.T]
             totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
         return _Moments(*totals)
 
@@ -165,7 +170,7 @@ def _expectation(pairs: _Pairs, mixture: Gaussians) -> tuple[_Moments, Statistic
 
     def responsibilities() -> Iterator[Tensor]:
         for codes, products in pairs.chunks():
-            joint = codes @ linear.T + products @ quadratic.T + constant
+            joint = codes @ linear.T + (quadratic @ products).T + constant
             evidence = joint.logsumexp(-1, keepdim=True)
             share = (joint - evidence).exp()
             log_likelihood.add_(evidence.sum())

@@ -58,7 +58,7 @@ class PretrainedWeights:
         if fault := _download(self.url, cache / self.filename):
             raise MetricMissingError(
                 f"{self.title}: {self.filename} is not here and cannot be downloaded ({fault}); "
-                f"get it from {self.url} and put it into {folder or cache}"
+                f"get it from {self.url} and put it into {_shown(folder or cache)}"
             )
         return self._read(cache / self.filename)
 
@@ -66,19 +66,27 @@ class PretrainedWeights:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise MetricMissingError(f"{self.title}: cannot read {path}: {error}") from error
+            raise MetricMissingError(
+                f"{self.title}: cannot read {_shown(path)}: {error.strerror}"
+            ) from error
         found = hashlib.sha256(content).hexdigest()
         if not found.startswith(self.sha256):
             raise MetricMissingError(
-                f"{self.title}: {path} is not the published file: its SHA-256 starts with "
+                f"{self.title}: {_shown(path)} is not the published file: its SHA-256 starts with "
                 f"{found[: len(self.sha256)]}, not {self.sha256}; "
                 f"delete it, or replace it with the file from {self.url}"
             )
-        return read_state(content, f"{self.title}: {path}")
+        return read_state(content, f"{self.title}: {_shown(path)}")
 
 
 def _cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _shown(path: Path) -> str:
+    """The path without the user's name: the message is kept in records, which are published."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def read_state(content: bytes, source: str) -> Mapping[str, Tensor]:

@@ -128,3 +128,12 @@ def test_failed_download(file, hub, server, monkeypatch) -> None:
     found = published(file, f"{server}/other.pth")
     with pytest.raises(MetricMissingError, match=r"cannot be downloaded \(.*404.*put it into"):
         found.load(None)
+
+
+def test_what_a_record_will_keep_does_not_name_the_user(file, hub, server, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setenv("HOME", str(hub.parent))
+    with pytest.raises(MetricMissingError, match=f"put it into ~/{hub.name}$"):
+        published(file, f"{server}/other.pth").load(None)
+    with pytest.raises(MetricMissingError, match=r"put it into nowhere/weights$"):
+        published(file, f"{server}/other.pth").load(Path("nowhere/weights"))
