@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.files import write_atomically
 from hgmvae_bench.grid import Cell, Grid, Run
+from hgmvae_bench.grid.cells import identity_of
 from hgmvae_bench.records import Fingerprint
 from hgmvae_bench.seeding import digest
 from hgmvae_bench.store import StoredRun
@@ -84,6 +85,19 @@ class Baseline(_Strict):
     made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     provenance: list[dict[str, Any]]
     cells: list[BaselineCell] = Field(min_length=1)
+
+    def in_precision(self, precision: str) -> Baseline:
+        """The same values in the place of cells trained in another number format.
+
+        Runs in that format can then be held against them, to see whether it shifts any.
+        """
+        cells = []
+        for cell in self.cells:
+            training = {**cell.settings["training"], "precision": precision}
+            settings = {**cell.settings, "training": training}
+            changes = {"settings": settings, "identity": identity_of(settings)}
+            cells.append(cell.model_copy(update=changes))
+        return self.model_copy(update={"cells": cells})
 
 
 def load_baseline(path: Path) -> Baseline:

@@ -178,7 +178,7 @@ class _Pool:
         worker.tasks, worker.begun_at = tasks, time.monotonic()
 
     def start(self) -> _Worker:
-        context = _process_context(self.setup.device)
+        context = process_context(self.setup.device)
         for _ in range(MOST_STARTS):
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, self.setup), daemon=True)
@@ -345,7 +345,7 @@ def execute_all(
             worker.kill()
 
 
-def _process_context(device: str) -> SpawnContext | ForkServerContext:
+def process_context(device: str) -> SpawnContext | ForkServerContext:
     """How workers are started on a device.
 
     On a CPU a server imports once what every worker needs, so that one starts in no time and

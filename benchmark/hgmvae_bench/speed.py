@@ -14,8 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +31,10 @@ from hgmvae_bench.convolution import Downsampling, Upsampling
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation import score
 from hgmvae_bench.execution import build_model
+from hgmvae_bench.executor import PRELOADED, process_context
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.outputs import ModelCodec, Outputs, to_unit
+from hgmvae_bench.plugins import BenchmarkModel
 from hgmvae_bench.precision import check_precision, networks_in, tf32
 from hgmvae_bench.provenance import provenance
 from hgmvae_bench.randomness import Randomness
@@ -56,6 +62,13 @@ class Throughput:
     least: float
     most: float
 
+    @classmethod
+    def of(cls, model: str, contender: str, seconds: Sequence[float], n_images: int) -> Throughput:
+        """Of turns that took ``seconds``, each with ``n_images`` altogether."""
+        longest, shortest = max(seconds), min(seconds)
+        median = n_images / statistics.median(seconds)
+        return cls(model, contender, median, n_images / longest, n_images / shortest)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -65,7 +78,10 @@ class Report:
         machine: versions and hardware.
         settings: of the measurement.
         training: a throughput for each model and contender.
-        scoring: seconds for each metric, on the dataset's own test images.
+        scoring: seconds for each metric of the first cell's model, on the dataset's own test
+            images.
+        scoring_share: their sum as a share of the time that training that model takes the suite,
+            with the cell's epochs and the dataset's own training images.
         start_up: seconds of ``hgmvae-bench list models``, the median of five.
     """
 
@@ -73,12 +89,17 @@ class Report:
     settings: dict[str, Any]
     training: list[Throughput]
     scoring: dict[str, float]
+    scoring_share: float
     start_up: float
 
     def ratio(self, model: str, contender: str, other: str) -> float:
         """How many times as quick one contender is as another."""
-        of = {t.contender: t.median for t in self.training if t.model == model}
-        return of[contender] / of[other]
+        return self.median(model, contender) / self.median(model, other)
+
+    def median(self, model: str, contender: str) -> float:
+        """Images per second."""
+        [one] = [t for t in self.training if (t.model, t.contender) == (model, contender)]
+        return one.median
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -117,32 +138,28 @@ def measure(
     check_precision(training.precision, device)
     torch.set_num_threads(threads)
     images = _repeated(data.train_images, steps * training.batch_size)
-    throughputs = []
+    throughputs, trained = [], []
     for cell in cells:
         on_progress(f"training {cell.model}")
-        contenders = {
-            "suite": _suite(cell, images, device, side_by_side),
-            "bare loop": _bare_loop(cell, images, device),
-            "pythae": _pythae_trainer(cell, images, device),
-        }
-        # Work of one repeat, in images; one seed trains alone but under the suite.
-        work = {name: len(images) for name in contenders}
-        work["suite"] *= side_by_side
-        with tf32(enabled=training.precision == "tf32"):
-            seconds = _take_turns(contenders, repeats, device)
+        alone = _trainee(cell, images.to(device), device, seed=0)
+        trained.append(alone.model)
+        with _side_by_side(cell, images, device, side_by_side, threads) as suite:
+            contenders: dict[str, Epoch] = {
+                "suite": suite,
+                "suite, one seed": partial(_train_epoch, [alone]),
+                "bare loop": _bare_loop(cell, images, device),
+                "pythae": _pythae_trainer(cell, images, device),
+            }
+            with tf32(enabled=training.precision == "tf32"):
+                seconds = _take_turns(contenders, repeats, device)
         throughputs += [
-            Throughput(
-                cell.model,
-                name,
-                work[name] / statistics.median(times),
-                work[name] / max(times),
-                work[name] / min(times),
-            )
-            for name, times in seconds.items()
+            Throughput.of(cell.model, name, times, len(images) * (side_by_side if i == 0 else 1))
+            for i, (name, times) in enumerate(seconds.items())
         ]
     on_progress("scoring")
-    scoring = _scoring(cells[0], data, metrics, device)
+    scoring = _scoring(cells[0], trained[0], data, metrics, device)
     on_progress("start-up")
+    in_a_training = training.epochs * len(data.train_images)
     return Report(
         machine=provenance(device),
         settings={
@@ -154,6 +171,7 @@ def measure(
         },
         training=throughputs,
         scoring=scoring,
+        scoring_share=sum(scoring.values()) * throughputs[0].median / in_a_training,
         start_up=_start_up(),
     )
 
@@ -178,12 +196,13 @@ def to_text(report: Report) -> str:
     machine, settings = report.machine, report.settings
     head = (
         f"{machine['gpu'] or machine['cpu']}, {settings['threads']} threads, "
-        f"{settings['side_by_side']} seeds at once under the suite; "
+        f"{settings['side_by_side']} seeds at once under `suite`; "
         f"medians of {settings['repeats']} turns of {settings['steps']} steps"
     )
     tables = [training.to_string(index=False), scoring.to_string(index=False)]
-    end = f"`hgmvae-bench list models`: {report.start_up:.2f} s"
-    return "\n\n".join([head, *tables, end]) + "\n"
+    share = f"scoring / training of {report.training[0].model}: {report.scoring_share:.1%}"
+    start_up = f"`hgmvae-bench list models`: {report.start_up:.2f} s"
+    return "\n\n".join([head, *tables, f"{share}\n{start_up}"]) + "\n"
 
 
 def _shape(images: Tensor) -> tuple[int, int, int]:
@@ -217,32 +236,69 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _suite(cell: Cell, images: Tensor, device: torch.device, n_seeds: int) -> Epoch:
-    """Training as the suite does it."""
-    on_device = images.to(device)
-    trainees = []
+def _trainee(cell: Cell, images: Tensor, device: torch.device, seed: int) -> Trainee:
+    """A model on its device, as the suite trains it."""
+    randomness = Randomness(seed, device)
+    with randomness():
+        model = build_model(cell, _shape(images)).to(device)
+    return Trainee(
+        model, images, cell.training, batch_seed=seed, randomness=randomness, device=device
+    )
+
+
+def _train_epoch(trainees: Sequence[Trainee]) -> None:
+    for _ in zip(*(trainee.steps(PAST_ALL_STAGES) for trainee in trainees), strict=True):
+        pass
+    for trainee in trainees:
+        trainee.finish_epoch()
+
+
+@contextmanager
+def _side_by_side(
+    cell: Cell, images: Tensor, device: torch.device, n_seeds: int, threads: int
+) -> Iterator[Epoch]:
+    """Several seeds as ``run`` trains them.
+
+    On a GPU that is in one process, in turns; on a CPU each has a process, and its share of the
+    threads.
+    """
+    if device.type == "cuda":
+        on_device = images.to(device)
+        trainees = [_trainee(cell, on_device, device, seed) for seed in range(n_seeds)]
+        yield lambda: _train_epoch(trainees)
+        return
+    context = process_context(device.type)
+    processes, pipes = [], []
     for seed in range(n_seeds):
-        randomness = Randomness(seed, device)
-        with randomness():
-            model = build_model(cell, _shape(images))
-        trainees.append(
-            Trainee(
-                model.to(device),
-                on_device,
-                cell.training,
-                batch_seed=seed,
-                randomness=randomness,
-                device=device,
-            )
-        )
+        ours, theirs = context.Pipe()
+        work = theirs, cell, images, seed, max(1, threads // n_seeds)
+        with theirs:
+            processes.append(context.Process(target=_train_on_demand, args=work, daemon=True))
+            processes[-1].start()
+        pipes.append(ours)
 
     def epoch() -> None:
-        for _ in zip(*(trainee.steps(PAST_ALL_STAGES) for trainee in trainees), strict=True):
-            pass
-        for trainee in trainees:
-            trainee.finish_epoch()
+        for pipe in pipes:
+            pipe.send("train")
+        for pipe in pipes:
+            pipe.recv()
 
-    return epoch
+    try:
+        yield epoch
+    finally:
+        for pipe, process in zip(pipes, processes, strict=True):
+            pipe.close()
+            process.join()
+
+
+def _train_on_demand(pipe: Connection, cell: Cell, images: Tensor, seed: int, threads: int) -> None:
+    """A process that trains a model for an epoch at each message, until the pipe is closed."""
+    torch.set_num_threads(threads)
+    trainee = _trainee(cell, images, torch.device("cpu"), seed)
+    with contextlib.suppress(EOFError):
+        while message := pipe.recv():
+            _train_epoch([trainee])
+            pipe.send(message)
 
 
 def _bare_loop(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
@@ -322,11 +378,11 @@ _TORCH_LAYERS: dict[type[nn.Module], Callable[[Any], Any]] = {
 
 
 def _scoring(
-    cell: Cell, data: ImageData, metrics: Sequence[str], device: torch.device
+    cell: Cell, model: BenchmarkModel, data: ImageData, metrics: Sequence[str], device: torch.device
 ) -> dict[str, float]:
-    """Seconds of encoding and decoding, and of each metric of an untrained model."""
-    torch.manual_seed(0)
-    model = build_model(cell, data.input_dim).to(device)
+    """Seconds of encoding and decoding, and of each metric."""
+    for module in PRELOADED:  # as every worker has them
+        import_module(module)
     with tempfile.TemporaryDirectory() as cache:
         outputs = Outputs(
             codec=ModelCodec(model, device),

@@ -308,6 +308,21 @@ def test_other_data_or_another_protocol_does_not_fit_but_a_part_does(cells, ten,
         require_fit(baseline, newer, runs_with(newer, [0]))
 
 
+def test_runs_in_another_precision_are_compared_if_that_is_asked_for(cells, ten):
+    _, _, baseline = ten
+    grid = cells.select(precision="bf16")
+    runs = runs_with(grid, range(2))
+    with pytest.raises(BaselineError, match=r"training[.]precision was float32, is bf16"):
+        require_fit(baseline, grid, runs)
+    in_bf16 = baseline.in_precision("bf16")
+    require_fit(in_bf16, grid, runs)
+    assert in_bf16.in_precision("float32") == baseline
+    stored = filled(runs, [[5.0, 5.0, 5.0, 500.0]] * len(runs))
+    shifts = compare(in_bf16, grid, runs, stored).shifts
+    assert {shift.measure for shift in shifts} == {"final recon_loss"}
+    assert len(shifts) == 9 + 3 + 1
+
+
 def test_other_fingerprints_are_not_compared(cells, ten):
     _, _, baseline = ten
     runs = runs_with(cells, [10])

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import tempfile
 import time
 
@@ -8,7 +9,15 @@ import torch
 from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
 from hgmvae_bench.networks import Network
 from hgmvae_bench.plugins import MODELS
-from hgmvae_bench.speed import Report, Throughput, _take_turns, measure, to_text, with_torch_layers
+from hgmvae_bench.speed import (
+    Report,
+    Throughput,
+    _side_by_side,
+    _take_turns,
+    measure,
+    to_text,
+    with_torch_layers,
+)
 
 CPU = torch.device("cpu")
 
@@ -74,10 +83,13 @@ def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch
     assert [(t.model, t.contender) for t in report.training] == [
         (model, contender)
         for model in ("vae", "hgmvae-u")
-        for contender in ("suite", "bare loop", "pythae")
+        for contender in ("suite", "suite, one seed", "bare loop", "pythae")
     ]
     assert all(0 < t.least <= t.median <= t.most for t in report.training)
     assert report.scoring["ssim"] > 0
+    training_seconds = 10 * len(digits.train_images) / report.median("vae", "suite")
+    assert report.scoring_share == pytest.approx(sum(report.scoring.values()) / training_seconds)
+    assert multiprocessing.active_children() == []
     assert 0.1 < report.start_up < 60
     assert json.loads(json.dumps(report.to_json()))["settings"]["side_by_side"] == 2
     # Pythae's trainer makes folders and talks of them.
@@ -86,7 +98,22 @@ def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch
     assert "bare loop" in to_text(report)
 
 
-def test_ratios():
-    training = [Throughput("vae", "suite", 30, 1, 1), Throughput("vae", "pythae", 10, 1, 1)]
-    report = Report({}, {}, training, {}, 0)
-    assert report.ratio("vae", "suite", "pythae") == 3
+def test_throughputs_and_their_ratios():
+    training = [
+        Throughput.of("vae", "suite", [2, 4, 5], 600),
+        Throughput.of("vae", "pythae", [4, 12, 40], 600),
+    ]
+    assert training[0] == Throughput("vae", "suite", 150, 120, 300)
+    assert Report({}, {}, training, {}, 0, 0).ratio("vae", "suite", "pythae") == 3
+
+
+def test_seeds_side_by_side_are_trained_by_processes_of_their_own(digits):
+    images = digits.train_images[:64]
+    with _side_by_side(cell(), images, CPU, 2, threads=2) as epoch:
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        epoch()
+        epoch()
+    for worker in workers:
+        worker.join(10)
+    assert [worker.exitcode for worker in workers] == [0, 0]

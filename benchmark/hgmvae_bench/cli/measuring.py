@@ -23,7 +23,8 @@ def speed(
     device: DeviceOption = Device.auto,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: all]")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Trained at once.  [default: 1, or 10 on a GPU]")
+        int | None,
+        typer.Option(min=1, help="Trained at once.  [default: a thread each; 10 on a GPU]"),
     ] = None,
     steps: Annotated[int, typer.Option(min=4, help="Training steps of a repeat.")] = 10,
     repeats: Annotated[int, typer.Option(min=1)] = 7,
@@ -64,13 +65,14 @@ def speed(
         for name in model or ["vae", "gmvae", "hgmvae-u"]
     ]
     console = Console(stderr=True)
+    n_threads = threads or available_cores()
     report = measure(
         cells,
         plugin.load(data or catalogue.default_root(), image_size=plugin.image_size),
         names,
         device=chosen,
-        threads=threads or available_cores(),
-        side_by_side=seeds or (10 if chosen.type == "cuda" else 1),
+        threads=n_threads,
+        side_by_side=seeds or (10 if chosen.type == "cuda" else n_threads),
         steps=steps,
         repeats=repeats,
         on_progress=lambda what: console.print(f"[dim]{what}[/dim]"),

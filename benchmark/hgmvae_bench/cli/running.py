@@ -224,6 +224,13 @@ def check(
     dataset: Datasets = None,
     model: Models = None,
     latent_dim: LatentDims = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            "--precision",
+            help="Number format of the new runs, whatever the baseline's: does it shift anything?",
+        ),
+    ] = None,
     weights: Weights = None,
     plugins: Plugins = None,
 ) -> None:
@@ -240,8 +247,10 @@ def check(
     from hgmvae_bench.store import Store
 
     resources, engine = choose_engine("local", device, workers)
-    chosen = load_grid(grid).select(dataset, model, latent_dim, seeds)
+    chosen = load_grid(grid).select(dataset, model, latent_dim, seeds, precision=precision)
     old = None if update else load_baseline(baseline)
+    if old is not None and precision is not None:
+        old = old.in_precision(precision)
     store, data_root = Store(results), data or catalogue.default_root()
     images = load_data(chosen, data_root)
     if old is not None:

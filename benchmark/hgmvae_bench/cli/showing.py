@@ -58,28 +58,25 @@ def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")], plugins: Plugins = None
 ) -> None:
     """List what the suite knows by name, third parties' plug-ins included."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "title", box=None, pad_edge=False)
     rows = listing(kind)
-    if len(rows[0]) > 2:
-        table.add_column("reference")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    heads = ("name", "title", "reference")[: len(rows[0])]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        typer.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def listing(kind: Kind) -> list[tuple[str, ...]]:
     """Rows of names and titles, and for plug-ins who published them."""
-    from hgmvae_bench.figures.kinds import FIGURES
-    from hgmvae_bench.grid import grid_names, load_grid
-    from hgmvae_bench.plugins import DATASETS, METRICS, MODELS, Registry
-
     if kind is Kind.grids:
+        from hgmvae_bench.grid import grid_names, load_grid
+
         return [(name, load_grid(name).spec.title) for name in grid_names()]
     if kind is Kind.figures:
+        from hgmvae_bench.figures.kinds import FIGURES
+
         return [(name, figure.title) for name, figure in FIGURES.items()]
+    from hgmvae_bench.plugins import DATASETS, METRICS, MODELS, Registry
+
     registries: dict[Kind, Registry[Any]] = {
         Kind.models: MODELS,
         Kind.datasets: DATASETS,

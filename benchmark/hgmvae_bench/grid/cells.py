@@ -74,12 +74,17 @@ class Cell:
     @cached_property
     def identity(self) -> str:
         """Hash of ``settings``: what the runs of a cell have in common in a results folder."""
-        return digest(self.settings)[:16]
+        return identity_of(self.settings)
 
     @cached_property
     def slug(self) -> str:
         """Readable name, such as ``mnist_hgmvae-u_L8``."""
         return f"{slugify(self.dataset)}_{slugify(self.model)}_L{self.latent_dim}"
+
+
+def identity_of(settings: Mapping[str, Any]) -> str:
+    """The identity of the cell with these settings."""
+    return digest(settings)[:16]
 
 
 class Run(NamedTuple):
