@@ -1,4 +1,4 @@
-"""The committed study: records of its grid with today's defaults, and a page that says the same."""
+"""The committed studies: records of their grids with today's defaults, and pages that say the same."""
 
 import re
 from pathlib import Path
@@ -8,35 +8,55 @@ import pytest
 from hgmvae_bench import load_results
 from hgmvae_bench.grid import load_grid
 from hgmvae_bench.store import Store
-from hgmvae_bench.tables import build_table
+from hgmvae_bench.tables import Table, build_table
 
 FOLDER = Path(__file__).parents[2] / "results/study"
+PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
+TABLES = re.findall(r"^<!-- (\S+): (\S+) -->$", PAGE, re.MULTILINE)
+"""Study and table of every table of the page that is written from records."""
 
 
-@pytest.fixture(scope="module")
-def table():
-    grid = load_grid(str(FOLDER / "mnist.yaml"))
-    return build_table(grid, grid.table("models"), Store(FOLDER / "mnist").runs().values())
+def built(study: str, name: str) -> Table:
+    grid = load_grid(str(FOLDER / f"{study}.yaml"))
+    return build_table(grid, grid.table(name), Store(FOLDER / study).runs().values())
 
 
-def test_every_record_is_of_the_grid_with_todays_defaults(table):
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of a Markdown table by what its rows begin with, until its first empty line."""
+    lines = [line.strip("|").split("|") for line in text.strip().partition("\n\n")[0].splitlines()]
+    return {first.strip(" *"): [cell.strip(" *") for cell in rest] for first, *rest in lines[2:]}
+
+
+def as_written(written: str, *values: float) -> str:
+    """Values with as many decimals as are written."""
+    parts = written.split(" ± ")
+    return " ± ".join(
+        f"{value:,.{len(part.partition('.')[2])}f}"
+        for part, value in zip(parts, values, strict=False)
+    )
+
+
+def test_the_page_has_tables_of_both_studies():
+    assert {study for study, _ in TABLES} == {"mnist", "fashion-mnist"}
+
+
+@pytest.mark.parametrize(("study", "name"), TABLES)
+def test_the_page_says_what_records_with_todays_defaults_say(study, name):
     """A default that is changed leaves the study behind: choose it again, or say so on the page."""
-    assert {entry.n for entry in table.entries} == {2}
+    table = built(study, name)
     assert not any("other settings" in entry.note for entry in table.entries)
-
-
-def test_the_page_says_what_the_records_say(table):
-    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    text = PAGE.split(f"<!-- {study}: {name} -->")[1]
+    on_page = rows(text)
     titles = table.titles["model"]
-    for model, title in titles.items():
-        line = re.search(rf"^\| \**{re.escape(title)}\** \|(.*)\|$", page, re.MULTILINE)
-        written = re.findall(r"([\d,.]+) ± ([\d,.]+)", line[1])
+    measured = {model for model in titles if any(e.n for e in table.entries if e.model == model)}
+    assert measured
+    for model in measured:
         entries = [entry for entry in table.entries if entry.model == model]
-        assert len(written) == len(entries) == 6
-        for (mean, spread), entry in zip(written, entries, strict=True):
-            for text, value in ((mean, entry.mean), (spread, entry.std)):
-                decimals = len(text.partition(".")[2])
-                assert f"{value:,.{decimals}f}" == text
+        cells = on_page[titles[model]]
+        for written, entry in zip(cells, entries, strict=True):
+            spread = [entry.std] if entry.n > 1 else []
+            assert written == as_written(written, entry.mean, *spread)
+            assert ("±" in written) == (entry.n > 1)
 
 
 def test_the_measured_part_of_the_papers_grid_is_what_its_page_says():
@@ -45,14 +65,23 @@ def test_the_measured_part_of_the_papers_grid_is_what_its_page_says():
     table = table[table["metric"].notna()]
     columns = ["sc", "ch", "db", "svm-accuracy", "accuracy", "nmi", "ari", "ssim"]
     page = (folder / "README.md").read_text(encoding="utf-8")
-    cells = table.groupby("model")["cell"].first()
+    cells = table.groupby(["model", "latent_dim"])["cell"].first()
     assert {cell.identity for cell in load_grid("paper").cells} >= set(cells)
     assert f"{len(cells)} of its 83 cells are here" in page
     for model, title in {"hgmvae-u": "HGMVAE-U", "gmvae": "GMVAE"}.items():
         line = re.search(rf"^\| {title} \|(.*)\|$", page, re.MULTILINE)
+        of_model = table[(table["model"] == model) & (table["latent_dim"] == 8)]
         for text, metric in zip(line[1].split("|"), columns, strict=True):
-            values = table[(table["model"] == model) & (table["metric"] == metric)]["value"]
+            values = of_model[of_model["metric"] == metric]["value"]
             assert len(values) == 10
-            mean, spread = text.strip().split(" ± ")
-            for written, value in ((mean, values.mean()), (spread, values.std())):
-                assert f"{value:,.{len(written.partition('.')[2])}f}" == written
+            assert text.strip() == as_written(text.strip(), values.mean(), values.std())
+    reconstruction = ["ssim", "ms-ssim", "sc", "ch", "db"]
+    for model, title in {"hgmvae-u": "HGMVAE-U", "vae": "VAE"}.items():
+        line = re.search(rf"^\| {title}, L = 128 \|(.*)\|$", page, re.MULTILINE)
+        of_model = table[(table["model"] == model) & (table["latent_dim"] == 128)]
+        values = of_model.set_index("metric")["value"]
+        for text, metric in zip(line[1].split("|"), reconstruction, strict=True):
+            if metric in values:
+                assert text.strip() == as_written(text.strip(), values[metric])
+            else:
+                assert text.strip() == "–"
