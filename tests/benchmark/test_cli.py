@@ -168,6 +168,17 @@ def test_lists_and_help_do_not_wait_for_torch():
     assert outcome.stdout == "set()\n"
 
 
+def test_a_list_of_models_loads_neither_grids_nor_figures():
+    code = (
+        "import sys; from hgmvae_bench.cli.showing import Kind, listing; listing(Kind.models)\n"
+        "print({'yaml', 'rich', 'hgmvae_bench.store', 'hgmvae_bench.figures'} & set(sys.modules))"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert outcome.stdout == "set()\n"
+
+
 def test_export_writes_every_table_and_every_value(tiny):
     outcome = invoke("export", "--results", tiny / "r", "--output", tiny / "e")
     assert outcome.exit_code == 0, outcome.output

@@ -1,4 +1,4 @@
-"""The committed studies: records of their grids with today's defaults, and pages that say the same."""
+"""The committed studies: records with today's defaults, and a page that says the same."""
 
 import re
 from pathlib import Path
