@@ -13,7 +13,8 @@ import pandas as pd
 from hgmvae_bench import formats, paper
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.grid import Grid, load_grid
-from hgmvae_bench.plugins import METRICS, Direction
+from hgmvae_bench.plugins import Direction
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.stats import prediction_interval
 from hgmvae_bench.tables import ARROWS, Entry, Table
 

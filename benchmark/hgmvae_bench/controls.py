@@ -19,8 +19,9 @@ from torch import Tensor
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation import score
 from hgmvae_bench.outputs import BATCH_SIZE, Codec, Codes, Outputs, to_uint8, to_unit
-from hgmvae_bench.plugins import METRICS, MetricMissingError, Need
+from hgmvae_bench.plugins import MetricMissingError, Need
 from hgmvae_bench.records import MetricValue
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.seeding import derive_seed
 
 # PCA is fitted to at most so many pixels (1 GiB of float32): all of MNIST and CIFAR-10.

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 import torch
 
 from hgmvae_bench.outputs import Outputs
-from hgmvae_bench.plugins import METRICS, MetricMissingError
+from hgmvae_bench.plugins import MetricMissingError
 from hgmvae_bench.records import MetricValue
+from hgmvae_bench.registry import METRICS
 
 
 def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:

@@ -19,10 +19,11 @@ from hgmvae_bench.grid import Cell, Run
 from hgmvae_bench.measuring import Meter, share
 from hgmvae_bench.networks import Network, parameter_count
 from hgmvae_bench.outputs import ModelCodec, Outputs
-from hgmvae_bench.plugins import BenchmarkModel, PluginError, missing_members, resolve_model
+from hgmvae_bench.plugins import BenchmarkModel, PluginError
 from hgmvae_bench.provenance import provenance
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord, Status
+from hgmvae_bench.registry import missing_members, resolve_model
 from hgmvae_bench.sealing import StoreError
 from hgmvae_bench.seeding import derive_seed
 from hgmvae_bench.store import Store, StoredRun

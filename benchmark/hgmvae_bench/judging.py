@@ -11,7 +11,7 @@ import pandas as pd
 from hgmvae_bench import formats, paper
 from hgmvae_bench.claims import CLAIMS, Claim, Contest, Place
 from hgmvae_bench.grid import Grid
-from hgmvae_bench.plugins import METRICS
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.stats import ALPHA, holm, paired_test
 from hgmvae_bench.tables import Table
 

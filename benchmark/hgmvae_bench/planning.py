@@ -20,8 +20,9 @@ from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.execution import build_model
 from hgmvae_bench.grid import Cell, Grid
-from hgmvae_bench.plugins import METRICS, WeightedMetric
+from hgmvae_bench.plugins import WeightedMetric
 from hgmvae_bench.randomness import Randomness
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.store import Store, StoredRun
 from hgmvae_bench.trainee import Trainee
 

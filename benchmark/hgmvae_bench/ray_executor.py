@@ -30,7 +30,7 @@ from hgmvae_bench.errors import UserError
 from hgmvae_bench.executor import death_record
 from hgmvae_bench.grid import Run
 from hgmvae_bench.interruption import handlers_kept
-from hgmvae_bench.plugins import METRICS, PreparingMetric
+from hgmvae_bench.plugins import PreparingMetric
 from hgmvae_bench.ray_desk import Desk, taken_log
 from hgmvae_bench.ray_node import (
     Done,
@@ -42,6 +42,7 @@ from hgmvae_bench.ray_node import (
     write_files,
 )
 from hgmvae_bench.records import Record, ScoreRecord
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.sealing import named
 from hgmvae_bench.tasks import (
     DoneElsewhere,

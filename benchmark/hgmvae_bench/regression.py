@@ -16,8 +16,8 @@ import numpy as np
 
 from hgmvae_bench.baseline import Baseline, by_cell, measure, require_same_fingerprints
 from hgmvae_bench.grid import Grid, Run
-from hgmvae_bench.plugins import METRICS
 from hgmvae_bench.prediction import Variances, moderate, prediction_factor
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.store import StoredRun
 
 FALSE_ALARMS = 0.01

@@ -6,44 +6,38 @@ is the median. Each trains the same model on the same images in the same batches
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hgmvae_bench.convolution import Downsampling, Upsampling
+from hgmvae_bench.contenders import (
+    Epoch,
+    bare_loop,
+    new_trainee,
+    pythae_trainer,
+    seeds_side_by_side,
+    train_epoch,
+)
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation import score
-from hgmvae_bench.execution import build_model
-from hgmvae_bench.executor import PRELOADED, process_context
+from hgmvae_bench.executor import PRELOADED
 from hgmvae_bench.grid import Cell
-from hgmvae_bench.outputs import ModelCodec, Outputs, to_unit
+from hgmvae_bench.outputs import ModelCodec, Outputs
 from hgmvae_bench.plugins import BenchmarkModel
-from hgmvae_bench.precision import check_precision, networks_in, tf32
+from hgmvae_bench.precision import check_precision, tf32
 from hgmvae_bench.provenance import provenance
-from hgmvae_bench.randomness import Randomness
-from hgmvae_bench.trainee import Trainee
-
-PAST_ALL_STAGES = 10**6
-"""The epoch that models are told: every term of every objective is in force."""
-
-Epoch = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -141,25 +135,27 @@ def measure(
     throughputs, trained = [], []
     for cell in cells:
         on_progress(f"training {cell.model}")
-        alone = _trainee(cell, images.to(device), device, seed=0)
+        alone = new_trainee(cell, images.to(device), device, seed=0)
         trained.append(alone.model)
-        with _side_by_side(cell, images, device, side_by_side, threads) as suite:
+        with seeds_side_by_side(cell, images, device, side_by_side, threads) as suite:
             contenders: dict[str, Epoch] = {
                 "suite": suite,
-                "suite, one seed": partial(_train_epoch, [alone]),
-                "bare loop": _bare_loop(cell, images, device),
-                "pythae": _pythae_trainer(cell, images, device),
+                "suite, one seed": partial(train_epoch, [alone]),
+                "bare loop": bare_loop(cell, images, device),
+                "pythae": pythae_trainer(cell, images, device),
             }
             with tf32(enabled=training.precision == "tf32"):
                 seconds = _take_turns(contenders, repeats, device)
+        n_seeds = {"suite": side_by_side}
         throughputs += [
-            Throughput.of(cell.model, name, times, len(images) * (side_by_side if i == 0 else 1))
-            for i, (name, times) in enumerate(seconds.items())
+            Throughput.of(cell.model, name, times, len(images) * n_seeds.get(name, 1))
+            for name, times in seconds.items()
         ]
     on_progress("scoring")
     scoring = _scoring(cells[0], trained[0], data, metrics, device)
     on_progress("start-up")
-    in_a_training = training.epochs * len(data.train_images)
+    by_suite = next(one for one in throughputs if one.contender == "suite")
+    training_seconds = training.epochs * len(data.train_images) / by_suite.median
     return Report(
         machine=provenance(device),
         settings={
@@ -171,7 +167,7 @@ def measure(
         },
         training=throughputs,
         scoring=scoring,
-        scoring_share=sum(scoring.values()) * throughputs[0].median / in_a_training,
+        scoring_share=sum(scoring.values()) / training_seconds,
         start_up=_start_up(),
     )
 
@@ -205,11 +201,6 @@ def to_text(report: Report) -> str:
     return "\n\n".join([head, *tables, f"{share}\n{start_up}"]) + "\n"
 
 
-def _shape(images: Tensor) -> tuple[int, int, int]:
-    _, channels, height, width = images.shape
-    return channels, height, width
-
-
 def _repeated(images: Tensor, n: int) -> Tensor:
     times = -(-n // len(images))
     return images.repeat(times, 1, 1, 1)[:n]
@@ -234,147 +225,6 @@ def _take_turns(
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _trainee(cell: Cell, images: Tensor, device: torch.device, seed: int) -> Trainee:
-    """A model on its device, as the suite trains it."""
-    randomness = Randomness(seed, device)
-    with randomness():
-        model = build_model(cell, _shape(images)).to(device)
-    return Trainee(
-        model, images, cell.training, batch_seed=seed, randomness=randomness, device=device
-    )
-
-
-def _train_epoch(trainees: Sequence[Trainee]) -> None:
-    for _ in zip(*(trainee.steps(PAST_ALL_STAGES) for trainee in trainees), strict=True):
-        pass
-    for trainee in trainees:
-        trainee.finish_epoch()
-
-
-@contextmanager
-def _side_by_side(
-    cell: Cell, images: Tensor, device: torch.device, n_seeds: int, threads: int
-) -> Iterator[Epoch]:
-    """Several seeds as ``run`` trains them.
-
-    On a GPU that is in one process, in turns; on a CPU each has a process, and its share of the
-    threads.
-    """
-    if device.type == "cuda":
-        on_device = images.to(device)
-        trainees = [_trainee(cell, on_device, device, seed) for seed in range(n_seeds)]
-        yield lambda: _train_epoch(trainees)
-        return
-    context = process_context(device.type)
-    processes, pipes = [], []
-    for seed in range(n_seeds):
-        ours, theirs = context.Pipe()
-        work = theirs, cell, images, seed, max(1, threads // n_seeds)
-        with theirs:
-            processes.append(context.Process(target=_train_on_demand, args=work, daemon=True))
-            processes[-1].start()
-        pipes.append(ours)
-
-    def epoch() -> None:
-        for pipe in pipes:
-            pipe.send("train")
-        for pipe in pipes:
-            pipe.recv()
-
-    try:
-        yield epoch
-    finally:
-        for pipe, process in zip(pipes, processes, strict=True):
-            pipe.close()
-            process.join()
-
-
-def _train_on_demand(pipe: Connection, cell: Cell, images: Tensor, seed: int, threads: int) -> None:
-    """A process that trains a model for an epoch at each message, until the pipe is closed."""
-    torch.set_num_threads(threads)
-    trainee = _trainee(cell, images, torch.device("cpu"), seed)
-    with contextlib.suppress(EOFError):
-        while message := pipe.recv():
-            _train_epoch([trainee])
-            pipe.send(message)
-
-
-def _bare_loop(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
-    """Forward, backward and step on batches that lie ready: what a loop cannot beat."""
-    torch.manual_seed(0)
-    model = build_model(cell, _shape(images)).to(device)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cell.training.learning_rate, fused=True)
-    batches = to_unit(images.to(device)).split(cell.training.batch_size)
-
-    def epoch() -> None:
-        with networks_in(cell.training.precision, model):
-            for batch in batches:
-                output = model({"data": batch}, epoch=PAST_ALL_STAGES, dataset_size=len(images))
-                optimizer.zero_grad()
-                output.loss.backward()
-                optimizer.step()
-
-    return epoch
-
-
-def _pythae_trainer(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
-    """Pythae's trainer on the same network of torch's own layers, as its users would write it."""
-    from pythae.data.datasets import BaseDataset
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-
-    torch.manual_seed(0)
-    model = with_torch_layers(build_model(cell, _shape(images)))
-    dataset = BaseDataset(to_unit(images), torch.zeros(len(images)))
-    # Its module gives its logger a level and a handler of its own.
-    logging.getLogger(BaseTrainer.__module__).setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="hgmvae-bench-speed-") as folder:
-        config = BaseTrainerConfig(
-            output_dir=folder,
-            per_device_train_batch_size=cell.training.batch_size,
-            learning_rate=cell.training.learning_rate,
-            optimizer_cls="AdamW",
-            amp=cell.training.precision == "bf16" and device.type == "cuda",
-            no_cuda=device.type != "cuda",
-        )
-        trainer = BaseTrainer(model, dataset, training_config=config)
-        trainer.prepare_training()  # It makes a folder, and single steps write nothing there.
-
-    def epoch() -> None:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-            trainer.train_step(PAST_ALL_STAGES)
-
-    return epoch
-
-
-def with_torch_layers(model: Any) -> Any:
-    """The model with torch's own convolutions in place of the suite's, sharing their parameters."""
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            kind = _TORCH_LAYERS.get(type(layer))
-            if kind is not None:
-                replacement = kind(layer)
-                replacement.weight, replacement.bias = layer.weight, layer.bias
-                setattr(parent, name, replacement)
-    return model
-
-
-_TORCH_LAYERS: dict[type[nn.Module], Callable[[Any], Any]] = {
-    Downsampling: lambda layer: nn.Conv2d(
-        layer.in_channels, layer.out_channels, 3, stride=2, padding=1, bias=layer.bias is not None
-    ),
-    Upsampling: lambda layer: nn.ConvTranspose2d(
-        layer.in_channels,
-        layer.out_channels,
-        3,
-        stride=2,
-        padding=1,
-        output_padding=1,
-        bias=layer.bias is not None,
-    ),
-}
 
 
 def _scoring(

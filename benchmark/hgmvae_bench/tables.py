@@ -17,8 +17,9 @@ from hgmvae_bench import formats
 from hgmvae_bench.collector import paused_collector
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.grid import Axis, Grid, TableSpec
-from hgmvae_bench.plugins import METRICS, Direction
+from hgmvae_bench.plugins import Direction
 from hgmvae_bench.records import ControlRecord
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.stats import ALPHA, bootstrap_interval, holm, paired_test
 from hgmvae_bench.store import StoredRun
 

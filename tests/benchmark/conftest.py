@@ -29,7 +29,7 @@ METRICS = {"mean-code": Mean()}
 
 _ODD = """
 import time, warnings, torch
-from hgmvae_bench.plugins import MODELS as KNOWN
+from hgmvae_bench.registry import MODELS as KNOWN
 
 class Odd:
     title, reference, settings = "Odd", "none", {"way": "well"}

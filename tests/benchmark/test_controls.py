@@ -19,7 +19,8 @@ from hgmvae_bench.controls import (
 )
 from hgmvae_bench.metrics import classifier
 from hgmvae_bench.outputs import to_unit
-from hgmvae_bench.plugins import DATASETS, METRICS, MetricMissingError
+from hgmvae_bench.plugins import MetricMissingError
+from hgmvae_bench.registry import DATASETS, METRICS
 
 METRIC_NAMES = ["sc", "accuracy", "ssim", "fid-classifier", "fid-classifier-samples"]
 

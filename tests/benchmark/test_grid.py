@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from hgmvae_bench.grid import GridError, Run, grid_names, load_grid, parse_grid
-from hgmvae_bench.plugins import MODELS, UnknownNameError
+from hgmvae_bench.plugins import UnknownNameError
+from hgmvae_bench.registry import MODELS
 
 
 def test_the_paper_grid_has_83_cells_and_830_runs():

@@ -17,7 +17,7 @@ import numpy as np, torch
 from pathlib import Path
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.networks import Network
-from hgmvae_bench.plugins import MODELS
+from hgmvae_bench.registry import MODELS
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.trainee import Trainee
 

@@ -13,14 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from hgmvae_bench.extensions import Extension, ExtensionError, in_use, using
-from hgmvae_bench.plugins import (
-    METRICS,
-    MODELS,
-    ModelPlugin,
-    PluginError,
-    Registry,
-    UnknownNameError,
-)
+from hgmvae_bench.plugins import ModelPlugin, PluginError, UnknownNameError
+from hgmvae_bench.registry import METRICS, MODELS, Registry
 from hgmvae_bench.store import Store
 
 TESTS = Path(__file__).parents[1]

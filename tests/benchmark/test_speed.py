@@ -6,18 +6,11 @@ import time
 import pytest
 import torch
 
+from hgmvae_bench.contenders import seeds_side_by_side, with_torch_layers
 from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
 from hgmvae_bench.networks import Network
-from hgmvae_bench.plugins import MODELS
-from hgmvae_bench.speed import (
-    Report,
-    Throughput,
-    _side_by_side,
-    _take_turns,
-    measure,
-    to_text,
-    with_torch_layers,
-)
+from hgmvae_bench.registry import MODELS
+from hgmvae_bench.speed import Report, Throughput, _take_turns, measure, to_text
 
 CPU = torch.device("cpu")
 
@@ -109,7 +102,7 @@ def test_throughputs_and_their_ratios():
 
 def test_seeds_side_by_side_are_trained_by_processes_of_their_own(digits):
     images = digits.train_images[:64]
-    with _side_by_side(cell(), images, CPU, 2, threads=2) as epoch:
+    with seeds_side_by_side(cell(), images, CPU, 2, threads=2) as epoch:
         workers = multiprocessing.active_children()
         assert len(workers) == 2
         epoch()

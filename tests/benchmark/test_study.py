@@ -12,8 +12,8 @@ from hgmvae_bench.tables import Table, build_table
 
 FOLDER = Path(__file__).parents[2] / "results/study"
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
-TABLES = re.findall(r"^<!-- (\S+): (\S+) -->$", PAGE, re.MULTILINE)
-"""Study and table of every table of the page that is written from records."""
+TABLES = re.findall(r"^<!-- (\S+): (\S+), seeds: ([\d ]+) -->$", PAGE, re.MULTILINE)
+"""Study, table and numbers of seeds of every table of the page that is written from records."""
 
 
 def built(study: str, name: str) -> Table:
@@ -37,15 +37,16 @@ def as_written(written: str, *values: float) -> str:
 
 
 def test_the_page_has_tables_of_both_studies():
-    assert {study for study, _ in TABLES} == {"mnist", "fashion-mnist"}
+    assert {study for study, _, _ in TABLES} == {"mnist", "fashion-mnist"}
 
 
-@pytest.mark.parametrize(("study", "name"), TABLES)
-def test_the_page_says_what_records_with_todays_defaults_say(study, name):
+@pytest.mark.parametrize(("study", "name", "seeds"), TABLES)
+def test_the_page_says_what_records_with_todays_defaults_say(study, name, seeds):
     """A default that is changed leaves the study behind: choose it again, or say so on the page."""
     table = built(study, name)
     assert not any("other settings" in entry.note for entry in table.entries)
-    text = PAGE.split(f"<!-- {study}: {name} -->")[1]
+    assert {entry.n for entry in table.entries if entry.n} == {int(n) for n in seeds.split()}
+    text = PAGE.split(f"<!-- {study}: {name}, seeds: {seeds} -->")[1]
     on_page = rows(text)
     titles = table.titles["model"]
     measured = {model for model in titles if any(e.n for e in table.entries if e.model == model)}

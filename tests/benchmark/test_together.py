@@ -77,7 +77,7 @@ def test_what_is_trained_together_is_scored_later_as_if_it_had_been_alone(
 
 PLUGIN = """
 import os, signal, torch
-from hgmvae_bench.plugins import MODELS as KNOWN
+from hgmvae_bench.registry import MODELS as KNOWN
 
 class Odd:
     title, reference, settings = "Odd", "none", {"way": "well"}

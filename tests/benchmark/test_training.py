@@ -12,8 +12,8 @@ from hgmvae_bench import trainee as trainee_module
 from hgmvae_bench import training
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.networks import Network
-from hgmvae_bench.plugins import MODELS
 from hgmvae_bench.randomness import Randomness
+from hgmvae_bench.registry import MODELS
 from hgmvae_bench.trainee import Trainee
 from hgmvae_bench.training import Seeded, train
 

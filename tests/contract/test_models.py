@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hgmvae_bench.networks import Network
-from hgmvae_bench.plugins import MODELS, ParametricModel, ReconstructionLoss
+from hgmvae_bench.plugins import ParametricModel, ReconstructionLoss
+from hgmvae_bench.registry import MODELS
 
 LATENT_DIM = 4
 EPOCHS = 10  # the suite's default, which schedules and pretraining inside a model count on

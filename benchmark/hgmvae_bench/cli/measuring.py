@@ -45,7 +45,7 @@ def speed(
     from hgmvae_bench.executor import available_cores
     from hgmvae_bench.files import write_atomically
     from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
-    from hgmvae_bench.plugins import MODELS
+    from hgmvae_bench.registry import MODELS
     from hgmvae_bench.speed import measure, to_text
 
     names = metric_names(metrics)

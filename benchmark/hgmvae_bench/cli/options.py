@@ -152,7 +152,7 @@ GridOfResults = Annotated[
 
 def metric_names(listed: str) -> list[str]:
     """Registered names out of a list with commas; one that is unknown is an error."""
-    from hgmvae_bench.plugins import METRICS
+    from hgmvae_bench.registry import METRICS
 
     names = [name.strip() for name in listed.split(",")]
     for name in names:

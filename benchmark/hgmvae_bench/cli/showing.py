@@ -75,7 +75,7 @@ def listing(kind: Kind) -> list[tuple[str, ...]]:
         from hgmvae_bench.figures.kinds import FIGURES
 
         return [(name, figure.title) for name, figure in FIGURES.items()]
-    from hgmvae_bench.plugins import DATASETS, METRICS, MODELS, Registry
+    from hgmvae_bench.registry import DATASETS, METRICS, MODELS, Registry
 
     registries: dict[Kind, Registry[Any]] = {
         Kind.models: MODELS,

@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from hgmvae_bench.data import DataError
 from hgmvae_bench.data.source import FileState, Progress, Report, silent
-from hgmvae_bench.plugins import DATASETS, DatasetPlugin
+from hgmvae_bench.plugins import DatasetPlugin
+from hgmvae_bench.registry import DATASETS
 
 
 @runtime_checkable

@@ -17,8 +17,8 @@ from hgmvae_bench.comparison import published_value
 from hgmvae_bench.figures import style
 from hgmvae_bench.figures.source import CellNames, FigureError, Results
 from hgmvae_bench.grid import Grid, TableSpec
-from hgmvae_bench.plugins import METRICS
 from hgmvae_bench.records import Record
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.tables import ARROWS, Entry, build_table
 
 

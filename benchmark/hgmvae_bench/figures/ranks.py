@@ -18,7 +18,7 @@ from matplotlib.ticker import MultipleLocator
 from hgmvae_bench.figures import style
 from hgmvae_bench.figures.source import FigureError, Results
 from hgmvae_bench.grid import TableSpec
-from hgmvae_bench.plugins import METRICS
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.tables import ARROWS, build_table
 
 ALPHA = 0.05

@@ -24,7 +24,8 @@ from hgmvae_bench.grid.spec import (
     TableSpec,
     TrainingSettings,
 )
-from hgmvae_bench.plugins import Setting, UnknownNameError, resolve_model
+from hgmvae_bench.plugins import Setting, UnknownNameError
+from hgmvae_bench.registry import resolve_model
 from hgmvae_bench.seeding import digest
 
 # Part of every run key: raised when code changes what a run computes without changing a setting.

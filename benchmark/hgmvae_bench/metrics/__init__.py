@@ -1,1 +1,1 @@
-"""The suite's own metrics; `hgmvae_bench.plugins.METRICS` finds them by name."""
+"""The suite's own metrics; `hgmvae_bench.registry.METRICS` finds them by name."""

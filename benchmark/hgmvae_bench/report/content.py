@@ -11,7 +11,7 @@ from typing import Any
 
 from hgmvae_bench.figures.source import CellNames, Results
 from hgmvae_bench.formats import Entry, Sheet
-from hgmvae_bench.plugins import METRICS
+from hgmvae_bench.registry import METRICS
 from hgmvae_bench.store import StoredRun
 
 Facts = dict[str, Any]

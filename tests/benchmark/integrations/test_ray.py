@@ -32,7 +32,7 @@ from hgmvae_bench.ray_node import Images  # noqa: E402
 
 SHARING = """
 import pathlib, time, ray, torch
-from hgmvae_bench.plugins import MODELS as KNOWN
+from hgmvae_bench.registry import MODELS as KNOWN
 
 class Odd:
     title, reference, settings = "Odd", "none", {"way": "meets"}
