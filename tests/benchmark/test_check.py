@@ -56,6 +56,14 @@ def test_a_shift_is_confirmed_by_further_seeds_and_exits_with_1(baseline):
     assert len(list((folder / "r" / "records").iterdir())) == 4 + 2
 
 
+def test_a_baseline_fits_runs_in_a_precision_that_is_asked_for(baseline):
+    """It is held against them: what is refused is a format that no CPU has."""
+    folder, _ = baseline
+    outcome = cli(*CHECK, "--precision", "tf32", "--device", "cpu", cwd=folder)
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith("error: precision tf32 on this cpu")
+
+
 def test_a_baseline_of_other_settings_exits_with_2_before_training(baseline, tiny_text):
     folder, _ = baseline
     (folder / "more.yaml").write_text(tiny_text.replace("epochs: 1", "epochs: 2"))

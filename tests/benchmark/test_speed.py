@@ -1,11 +1,13 @@
 import json
 import multiprocessing
 import tempfile
+import threading
 import time
 
 import pytest
 import torch
 
+from hgmvae_bench import contenders
 from hgmvae_bench.contenders import seeds_side_by_side, with_torch_layers
 from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
 from hgmvae_bench.networks import Network
@@ -100,13 +102,33 @@ def test_throughputs_and_their_ratios():
     assert Report({}, {}, training, {}, 0, 0).ratio("vae", "suite", "pythae") == 3
 
 
-def test_seeds_side_by_side_are_trained_by_processes_of_their_own(digits):
+def test_seeds_side_by_side_have_processes_that_every_epoch_waits_for(digits):
     images = digits.train_images[:64]
     with seeds_side_by_side(cell(), images, CPU, 2, threads=2) as epoch:
         workers = multiprocessing.active_children()
         assert len(workers) == 2
         epoch()
         epoch()
-    for worker in workers:
-        worker.join(10)
     assert [worker.exitcode for worker in workers] == [0, 0]
+    with seeds_side_by_side(cell(), images, CPU, 2, threads=2) as epoch:
+        victim = multiprocessing.active_children()[0]
+        victim.kill()
+        victim.join()
+        with pytest.raises((EOFError, OSError)):
+            epoch()
+
+
+def test_a_process_trains_an_epoch_at_each_message(digits, monkeypatch):
+    trained = []
+    monkeypatch.setattr(contenders, "train_epoch", trained.append)
+    ours, theirs = multiprocessing.Pipe()
+    work = theirs, cell(), digits.train_images[:64], 3, torch.get_num_threads()
+    thread = threading.Thread(target=contenders._train_on_demand, args=work)
+    thread.start()
+    for n_epochs in (1, 2):
+        ours.send("train")
+        assert ours.recv() == "train"
+        assert len(trained) == n_epochs
+    ours.close()
+    thread.join(10)
+    assert not thread.is_alive()
