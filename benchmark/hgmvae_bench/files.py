@@ -10,15 +10,19 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from hgmvae_bench.errors import UserError
 
+T = TypeVar("T")
+
 TEMPORARY = ".tmp-"
+
+MOST_TRIES = 5
 
 # What file systems without hard links answer to an attempt to make one.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -102,8 +106,7 @@ class LocalFiles:
     def write(self, path: str, content: bytes) -> None:
         """Write a file, whole, durably or not at all, in place of what is there."""
         target = self.root / path
-        with self._temporary(target, content) as temporary:
-            temporary.replace(target)
+        self._placed(target, content, lambda temporary: temporary.replace(target))
 
     def create(self, path: str, content: bytes) -> bool:
         """Write a new file, whole, durably or not at all; False, and nothing done, if it is there.
@@ -111,7 +114,8 @@ class LocalFiles:
         Of two that create one file at one time, one gets True.
         """
         target = self.root / path
-        with self._temporary(target, content) as temporary:
+
+        def link(temporary: Path) -> bool:
             try:
                 os.link(temporary, target)
             except FileExistsError:
@@ -122,7 +126,9 @@ class LocalFiles:
                 if target.exists():
                     return False
                 temporary.replace(target)
-        return True
+            return True
+
+        return self._placed(target, content, link)
 
     def move(self, path: str, target: str) -> None:
         """Rename a file."""
@@ -146,6 +152,18 @@ class LocalFiles:
             if not path.name.startswith(kept):
                 with suppress(OSError):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _placed(self, target: Path, content: bytes, place: Callable[[Path], T]) -> T:
+        """What ``place`` returns, given a file that it is to bring to ``target``.
+
+        Until a process has given a sign of life, another may take what it writes for the leavings
+        of a dead one and sweep it away: then it is written again.
+        """
+        for _ in range(MOST_TRIES - 1):
+            with suppress(FileNotFoundError), self._temporary(target, content) as temporary:
+                return place(temporary)
+        with self._temporary(target, content) as temporary:
+            return place(temporary)
 
     @contextmanager
     def _temporary(self, target: Path, content: bytes) -> Iterator[Path]:

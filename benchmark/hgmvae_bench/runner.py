@@ -269,6 +269,10 @@ def run_plan(
     )
     executor.check(plan.tasks, device)
     reporter.planned(plan)
+    claims = Claims(setup.store.files, setup.owner)
+    with named(store.root / "claims"):
+        claims.settle_all(store.has)
+        setup.store.clean(claims.living())
     complete = not plan.unsuccessful
     if not plan.tasks:
         return complete
@@ -283,8 +287,7 @@ def run_plan(
         if isinstance(event, DoneElsewhere):
             elsewhere.append(event.run.key)
 
-    with named(store.root / "claims"), Claims(setup.store.files, setup.owner) as claims:
-        setup.store.clean(claims.living())
+    with named(store.root / "claims"), claims:
         work = Work(
             tasks.values(), setup.store, claims, stopping, lambda run: happened(DoneElsewhere(run))
         )

@@ -22,6 +22,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -89,8 +90,14 @@ class Claims:
             for number in reversed(range(self._next_number(name))):
                 self._files.remove(f"{FOLDER}/{name}.{number}")
 
+    def settle_all(self, recorded: Callable[[str], bool]) -> None:
+        """Remove the claims of every record that is there; who wrote it may have died since."""
+        names = {name.rpartition(".")[0] for name, _ in self._files.scan(FOLDER)}
+        for name in filter(recorded, names):
+            self.settle(name)
+
     def living(self) -> set[str]:
-        """Owners that live, this one among them; what dead ones left is removed."""
+        """Owners that live; the signs that dead ones left are removed."""
         owners = {
             name.removesuffix(ALIVE) for name, _ in self._files.scan(FOLDER) if name.endswith(ALIVE)
         }

@@ -118,6 +118,20 @@ def test_kill_9_at_any_moment_loses_nothing(undisturbed, tiny_text, tmp_path):
     assert list((tmp_path / "r" / "claims").iterdir()) == []
 
 
+def test_a_driver_that_died_after_its_last_record_leaves_nothing_for_good(undisturbed, tmp_path):
+    folder, _ = undisturbed
+    shutil.copytree(folder, tmp_path / "copy")
+    claims = tmp_path / "copy" / "r" / "claims"
+    record = sorted((tmp_path / "copy" / "r" / "records").iterdir())[0].name
+    (claims / f"{record}.0").write_text("dead")
+    (claims / "dead.alive").write_text('{"machine": null, "pid": 1, "start": "1", "count": 0}')
+    code, out, err = finish(start(tmp_path / "copy"))
+    assert code == 0, err
+    assert "nothing to train" in out
+    # Of one elsewhere it takes a minute to know that it is dead.
+    assert [path.name for path in claims.iterdir()] == ["dead.alive"]
+
+
 def test_a_server_of_workers_that_is_killed_is_replaced(undisturbed, tiny_text, tmp_path):
     folder, _ = undisturbed
     (tmp_path / "tiny.yaml").write_text(tiny_text)

@@ -110,3 +110,12 @@ def test_a_settled_run_leaves_nothing(files):
         files.create("claims/run.json.1", b"later")
         a.settle("run.json")
     assert list((files.root / "claims").iterdir()) == []
+
+
+def test_claims_of_records_that_are_there_go_whoever_made_them(files):
+    with Claims(files, "a") as a:
+        a.take("recorded.json")
+        a.take("open.json")
+    files.create("claims/recorded.json.1", b"later")
+    Claims(files, "b").settle_all({"recorded.json"}.__contains__)
+    assert [path.name for path in (files.root / "claims").iterdir()] == ["open.json.0"]

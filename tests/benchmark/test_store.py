@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hgmvae_bench.files import write_atomically
+from hgmvae_bench.files import LocalFiles, write_atomically
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
 from hgmvae_bench.sealing import StoreError
 from hgmvae_bench.store import Store
@@ -217,6 +217,35 @@ def test_cleaning_leaves_what_a_living_process_writes(tmp_path):
     with theirs.files._temporary(tmp_path / "records" / "x", b"half") as temporary:
         ours.clean(living=set())
         assert not temporary.exists()
+
+
+@pytest.mark.parametrize("operation", ["write", "create"])
+def test_what_a_process_that_begins_writes_may_be_swept_away_and_is_written_again(
+    tmp_path, monkeypatch, operation
+):
+    files, sweeps = LocalFiles(tmp_path, "new"), iter([True, True, False])
+    synchronised = os.fsync
+
+    def sweep(handle):
+        if next(sweeps, False):
+            LocalFiles(tmp_path).remove_temporaries("claims", living=set())
+        synchronised(handle)
+
+    monkeypatch.setattr(os, "fsync", sweep)
+    getattr(files, operation)("claims/new.alive", b"whole")
+    assert list(sweeps) == []
+    assert [path.name for path in (tmp_path / "claims").iterdir()] == ["new.alive"]
+    assert files.read("claims/new.alive") == b"whole"
+
+
+def test_a_file_that_is_swept_away_every_time_is_an_error(tmp_path, monkeypatch):
+    files = LocalFiles(tmp_path, "new")
+    monkeypatch.setattr(
+        os, "fsync", lambda _: LocalFiles(tmp_path).remove_temporaries("claims", living=set())
+    )
+    with pytest.raises(FileNotFoundError):
+        files.write("claims/new.alive", b"whole")
+    assert list((tmp_path / "claims").iterdir()) == []
 
 
 def test_files_are_as_readable_as_any_other(tmp_path):
