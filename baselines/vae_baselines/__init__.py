@@ -51,7 +51,7 @@ VADE = Baseline(
     title="VaDE",
     reference="Jiang et al. 2017, Variational deep embedding",
     model="vae_baselines.vade:VaDE",
-    settings={"n_components": 10, "pretrain_epochs": 4},
+    settings={"n_components": 10, "pretrain_epochs": 4, "mixture_fits": 1},
 )
 BETA_TC_VAE = Baseline(
     title="β-TCVAE",

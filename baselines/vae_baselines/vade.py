@@ -29,10 +29,12 @@ class VaDEConfig(BaselineConfig):
         n_components: K, the clusters of the prior.
         pretrain_epochs: epochs as a plain autoencoder before the mixture is fitted; a run must be
             longer than that, or it never gets to the bound.
+        mixture_fits: fits of the mixture from starts of their own, of which the likeliest is taken.
     """
 
     n_components: Count = 10
     pretrain_epochs: Count = 4
+    mixture_fits: Count = 1
 
 
 class VaDE(GaussianModel, BaselineAE):
@@ -126,6 +128,7 @@ class VaDE(GaussianModel, BaselineAE):
         mixture = GaussianMixture(
             self.model_config.n_components,
             covariance_type="diag",
+            n_init=self.model_config.mixture_fits,
             random_state=self.fit_seed,
         ).fit(codes.double().cpu().numpy())
         self.mixture_logits.copy_(torch.from_numpy(mixture.weights_).log())

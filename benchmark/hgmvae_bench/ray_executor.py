@@ -165,6 +165,9 @@ class _Driver:
                     yield from self.finish(reference)
                 yield from self.end_hung()
         except RayError as error:
+            # What has begun ends by itself when it finds the desk gone. Cancelled at that moment,
+            # it would have Ray abort this process (github.com/ray-project/ray/pull/54738).
+            self.under_way = {r: one for r, one in self.under_way.items() if not one.node}
             reason = str(error).splitlines()[0]
             raise ExecutorError(
                 f"the Ray cluster cannot be talked to: {reason}; the same command goes on"

@@ -66,6 +66,7 @@ def test_an_unknown_setting_answers_with_the_nearest(build) -> None:
         ("SWAE", "n_projections", 0),
         ("GMVAE", "n_components", 0),
         ("VADE", "pretrain_epochs", 0),
+        ("VADE", "mixture_fits", 0),
         ("VAMP", "linear_scheduling_steps", -1),
     ],
 )

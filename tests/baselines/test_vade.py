@@ -92,6 +92,23 @@ def test_fit_finds_planted_clusters_and_prior_samples_them(build) -> None:
     assert samples[samples[:, 0] > 0].mean() == pytest.approx(6.0, abs=0.2)
 
 
+def test_the_likeliest_of_several_fits_finds_what_one_misses(build) -> None:
+    """Known answer: twenty planted clusters, of which one start alone merges some."""
+
+    def clusters_found(**settings):
+        model = build(vae_baselines.VADE, n_components=20, **settings)
+        model.fit_seed = 0
+        model.kept_codes = [codes]
+        model.update()
+        return len(torch.cdist(centres, model.mixture_mean).argmin(dim=1).unique())
+
+    torch.manual_seed(0)
+    centres = 4 * torch.randn(20, 4)
+    codes = (centres + torch.randn(100, 20, 4)).flatten(0, 1)
+    assert clusters_found() < 20
+    assert clusters_found(mixture_fits=10) == 20
+
+
 def test_phase_survives_a_saved_state(build, digits) -> None:
     model = build(vae_baselines.VADE, pretrain_epochs=1)
     run_epoch(model, digits, 1)

@@ -230,8 +230,10 @@ def test_ctrl_c_stops_at_the_end_of_an_epoch_and_twice_at_once(
     assert checkpoints(tmp_path) == set()
 
 
-def test_a_cluster_that_is_lost_ends_the_grid_and_says_so(cluster, longer, tmp_path):
+def test_a_cluster_that_is_lost_ends_the_grid_and_says_so(cluster, longer, tmp_path, monkeypatch):
     cluster, _ = cluster
+    cancelled = []
+    monkeypatch.setattr(ray, "cancel", lambda reference, **_: cancelled.append(reference))
 
     def lose_the_desk(event):
         for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -246,6 +248,7 @@ def test_a_cluster_that_is_lost_ends_the_grid_and_says_so(cluster, longer, tmp_p
     with pytest.raises(ExecutorError, match=r"cannot be talked to: .*; the same command goes on"):
         run(grid, tmp_path, RayExecutor(), Recorder(lose_the_desk))
     assert Store(tmp_path).runs() == {}
+    assert cancelled == [], "Ray aborts the driver if what is cancelled is just ending"
     wait_for(lambda: ray.available_resources().get("CPU") == 2)
 
 
