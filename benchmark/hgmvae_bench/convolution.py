@@ -6,7 +6,8 @@ computes each of the four output pixels of an input pixel from just the inputs t
 is the other's adjoint, so that either layer's backward pass is made of the same two.
 
 On a GPU, cuDNN's float32 kernels are slow on maps of a few pixels, and some add up in another order
-each time; cuBLAS's products do neither.
+each time; cuBLAS's products do neither. On a CPU with AVX-512, oneDNN's float32 kernels are quicker
+on all but the smallest maps, and are left to do those.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNEL = 3
+# oneDNN's kernels for AVX-512 are quicker where the larger of a layer's two maps has such a side.
+_ONEDNN_SIDE = 8
+_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 # Inputs at (row, column) offsets that an output pixel can see, ordered so that those of each of
 # the four output pixels stand side by side.
 _OFFSETS: tuple[tuple[int, int], ...] = ((0, 1), (0, 0), (1, 0), (1, 1))
@@ -181,6 +185,8 @@ class Downsampling(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Maps (B, C, H, W), H and W even, to (B, O, H/2, W/2)."""
+        if _suits_onednn(input, min(input.shape[2:])):
+            return super().forward(_with_channels_last(input))
         return _channels_last(downsample, input, self.weight, self.bias)
 
 
@@ -200,7 +206,31 @@ class Upsampling(nn.ConvTranspose2d):
         """Maps (B, C, H, W) to (B, O, 2H, 2W)."""
         if output_size is not None:
             return super().forward(input, output_size)
+        if _suits_onednn(input, 2 * min(input.shape[2:])):
+            return super().forward(_with_channels_last(input))
         return _channels_last(upsample, input, self.weight, self.bias)
+
+
+def _suits_onednn(maps: Tensor, side: int) -> bool:
+    """Whether torch's own layer is quicker for maps whose larger form has that side."""
+    return (
+        _AVX512
+        and side >= _ONEDNN_SIDE
+        and maps.device.type == "cpu"
+        and maps.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _with_channels_last(maps: Tensor) -> Tensor:
+    """The same maps, laid out in memory so that a layer's result has its channels last too.
+
+    Of one channel torch's conversion leaves the strides as they are, and the result has them first.
+    """
+    _, channels, height, width = maps.shape
+    if channels == 1:
+        return maps.contiguous().as_strided(maps.shape, (height * width, 1, width, 1))
+    return maps.contiguous(memory_format=torch.channels_last)
 
 
 def _channels_last(

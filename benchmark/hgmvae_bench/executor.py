@@ -51,7 +51,9 @@ def available_cores() -> int:
 PRELOADED = ["hgmvae_bench.execution", "sklearn.cluster", "sklearn.svm"]
 """What every worker needs and takes seconds to import."""
 
-MOST_STARTS = 3
+SECONDS_BEFORE_START = (0.0, 0.1, 0.3, 1.0, 3.0)
+"""Of each try to start a worker: a server of workers that was killed takes a while to be gone."""
+
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_FOR_LAST_WORDS = 5.0
 
@@ -179,7 +181,8 @@ class _Pool:
 
     def start(self) -> _Worker:
         context = process_context(self.setup.device)
-        for _ in range(MOST_STARTS):
+        for seconds in SECONDS_BEFORE_START:
+            time.sleep(seconds)
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, self.setup), daemon=True)
             # Where the server that forks workers was killed, the next start makes another.
@@ -189,8 +192,8 @@ class _Pool:
                 return self.workers[-1]
             ours.close()
         raise ExecutorError(
-            f"no worker process could be started in {MOST_STARTS} tries: what starts them was "
-            "killed each time (out of memory?); free memory, then call again"
+            f"no worker process could be started in {len(SECONDS_BEFORE_START)} tries: what "
+            "starts them was killed each time (out of memory?); free memory, then call again"
         )
 
     def hear(self, worker: _Worker) -> Iterator[Event]:

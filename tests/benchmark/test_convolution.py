@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hgmvae_bench import convolution
 from hgmvae_bench.convolution import Downsampling, Upsampling
 
 SHAPES = [  # batch, channels in and out, side
@@ -48,6 +49,41 @@ def test_upsampling_equals_torchs_transposed_convolution(n, c_in, c_out, side, b
         )
 
     parity(layer, plain, x)
+
+
+@pytest.mark.parametrize("avx512", [True, False])
+@pytest.mark.parametrize("side", [2, 4, 8, 16])
+@pytest.mark.parametrize("channels", [(1, 6), (3, 1), (6, 4)])
+def test_in_float32_either_kernel_gives_the_same(monkeypatch, avx512, side, channels):
+    """oneDNN's, or the matrix products', against torch's layers in float64."""
+    monkeypatch.setattr(convolution, "_AVX512", avx512)
+    down, up = Downsampling(*channels), Upsampling(*channels)
+    exact = [
+        nn.Conv2d(*channels, 3, stride=2, padding=1).double(),
+        nn.ConvTranspose2d(*channels, 3, stride=2, padding=1, output_padding=1).double(),
+    ]
+    x = torch.randn(3, channels[0], side, side)
+    for layer, other in zip((down, up), exact, strict=True):
+        other.load_state_dict(layer.state_dict())
+        outcomes = []
+        for one, maps in ((layer, x.clone()), (other, x.double())):
+            maps.requires_grad_()
+            y = one(maps)
+            weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
+            gradients = torch.autograd.grad((y * weights).sum(), [maps, *one.parameters()])
+            outcomes.append([y, *gradients])
+        for float32, float64 in zip(*outcomes, strict=True):
+            assert (float32.double() - float64).norm() <= 1e-5 * float64.norm()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("avx512", [True, False])
+def test_channels_stay_last_in_memory_from_layer_to_layer(monkeypatch, channels, avx512):
+    monkeypatch.setattr(convolution, "_AVX512", avx512)
+    maps = torch.randn(2, channels, 16, 16)
+    for layer in (Downsampling(channels, 4), Downsampling(4, 6), Upsampling(6, 4)):
+        maps = layer(maps)
+        assert maps.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_layers_are_torchs_own_but_for_the_arithmetic():

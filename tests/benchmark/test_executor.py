@@ -1,10 +1,12 @@
 """What is done at once on a GPU, with workers and a GPU that are acted."""
 
+import multiprocessing
 from collections import deque
 from dataclasses import replace
 
 import pytest
 
+from hgmvae_bench import executor
 from hgmvae_bench.executor import Bound, _Pool, available_cores, room_on_gpu
 from hgmvae_bench.executors import (
     FIRST_TOGETHER,
@@ -15,7 +17,7 @@ from hgmvae_bench.executors import (
 )
 from hgmvae_bench.grid import Run
 from hgmvae_bench.records import Record
-from hgmvae_bench.tasks import Finished, PutBack, Setup, Started, Task
+from hgmvae_bench.tasks import ExecutorError, Finished, PutBack, Setup, Started, Task
 from hgmvae_bench.worker import Apart, OutOfMemory, Stop, Trained
 
 GIB = 2**30
@@ -100,8 +102,6 @@ class ActedPipe:
 
 @pytest.fixture
 def pool(tiny_grid, tmp_path, monkeypatch):
-    from hgmvae_bench import executor
-
     tasks = Tasks(Task(Run(cell, seed, "d"), []) for cell in tiny_grid.cells for seed in range(10))
     setup = Setup(tmp_path, tmp_path, "cpu", None, 1)
     pool = _Pool(tasks, setup, Bound(1, 4), Bound(1, 1))
@@ -112,6 +112,39 @@ def pool(tiny_grid, tmp_path, monkeypatch):
 
     monkeypatch.setattr(_Pool, "start", start)
     return pool
+
+
+class ActedContext:
+    """Starts no worker for the first ``failures`` times."""
+
+    def __init__(self, failures):
+        self.failures = failures
+        self.Pipe, self.Process = multiprocessing.Pipe, self.process
+
+    def process(self, **_):
+        return self
+
+    def start(self):
+        self.failures -= 1
+        if self.failures >= 0:
+            raise (EOFError, ConnectionResetError)[self.failures % 2]
+
+
+def test_a_server_of_workers_that_takes_a_while_to_die_is_waited_for(
+    tiny_grid, tmp_path, monkeypatch
+):
+    slept = []
+    monkeypatch.setattr(executor.time, "sleep", slept.append)
+    pool = _Pool(Tasks([]), Setup(tmp_path, tmp_path, "cpu", None, 1), Bound(1, 4), Bound(1, 1))
+    for failures in (4, 5):
+        monkeypatch.setattr(executor, "process_context", lambda _, f=failures: ActedContext(f))
+        if failures == 4:
+            assert pool.start() is pool.workers[-1]
+            assert sum(slept) > 4
+        else:
+            with pytest.raises(ExecutorError, match="no worker process could be started in 5"):
+                pool.start()
+    assert len(pool.workers) == 1
 
 
 def say(pool, worker, message):
