@@ -1,4 +1,4 @@
-"""The network's strided convolutions as matrix products: exact, and quicker than torch's own.
+"""The network's strided convolutions, exact and quicker than torch's own layers.
 
 A 3×3 convolution of stride 2 and its transpose are made of two operations on channels-last maps:
 one lays the 3×3 neighbourhoods of every second pixel side by side and takes a product, the other
@@ -6,8 +6,8 @@ computes each of the four output pixels of an input pixel from just the inputs t
 is the other's adjoint, so that either layer's backward pass is made of the same two.
 
 On a GPU, cuDNN's float32 kernels are slow on maps of a few pixels, and some add up in another order
-each time; cuBLAS's products do neither. On a CPU with AVX-512, oneDNN's float32 kernels are quicker
-on all but the smallest maps, and are left to do those.
+each time; cuBLAS's products do neither. On a CPU, oneDNN's float32 kernels are quicker on all but the
+smallest maps if the channels lie last in memory, and are left to do those.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNEL = 3
-# oneDNN's kernels for AVX-512 are quicker where the larger of a layer's two maps has such a side.
+# oneDNN's kernels are quicker where the larger of a layer's two maps has such a side or more.
 _ONEDNN_SIDE = 8
-_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+_ONEDNN = torch.backends.mkldnn.is_available()
 # Inputs at (row, column) offsets that an output pixel can see, ordered so that those of each of
 # the four output pixels stand side by side.
 _OFFSETS: tuple[tuple[int, int], ...] = ((0, 1), (0, 0), (1, 0), (1, 1))
@@ -214,7 +214,7 @@ class Upsampling(nn.ConvTranspose2d):
 def _suits_onednn(maps: Tensor, side: int) -> bool:
     """Whether torch's own layer is quicker for maps whose larger form has that side."""
     return (
-        _AVX512
+        _ONEDNN
         and side >= _ONEDNN_SIDE
         and maps.device.type == "cpu"
         and maps.dtype == torch.float32

@@ -51,12 +51,12 @@ def test_upsampling_equals_torchs_transposed_convolution(n, c_in, c_out, side, b
     parity(layer, plain, x)
 
 
-@pytest.mark.parametrize("avx512", [True, False])
+@pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("side", [2, 4, 8, 16])
 @pytest.mark.parametrize("channels", [(1, 6), (3, 1), (6, 4)])
-def test_in_float32_either_kernel_gives_the_same(monkeypatch, avx512, side, channels):
+def test_in_float32_either_kernel_gives_the_same(monkeypatch, onednn, side, channels):
     """oneDNN's, or the matrix products', against torch's layers in float64."""
-    monkeypatch.setattr(convolution, "_AVX512", avx512)
+    monkeypatch.setattr(convolution, "_ONEDNN", onednn)
     down, up = Downsampling(*channels), Upsampling(*channels)
     exact = [
         nn.Conv2d(*channels, 3, stride=2, padding=1).double(),
@@ -77,9 +77,9 @@ def test_in_float32_either_kernel_gives_the_same(monkeypatch, avx512, side, chan
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("avx512", [True, False])
-def test_channels_stay_last_in_memory_from_layer_to_layer(monkeypatch, channels, avx512):
-    monkeypatch.setattr(convolution, "_AVX512", avx512)
+@pytest.mark.parametrize("onednn", [True, False])
+def test_channels_stay_last_in_memory_from_layer_to_layer(monkeypatch, channels, onednn):
+    monkeypatch.setattr(convolution, "_ONEDNN", onednn)
     maps = torch.randn(2, channels, 16, 16)
     for layer in (Downsampling(channels, 4), Downsampling(4, 6), Upsampling(6, 4)):
         maps = layer(maps)
