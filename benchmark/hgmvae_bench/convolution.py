@@ -6,8 +6,8 @@ computes each of the four output pixels of an input pixel from just the inputs t
 is the other's adjoint, so that either layer's backward pass is made of the same two.
 
 On a GPU, cuDNN's float32 kernels are slow on maps of a few pixels, and some add up in another order
-each time; cuBLAS's products do neither. On a CPU, oneDNN's float32 kernels are quicker on all but the
-smallest maps if the channels lie last in memory, and are left to do those.
+each time; cuBLAS's products do neither. On a CPU, oneDNN's float32 kernels are quicker on all but
+the smallest maps if the channels lie last in memory, and are left to do those.
 """
 
 from __future__ import annotations
