@@ -28,6 +28,7 @@ from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 from hgmvae_bench.capture import tail
+from hgmvae_bench.interruption import deaf_children
 from hgmvae_bench.records import Record, ScoreRecord
 from hgmvae_bench.tasks import (
     DoneElsewhere,
@@ -186,7 +187,7 @@ class _Pool:
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, self.setup), daemon=True)
             # Where the server that forks workers was killed, the next start makes another.
-            with theirs, suppress(EOFError, ConnectionError):
+            with theirs, suppress(EOFError, ConnectionError), deaf_children():
                 process.start()
                 self.workers.append(_Worker(process, ours))
                 return self.workers[-1]

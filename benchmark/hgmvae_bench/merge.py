@@ -15,6 +15,8 @@ from pathlib import Path
 
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.sealing import named, parse_name, record_name
+from hgmvae_bench.sharing import FOLDER as CLAIMS
+from hgmvae_bench.sharing import Claims, new_owner
 from hgmvae_bench.store import Store, StoredRun
 
 
@@ -54,29 +56,13 @@ def merge(source: Path, target: Path) -> Merged:
         raise MergeError(f"{source} is not a results folder: it has no folder records")
     if source.resolve() == target.resolve():
         raise MergeError(f"{source} cannot be merged into itself")
-    ours, theirs = Store(target), Store(source)
-    known = ours.runs()
+    ours, theirs = Store(target, new_owner()), Store(source)
+    known, found = ours.runs(), theirs.runs()
     files = _files_by_key(theirs)
     merged = Merged()
-    for key, run in theirs.runs().items():
-        mine = known.get(key)
-        if mine is None:
-            _copy_extras(theirs, ours, key)
-            for name in files[key]:
-                _copy_record(theirs, ours, name, name)
-            merged.copied.append(key)
-            continue
-        if mine.sha256 == run.sha256:
-            merged.identical.append(key)
-        elif _precedence(run) < _precedence(mine):
-            _copy_extras(theirs, ours, key)
-            newest = record_name(key, "retry", run.retries)
-            _copy_record(theirs, ours, newest, record_name(key, "retry", mine.retries + 1))
-            merged.taken.append(key)
-        else:
-            merged.kept.append(key)
-            continue
-        _copy_scores(theirs, ours, files[key], run, mine)
+    with named(target / CLAIMS), Claims(ours.files, ours.owner) as claims:
+        for key, run in found.items():
+            _merge_run(theirs, ours, claims, files[key], run, known.get(key), merged)
     for path in sorted((source / "grids").glob("*.yaml")):
         if not _copy_file(path, target / "grids" / path.name):
             merged.grids.append(path.stem)
@@ -84,6 +70,47 @@ def merge(source: Path, target: Path) -> Merged:
         if path.is_file() and path.suffix != ".index" and not path.name.startswith("."):
             _copy_file(path, target / path.relative_to(source))
     return merged
+
+
+def _merge_run(
+    theirs: Store,
+    ours: Store,
+    claims: Claims,
+    names: list[str],
+    run: StoredRun,
+    mine: StoredRun | None,
+    merged: Merged,
+) -> None:
+    """Bring one run, with the record files of these names, to where it may be known already."""
+    key = run.summary.key
+    if mine is None:
+        _claim(ours, claims, key)
+        _copy_extras(theirs, ours, key)
+        for name in names:
+            _copy_record(theirs, ours, name, name)
+        claims.settle(record_name(key, "retry", 0))
+        merged.copied.append(key)
+    elif mine.sha256 == run.sha256:
+        merged.identical.append(key)
+        _copy_scores(theirs, ours, names, run, mine)
+    elif _precedence(run) < _precedence(mine):
+        _copy_extras(theirs, ours, key)
+        newest = record_name(key, "retry", run.retries)
+        _copy_record(theirs, ours, newest, record_name(key, "retry", mine.retries + 1))
+        merged.taken.append(key)
+        _copy_scores(theirs, ours, names, run, mine)
+    else:
+        merged.kept.append(key)
+
+
+def _claim(ours: Store, claims: Claims, key: str) -> None:
+    """Take a run that the target lacked, lest another process stores it meanwhile."""
+    name = record_name(key, "retry", 0)
+    if not claims.take(name) or ours.has(name):
+        raise MergeError(
+            f"another process is doing {key} in {ours.root}, or has just done it; "
+            "what was copied stays: call again when that has ended"
+        )
 
 
 def _precedence(run: StoredRun) -> tuple[bool, float, str]:

@@ -102,7 +102,7 @@ class PlainReporter:
 
     def planned(self, plan: Plan) -> None:
         """Say what there is to do."""
-        self._total = len(plan.tasks)
+        self._total, self._finished = len(plan.tasks), 0
         self._line(summary(plan))
 
     def happened(self, event: Event) -> None:
@@ -139,6 +139,7 @@ class LiveReporter:
         )
         self._bars: dict[str, TaskID] = {}
         self._shares: dict[str, float] = {}
+        self._grid = self._progress.add_task("runs", total=None, visible=False, status="")
         self._started_at = time.monotonic()
         self._total = self._finished = 0
 
@@ -152,8 +153,8 @@ class LiveReporter:
     def planned(self, plan: Plan) -> None:
         """Show how many runs there are to do."""
         self._progress.console.print(escape(summary(plan)), highlight=False)
-        self._total = len(plan.tasks)
-        self._grid = self._progress.add_task("runs", total=self._total, status="")
+        self._total, self._finished = len(plan.tasks), 0
+        self._progress.reset(self._grid, total=self._total, visible=True)
 
     def happened(self, event: Event) -> None:
         """Move the bars; tell of a run that did not end well or lacks a metric."""

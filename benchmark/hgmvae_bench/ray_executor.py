@@ -231,8 +231,9 @@ class _Driver:
             return
         self.keep_log(run, log)
         if isinstance(result, Done):
-            yield self.store(one.task, result.record, result.files)
+            event = self.store(one.task, result.record, result.files)
             Checkpoint(self.setup.store.files, run.key).remove()
+            yield event
         elif isinstance(result, OutOfMemory):
             yield from self.give_more_room(one, result.reason)
         else:

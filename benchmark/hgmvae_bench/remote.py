@@ -25,6 +25,7 @@ from platformdirs import user_cache_path
 
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.files import LocalFiles
+from hgmvae_bench.sealing import parse_name
 
 if TYPE_CHECKING:
     from hgmvae_bench.runner import Plan
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 ORIGIN = "remote.url"
 """File of a copy that says what it is a copy of."""
 
-WRITTEN_ONCE = ("records", "controls")
+RECORDS = "records"
+WRITTEN_ONCE = (RECORDS, "controls")
 REWRITTEN = ("grids", "tables", "figures", "logs")
 ARTIFACTS = "artifacts"
 
@@ -61,6 +63,7 @@ class Remote:
 
     url: str
     root: Path
+    owner: str = ""
     _present: set[str] | None = None  # up there, as far as is known
     _seen: dict[str, int] = field(default_factory=dict)  # times of rewritten files that are there
 
@@ -73,10 +76,10 @@ class Remote:
         return cls(url, user_cache_path("hgmvae-bench") / "results" / name)
 
     @classmethod
-    def of(cls, root: Path) -> Remote | None:
-        """What the folder ``root`` is a copy of, if it is one."""
+    def of(cls, root: Path, owner: str = "") -> Remote | None:
+        """What the folder ``root`` is a copy of, if it is one; ``owner`` as of `LocalFiles`."""
         try:
-            return cls((root / ORIGIN).read_text(encoding="utf-8"), root)
+            return cls((root / ORIGIN).read_text(encoding="utf-8"), root, owner)
         except FileNotFoundError:
             return None
 
@@ -114,7 +117,7 @@ class Remote:
             paths = _find(fs, f"{base}/{ARTIFACTS}/{key}")
             if not paths:
                 return
-            temporary = LocalFiles(self.root).temporary_folder(ARTIFACTS)
+            temporary = LocalFiles(self.root, self.owner).temporary_folder(ARTIFACTS)
             try:
                 for path in paths:
                     (temporary / path.rpartition("/")[2]).write_bytes(fs.cat_file(path))
@@ -133,10 +136,7 @@ class Remote:
             present = self._look(fs, base) if self._present is None else self._present
             for name, path in self._local(WRITTEN_ONCE):
                 if name not in present:
-                    self._push_artifacts(fs, base, path.name.partition(".")[0], present)
-                    if not _create(fs, f"{base}/{name}", path.read_bytes()):
-                        # Another machine was first.
-                        LocalFiles(self.root).write(name, fs.cat_file(f"{base}/{name}"))
+                    self._push_record(fs, base, name, path, present)
                     present.add(name)
 
     def push(self) -> None:
@@ -153,6 +153,22 @@ class Remote:
                 if self._seen.get(name) != (changed := _changed(path)):
                     fs.pipe_file(f"{base}/{name}", path.read_bytes())
                     self._seen[name] = changed
+
+    def _push_record(self, fs: Any, base: str, name: str, path: Path, present: set[str]) -> None:
+        """Send a record that was not there, or take that of another machine that was first."""
+        there = f"{base}/{name}"
+        # Asked anew, so that what belongs to the other's record is not replaced.
+        if not fs.exists(there):
+            self._push_artifacts(fs, base, path.name.partition(".")[0], present)
+            if _create(fs, there, path.read_bytes()):
+                return
+        theirs = fs.cat_file(there)
+        if theirs == path.read_bytes():
+            return
+        LocalFiles(self.root).write(name, theirs)
+        if path.parent.name == RECORDS and parse_name(path.name)[1] == "retry":
+            # Ours are of another training; theirs come when they are asked for.
+            shutil.rmtree(self.root / ARTIFACTS / path.name.partition(".")[0], ignore_errors=True)
 
     def _push_artifacts(self, fs: Any, base: str, key: str, present: set[str]) -> None:
         for path in _files(self.root / ARTIFACTS / key):

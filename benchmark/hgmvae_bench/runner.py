@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from hgmvae_bench import extensions
+from hgmvae_bench.checkpoints import Checkpoint
 from hgmvae_bench.collector import paused_collector
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
@@ -273,6 +274,8 @@ def run_plan(
     with named(store.root / "claims"):
         claims.settle_all(store.has)
         setup.store.clean(claims.living())
+        for run in plan.done:
+            Checkpoint(setup.store.files, run.key).remove()
     complete = not plan.unsuccessful
     if not plan.tasks:
         return complete
@@ -301,7 +304,37 @@ def run_plan(
                         complete = complete and event.record.status == "complete"
             if work:  # What is left, others are at.
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-    if elsewhere:
-        recorded = store.runs()
-        complete = complete and all(recorded[k].summary.status == "complete" for k in elsewhere)
+        # Of a process on another machine it takes a while to know that it is dead.
+        setup.store.clean(claims.living())
+    if not elsewhere:
+        return complete and not open_keys
+    recorded = store.runs()
+    complete = complete and all(recorded[k].summary.status == "complete" for k in elsewhere)
+    left = [task for key in elsewhere if (task := _left_to_score(tasks[key], recorded[key]))]
+    if left and not stopping():
+        complete &= run_plan(
+            Plan([], left, [], []),
+            store,
+            data_root=data_root,
+            device=device,
+            executor=executor,
+            reporter=reporter,
+            weights=weights,
+            time_limit=time_limit,
+            context=context,
+            stopping=stopping,
+        )
     return complete and not open_keys
+
+
+def _left_to_score(task: Task, known: StoredRun) -> Task | None:
+    """What a task was to compute and the process that has recorded its run has not, if anything."""
+    before = task.stored.metrics if task.stored is not None else {}
+    left = [
+        name
+        for name in task.metrics
+        if name not in known.metrics or known.metrics[name] == before.get(name)
+    ]
+    if not left or known.summary.status != "complete":
+        return None
+    return Task(task.run, left, known, known.scorings + 1)

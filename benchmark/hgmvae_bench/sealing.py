@@ -99,11 +99,20 @@ def validated(body: bytes, content_type: type[Content]) -> Content:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal, or a damaged file, into an error that names the file."""
+def named(path: Path, *, may_be_gone: bool = False) -> Iterator[None]:
+    """Turn the operating system's refusal, or a damaged file, into an error that names the file.
+
+    Args:
+        path: of the file.
+        may_be_gone: whether a ``FileNotFoundError`` is for the caller to deal with.
+    """
     try:
         yield
     except FaultError as fault:
         raise StoreError(f"{path}: {fault}") from fault
+    except FileNotFoundError as error:
+        if may_be_gone:
+            raise
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,7 @@ RECORDS = "records"
 CONTROLS = "controls"
 DAMAGED = "damaged"
 
+_WRITTEN = (RECORDS, CONTROLS, "artifacts", "grids", "cache", "checkpoints", "claims")
 _SHOWN = 10
 
 
@@ -207,7 +208,8 @@ class Store:
         faults = {f"{RECORDS}/{name}": fault for name, fault in self._read_all().faults.items()}
         for name, _ in self.files.scan(CONTROLS):
             try:
-                self._control(name)
+                with suppress(FileNotFoundError):
+                    self._control(name)
             except FaultError as fault:
                 faults[f"{CONTROLS}/{name}"] = fault
         for path in [path for path, fault in faults.items() if fault.damaged]:
@@ -215,9 +217,10 @@ class Store:
             while self.files.version(target) is not None:
                 number += 1
                 target = f"{DAMAGED}/{path}.{number}"
-            with named(self.root / target):
+            # Gone where another process repairs the folder too.
+            with suppress(FileNotFoundError), named(self.root / target, may_be_gone=True):
                 self.files.move(path, target)
-            moved.append(self.root / target)
+                moved.append(self.root / target)
         return moved
 
     @paused_collector()
@@ -260,7 +263,7 @@ class Store:
     def _entry(self, name: str, version: str) -> index.Entry:
         """What an index holds of a file, read from the file."""
         key, kind, _ = parse_name(name)
-        with named(self.root / RECORDS / name):
+        with named(self.root / RECORDS / name, may_be_gone=True):
             raw = self.files.read(f"{RECORDS}/{name}")
         sha256, body = unsealed(raw)
         content = from_json(body)
@@ -304,7 +307,10 @@ class Store:
         """
         records: list[tuple[int, ControlRecord]] = []
         for name, _ in self.files.scan(CONTROLS):
-            with named(self.root / CONTROLS / name):
+            with (
+                suppress(FileNotFoundError),
+                named(self.root / CONTROLS / name, may_be_gone=True),
+            ):
                 records.append(self._control(name))
         controls: dict[str, ControlRecord] = {}
         for _, record in sorted(records, key=lambda item: item[0]):
@@ -343,7 +349,7 @@ class Store:
             RemoteError: if they lie elsewhere and cannot be had.
         """
         folder = self._artifacts(key)
-        if not folder.is_dir() and (elsewhere := Remote.of(self.root)) is not None:
+        if not folder.is_dir() and (elsewhere := Remote.of(self.root, self.owner)):
             elsewhere.fetch_artifacts(key)
         return folder
 
@@ -362,8 +368,17 @@ class Store:
             temporary = self.files.temporary_folder("artifacts")
             try:
                 yield temporary
-                shutil.rmtree(target, ignore_errors=True)
-                temporary.rename(target)
+                # What is there goes last: should this be killed, or fail, one of the two remains.
+                replaced = temporary.with_name(f"{temporary.name}-replaced")
+                with suppress(FileNotFoundError):
+                    target.rename(replaced)
+                try:
+                    temporary.rename(target)
+                except OSError:
+                    with suppress(FileNotFoundError):
+                        replaced.rename(target)
+                    raise
+                shutil.rmtree(replaced, ignore_errors=True)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -406,7 +421,8 @@ class Store:
 
     def clean(self, living: set[str] | None = None) -> None:
         """Remove what killed processes left half-written; what ``living`` owners write stays."""
-        for folder in (RECORDS, CONTROLS, "artifacts", "grids", "cache", "checkpoints", "claims"):
+        tables = [f"tables/{path.name}" for path in self.root.glob("tables/*")]
+        for folder in (*_WRITTEN, *tables):
             self.files.remove_temporaries(folder, living or set())
 
     def _write(self, path: str, kind: Kind, content: BaseModel, number: int | None) -> bool:

@@ -1,8 +1,8 @@
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,12 @@ def cli(*arguments, cwd=None, timeout=120, **environment):
         timeout=timeout,
         env=environment,
     )
+
+
+def cpu_seconds():
+    """Of the processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def invoke(*arguments):
@@ -51,10 +57,10 @@ def test_a_run_ends_with_the_tables_on_the_terminal_and_the_files_on_disk(tiny):
 
 
 def test_the_second_run_trains_nothing_and_says_so_within_seconds(tiny):
-    start = time.perf_counter()
+    before = cpu_seconds()
     outcome = cli("run", "--grid", "tiny.yaml", "--results", "r", cwd=tiny)
-    # Under ten on an idle machine; tests run beside each other.
-    assert time.perf_counter() - start < 30
+    # Its processor time: by the clock it takes as long as what runs beside the tests lets it.
+    assert cpu_seconds() - before < 20
     assert outcome.returncode == 0
     assert outcome.stdout.startswith("4 runs: nothing to train, 4 done\n")
     assert "started" not in outcome.stdout

@@ -49,19 +49,20 @@ def outcomes(root):
 
 def wait_for(condition, timeout=120):
     deadline = time.monotonic() + timeout
-    while not condition():
+    while not (met := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return met
 
 
 def workers(pid):
-    """The processes behind a driver that can be killed: its workers, and the server of these."""
+    """The processes behind a driver that can be killed: the server of its workers, and these."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         found = [
             int(child)
             for child in children
-            if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
+            if "multiprocessing.forkserver" in Path(f"/proc/{child}/cmdline").read_text()
         ]
     except OSError:
         return []
@@ -136,8 +137,8 @@ def test_a_server_of_workers_that_is_killed_is_replaced(undisturbed, tiny_text, 
     folder, _ = undisturbed
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     process = start(tmp_path, "--workers", "1")
-    wait_for(lambda: workers(process.pid))
-    os.kill(workers(process.pid)[0], signal.SIGKILL)  # while it imports, before any worker
+    server, *_ = wait_for(lambda: workers(process.pid))
+    os.kill(server, signal.SIGKILL)  # while it imports, before any worker
     code, _, err = finish(process)
     assert code == 0, err
     assert outcomes(tmp_path / "r") == outcomes(folder / "r")
@@ -151,7 +152,8 @@ def test_two_drivers_share_the_work_and_do_nothing_twice(undisturbed, tiny_text,
     assert [code for code, _, _ in told] == [0, 0], told
     begun = [line for _, out, _ in told for line in out.splitlines() if line.endswith("started")]
     assert len(begun) == len(set(begun)) == 4
-    assert all("[4/4]" in out or "nothing to train" in out for _, out, _ in told)
+    # One that plans after the other's first record has less to do.
+    assert all(re.search(r"\[(\d)/\1\]", out) or "nothing to train" in out for _, out, _ in told)
     assert outcomes(tmp_path / "r") == outcomes(folder / "r")
     assert len(list((tmp_path / "r" / "records").iterdir())) == 4
 
@@ -170,6 +172,20 @@ def test_the_first_signal_stops_and_says_how_to_go_on(tiny_text, tmp_path, numbe
     assert code == 128 + number, err
     assert "what is finished is stored; to go on: hgmvae-bench run --grid tiny.yaml" in err
     assert "Traceback" not in err
+    assert Store(tmp_path / "r").runs() == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_workers_start_reaches_the_driver_alone(tiny_text, tmp_path, number):
+    text = tiny_text.replace("epochs: 1, batch_size: 64, train_images: 128", LONG)
+    (tmp_path / "tiny.yaml").write_text(text)
+    process = start(tmp_path, "--workers", "1", "--model", "vae", "--seeds", "1")
+    wait_for(lambda: workers(process.pid))  # their server imports torch for a while
+    os.killpg(process.pid, number)
+    code, out, err = finish(process)
+    assert code == 128 + number, err
+    assert "Traceback" not in err + out
+    assert "epoch 2 of" not in out
     assert Store(tmp_path / "r").runs() == {}
 
 

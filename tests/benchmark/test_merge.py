@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +8,7 @@ from hgmvae_bench.merge import MergeError, merge
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
 from hgmvae_bench.runner import make_plan
 from hgmvae_bench.sealing import StoreError
+from hgmvae_bench.sharing import Claims
 from hgmvae_bench.store import Store
 
 
@@ -126,3 +128,40 @@ def test_folders_that_cannot_be_merged_are_named(tmp_path, tiny_grid):
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
     with pytest.raises(MergeError, match="cannot be merged into itself"):
         merge(a, tmp_path / "." / "a")
+
+
+def test_a_run_that_another_process_is_doing_is_left_to_it(tiny_grid, tmp_path):
+    a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0), record(tiny_grid, 1, day=2))
+    target = machine(tmp_path / "b", tiny_grid)
+    busy = record(tiny_grid, 1).key
+    with Claims(Store(target).files, "another") as claims:
+        claims.take(f"{busy}.json")
+        with pytest.raises(MergeError, match=rf"another process is doing {busy} in .*call again"):
+            merge(a, target)
+        assert not (target / "artifacts" / busy).exists()
+        # It ends, with a record of its own.
+        machine(target, tiny_grid, record(tiny_grid, 1, value=0.7))
+    assert merge(a, target).taken == []
+    assert counting(target)[busy].metrics["sc"].value == 0.7
+    assert [path.name for path in (target / "claims").iterdir()] == [f"{busy}.json.0"]
+
+
+def test_weights_stay_where_those_that_replace_them_cannot_be_moved(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    with store.writing_artifacts("run") as folder:
+        (folder / "model").write_text("old")
+    rename = Path.rename
+
+    def refuse(self, target):
+        if (self / "model").is_file() and (self / "model").read_text() == "new":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with (
+        pytest.raises(StoreError, match="Input/output error"),
+        store.writing_artifacts("run") as folder,
+    ):
+        (folder / "model").write_text("new")
+    assert (store.artifacts("run") / "model").read_text() == "old"
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["run"]

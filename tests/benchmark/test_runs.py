@@ -1,15 +1,18 @@
 """Whole runs through the driver and its worker processes."""
 
+import json
 import os
 import random
 import shutil
 import signal
 import threading
 import time
+from functools import partial
 
 import pytest
 import yaml
 
+from hgmvae_bench import runner
 from hgmvae_bench.execution import build_model
 from hgmvae_bench.executor import available_cores
 from hgmvae_bench.executors import LocalExecutor
@@ -23,6 +26,7 @@ from hgmvae_bench.runner import (
     make_plan,
     run_plan,
 )
+from hgmvae_bench.sharing import Claims
 from hgmvae_bench.store import Store, StoredRun
 from hgmvae_bench.tasks import EpochEnded, Finished, Started
 
@@ -133,6 +137,50 @@ def test_again_trains_nothing(finished, tiny_grid):
     assert recorder.plan.tasks == []
     assert recorder.events == []
     assert results(finished) == before
+
+
+def test_what_another_process_left_uncomputed_is_computed_after_it(finished, tiny_grid):
+    """Both plan at one time, and what they write for a run has one name."""
+    data, stored = load_data(tiny_grid, finished), Store(finished).runs()
+    plans = [make_evaluation_plan(tiny_grid, data, stored, [name]) for name in ("nmi", "ari")]
+    finished_by_second = []
+    for plan in plans:
+        recorder = Recorder()
+        assert run_plan(
+            plan,
+            Store(finished),
+            data_root=finished,
+            device="cpu",
+            executor=ONE_BY_ONE,
+            reporter=recorder,
+        )
+        finished_by_second = [e.run.key for e in recorder.events if isinstance(e, Finished)]
+    assert sorted(finished_by_second) == sorted(stored)
+    for one in Store(finished).runs().values():
+        assert one.metrics["nmi"].value is not None
+        assert one.metrics["ari"].value is not None
+        assert one.scorings == 2
+
+
+def test_what_the_dead_left_goes(finished, tiny_grid, monkeypatch):
+    monkeypatch.setattr(runner, "Claims", partial(Claims, expiry=0.0))
+    key = next(iter(Store(finished).runs()))
+    sign = {"machine": "another", "pid": 1, "start": "1", "count": 0}
+    left = {
+        # Of one that was killed after the record and before this.
+        "checkpoints": f"{key}.safetensors",
+        # Of one on another machine, and of one that wrote tables.
+        "claims": "dead.alive",
+        "artifacts": ".tmp-dead-weights",
+        "tables/tiny": ".tmp-dead-table",
+    }
+    for folder, name in left.items():
+        (finished / folder).mkdir(parents=True, exist_ok=True)
+        (finished / folder / name).write_text(json.dumps(sign))
+    *_, other = Store(finished).runs()
+    (finished / "records" / f"{other}.json").unlink()
+    assert run(tiny_grid, finished)[0]
+    assert not [name for folder, name in left.items() if (finished / folder / name).exists()]
 
 
 def test_order_and_parallelism_change_nothing(finished, shuffled):

@@ -50,6 +50,22 @@ class Odd:
 MODELS = {"odd": Odd()}
 """
 
+# A checkpoint after every epoch, of which the first ends when there are two runs.
+EAGER = """
+import os, pathlib, time
+from hgmvae_bench.checkpoints import Checkpoint
+
+def due(_):
+    there = pathlib.Path("FOLDER")
+    (there / str(os.getpid())).touch()
+    deadline = time.monotonic() + 60
+    while len(list(there.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return True
+
+Checkpoint.due = due
+"""
+
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 MEMORY = 100 * 2**20
 
@@ -170,7 +186,8 @@ def test_a_node_that_is_lost_in_mid_grid_costs_no_more_than_an_epoch(
 
     # A plug-in's code reaches the workers; checkpoints would otherwise come every 20 seconds.
     monkeypatch.setattr(Checkpoint, "due", Checkpoint.due)
-    eager = "from hgmvae_bench.checkpoints import Checkpoint\nCheckpoint.due = lambda _: True\n"
+    (tmp_path / "there").mkdir()
+    eager = EAGER.replace("FOLDER", str(tmp_path / "there"))
     recorder = Recorder(lose_a_node)
     with using([Extension("eager.py", eager + mean_plugin)]):
         complete, _ = run(longer, tmp_path, RayExecutor(), recorder)
@@ -304,7 +321,7 @@ def test_a_run_that_hangs_crashes_or_raises_costs_only_itself_and_leaves_its_wor
 ):
     with using([Extension("odd.py", odd_plugin)]):
         grid = parse_grid(odd_text("hangs", "crashes", "raises", "out-of-memory", "well"), "g.yaml")
-        complete, _ = run(grid, tmp_path, RayExecutor(retries=1), time_limit=20.0)
+        complete, _ = run(grid, tmp_path, RayExecutor(retries=1), time_limit=40.0)
     assert not complete
     records = {
         run.record.settings["model"]["settings"]["way"]: run.record
@@ -319,7 +336,7 @@ def test_a_run_that_hangs_crashes_or_raises_costs_only_itself_and_leaves_its_wor
         "well": "complete",
     }
     errors = {way: record.error for way, record in records.items()}
-    assert errors["hangs"].splitlines()[-1] == "not finished within the time limit of 20 s"
+    assert errors["hangs"].splitlines()[-1] == "not finished within the time limit of 40 s"
     assert re.search(r'odd\.py", line \d+ in build', errors["hangs"])
     assert "\nlost 2 times: WorkerCrashedError" in errors["crashes"]
     assert re.search(r'odd\.py", line \d+ in build', errors["crashes"])

@@ -106,8 +106,11 @@ def test_of_two_that_store_one_run_the_first_counts_for_both(url, tiny_grid, tmp
     first.push_records()
     second.push_records()
     for one in (first, second):
-        (run,) = Store(one.root).runs().values()
+        ((key, run),) = Store(one.root).runs().items()
         assert run.record.n_parameters == 1
+        # And the weights are those of the record that counts.
+        assert (Store(one.root).artifacts(key) / "model.safetensors").read_bytes() == b"first"
+    assert objects(url)[f"artifacts/{key}/model.safetensors"] == b"first"
     # And a third, which has stored another run meanwhile, gets both.
     third = machine(url, tmp_path / "third")
     third.pull()
