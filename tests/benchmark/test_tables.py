@@ -169,11 +169,11 @@ def test_runs_of_other_cells_do_not_matter(tiny_grid, runs):
     assert build_table(tiny_grid, tiny_grid.table("1"), [*runs, other]).entries == expected
 
 
-def test_csv_comes_back_at_full_precision(tiny_grid):
+def test_csv_comes_back_at_full_precision(tiny_grid, read_csv):
     third = 1 / 3
     runs = [stored(tiny_grid, m, s, third * (s + 1)) for m in ("vae", "wae-imq") for s in (0, 1)]
     table = build_table(tiny_grid, tiny_grid.table("1"), runs)
-    read = pd.read_csv(io.StringIO(to_csv(table.sheet)), dtype={"table": str}, engine="python")
+    read = read_csv(io.StringIO(to_csv(table.sheet)))
     read["note"] = read["note"].astype(object).fillna("")
     pd.testing.assert_frame_equal(read, table.values, check_dtype=False, check_exact=True)
 
