@@ -41,6 +41,11 @@ def test_the_page_has_tables_of_every_study():
     assert {study for study, _, _ in TABLES} == folders >= {"mnist", "fashion-mnist"}
 
 
+@pytest.mark.parametrize("study", sorted({study for study, _, _ in TABLES}))
+def test_a_studys_folder_knows_every_table_of_its_grid(study):
+    assert Store(FOLDER / study).grid().spec == load_grid(str(FOLDER / f"{study}.yaml")).spec
+
+
 @pytest.mark.parametrize(("study", "name", "seeds"), TABLES)
 def test_the_page_says_what_records_with_todays_defaults_say(study, name, seeds):
     """A default that is changed leaves the study behind: choose it again, or say so on the page."""
