@@ -156,10 +156,10 @@ class Remote:
 
     def _push_record(self, fs: Any, base: str, name: str, path: Path, present: set[str]) -> None:
         """Send a record that was not there, or take that of another machine that was first."""
-        there = f"{base}/{name}"
+        there, key = f"{base}/{name}", path.name.partition(".")[0]
         # Asked anew, so that what belongs to the other's record is not replaced.
         if not fs.exists(there):
-            self._push_artifacts(fs, base, path.name.partition(".")[0], present)
+            self._push_artifacts(fs, base, key, present)
             if _create(fs, there, path.read_bytes()):
                 return
         theirs = fs.cat_file(there)
@@ -168,7 +168,7 @@ class Remote:
         LocalFiles(self.root).write(name, theirs)
         if path.parent.name == RECORDS and parse_name(path.name)[1] == "retry":
             # Ours are of another training; theirs come when they are asked for.
-            shutil.rmtree(self.root / ARTIFACTS / path.name.partition(".")[0], ignore_errors=True)
+            shutil.rmtree(self.root / ARTIFACTS / key, ignore_errors=True)
 
     def _push_artifacts(self, fs: Any, base: str, key: str, present: set[str]) -> None:
         for path in _files(self.root / ARTIFACTS / key):

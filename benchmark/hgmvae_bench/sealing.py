@@ -110,9 +110,7 @@ def named(path: Path, *, may_be_gone: bool = False) -> Iterator[None]:
         yield
     except FaultError as fault:
         raise StoreError(f"{path}: {fault}") from fault
-    except FileNotFoundError as error:
-        if may_be_gone:
-            raise
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
     except OSError as error:
+        if may_be_gone and isinstance(error, FileNotFoundError):
+            raise
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error

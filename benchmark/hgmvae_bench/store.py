@@ -56,7 +56,6 @@ RECORDS = "records"
 CONTROLS = "controls"
 DAMAGED = "damaged"
 
-_WRITTEN = (RECORDS, CONTROLS, "artifacts", "grids", "cache", "checkpoints", "claims")
 _SHOWN = 10
 
 
@@ -368,7 +367,8 @@ class Store:
             temporary = self.files.temporary_folder("artifacts")
             try:
                 yield temporary
-                # What is there goes last: should this be killed, or fail, one of the two remains.
+                # Moved aside and removed last, so that it can go back, and is missed for no longer
+                # than it takes to rename.
                 replaced = temporary.with_name(f"{temporary.name}-replaced")
                 with suppress(FileNotFoundError):
                     target.rename(replaced)
@@ -421,8 +421,9 @@ class Store:
 
     def clean(self, living: set[str] | None = None) -> None:
         """Remove what killed processes left half-written; what ``living`` owners write stays."""
-        tables = [f"tables/{path.name}" for path in self.root.glob("tables/*")]
-        for folder in (*_WRITTEN, *tables):
+        folders = [RECORDS, CONTROLS, "artifacts", "grids", "cache", "checkpoints", "claims"]
+        folders += [f"tables/{path.name}" for path in self.root.glob("tables/*")]
+        for folder in folders:
             self.files.remove_temporaries(folder, living or set())
 
     def _write(self, path: str, kind: Kind, content: BaseModel, number: int | None) -> bool:
