@@ -1,7 +1,8 @@
 """Speed of this machine: the suite's training beside pythae's trainer and beside the bare limit.
 
-Contenders take turns, so that a machine whose clock or load drifts treats them alike; what counts
-is the median. Each trains the same model on the same images in the same batches.
+Contenders take turns, so that a machine whose clock or load drifts treats them alike. Two are
+compared turn by turn; what counts is the median. Each trains the same model on the same images in
+the same batches.
 """
 
 from __future__ import annotations
@@ -38,30 +39,64 @@ from hgmvae_bench.outputs import ModelCodec, Outputs
 from hgmvae_bench.plugins import BenchmarkModel
 from hgmvae_bench.precision import check_precision, tf32
 from hgmvae_bench.provenance import provenance
+from hgmvae_bench.stats import Interval, median_interval
+
+RIVALS = ("bare loop", "pythae")
+"""The contenders that every other is compared with."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images per second over several repeats.
+    """How quickly one contender trains one model.
 
     Attributes:
         model: registered name.
         contender: who trained.
-        median, least, most: images/s.
+        turns: images/s of each turn.
     """
 
     model: str
     contender: str
+    turns: list[float]
+
+    @property
+    def median(self) -> float:
+        """Images per second."""
+        return statistics.median(self.turns)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as quick one contender is as another that trains the same model.
+
+    Attributes:
+        model: registered name.
+        contender: the one.
+        rival: the other.
+        median: of the quotients of their images/s in each turn.
+        interval: of 95 % for that median over all turns that could have been; None below six.
+    """
+
+    model: str
+    contender: str
+    rival: str
     median: float
-    least: float
-    most: float
+    interval: Interval | None
 
     @classmethod
-    def of(cls, model: str, contender: str, seconds: Sequence[float], n_images: int) -> Throughput:
-        """Of turns that took ``seconds``, each with ``n_images`` altogether."""
-        longest, shortest = max(seconds), min(seconds)
-        median = n_images / statistics.median(seconds)
-        return cls(model, contender, median, n_images / longest, n_images / shortest)
+    def of(cls, one: Throughput, rival: Throughput) -> Ratio:
+        """Of two throughputs from the same turns."""
+        quotients = [a / b for a, b in zip(one.turns, rival.turns, strict=True)]
+        interval = median_interval(quotients)
+        return cls(
+            one.model, one.contender, rival.contender, statistics.median(quotients), interval
+        )
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f"{self.median:.2f}"
+        low, high = self.interval
+        return f"{self.median:.2f} ({low:.2f} – {high:.2f})"
 
 
 @dataclass(frozen=True)
@@ -86,18 +121,20 @@ class Report:
     scoring_share: float
     start_up: float
 
-    def ratio(self, model: str, contender: str, other: str) -> float:
-        """How many times as quick one contender is as another."""
-        return self.median(model, contender) / self.median(model, other)
-
-    def median(self, model: str, contender: str) -> float:
-        """Images per second."""
-        [one] = [t for t in self.training if (t.model, t.contender) == (model, contender)]
-        return one.median
+    @property
+    def ratios(self) -> list[Ratio]:
+        """Of every contender to each of `RIVALS`, itself aside."""
+        by_name = {(one.model, one.contender): one for one in self.training}
+        return [
+            Ratio.of(one, by_name[one.model, rival])
+            for one in self.training
+            for rival in RIVALS
+            if rival != one.contender
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "ratios": [asdict(ratio) for ratio in self.ratios]}
 
 
 def measure(
@@ -148,7 +185,9 @@ def measure(
                 seconds = _take_turns(contenders, repeats, device)
         n_seeds = {"suite": side_by_side}
         throughputs += [
-            Throughput.of(cell.model, name, times, len(images) * n_seeds.get(name, 1))
+            Throughput(
+                cell.model, name, [len(images) * n_seeds.get(name, 1) / time for time in times]
+            )
             for name, times in seconds.items()
         ]
     on_progress("scoring")
@@ -174,15 +213,16 @@ def measure(
 
 def to_text(report: Report) -> str:
     """The figures as tables for a terminal."""
+    ratios = {(r.model, r.contender, r.rival): str(r) for r in report.ratios}
     training = pd.DataFrame(
         [
             {
                 "model": one.model,
                 "trainer": one.contender,
                 "images/s": f"{one.median:,.0f}",
-                "least – most": f"{one.least:,.0f} – {one.most:,.0f}",
-                "× pythae": f"{report.ratio(one.model, one.contender, 'pythae'):.2f}",
+                "least – most": f"{min(one.turns):,.0f} – {max(one.turns):,.0f}",
             }
+            | {f"× {rival}": ratios.get((one.model, one.contender, rival), "1") for rival in RIVALS}
             for one in report.training
         ]
     )
@@ -193,7 +233,7 @@ def to_text(report: Report) -> str:
     head = (
         f"{machine['gpu'] or machine['cpu']}, {settings['threads']} threads, "
         f"{settings['side_by_side']} seeds at once under `suite`; "
-        f"medians of {settings['repeats']} turns of {settings['steps']} steps"
+        f"medians of {settings['repeats']} turns of {settings['steps']} steps (with 95 %)"
     )
     tables = [training.to_string(index=False), scoring.to_string(index=False)]
     share = f"scoring / training of {report.training[0].model}: {report.scoring_share:.1%}"

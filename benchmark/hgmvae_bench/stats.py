@@ -41,6 +41,20 @@ def bootstrap_interval(values: Sequence[float]) -> Interval | None:
     return float(low), float(high)
 
 
+def median_interval(values: Sequence[float]) -> Interval | None:
+    """A 95 % interval for the median of what the values were drawn from, whatever its shape.
+
+    Two of the values, chosen by their rank: the sign test turned round (W. J. Conover, Practical
+    Nonparametric Statistics, 3rd edition 1999, section 3.2).
+
+    Returns:
+        The ends of the interval; None below six values, whose extremes are too near for 95 %.
+    """
+    test = stats.quantile_test(np.asarray(values, dtype=float), p=0.5)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return None if math.isnan(low) or math.isnan(high) else (float(low), float(high))
+
+
 def prediction_interval(values: Sequence[float], runs: int) -> Interval | None:
     """Where the mean of ``runs`` further runs of the same kind falls, with 95 %.
 

@@ -11,7 +11,7 @@ from hgmvae_bench.contenders import seeds_side_by_side, with_torch_layers
 from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
 from hgmvae_bench.networks import Network
 from hgmvae_bench.registry import MODELS
-from hgmvae_bench.speed import Report, Throughput, _take_turns, measure, to_text
+from hgmvae_bench.speed import Ratio, Report, Throughput, _take_turns, measure, to_text
 
 CPU = torch.device("cpu")
 
@@ -79,9 +79,9 @@ def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch
         for model in ("vae", "hgmvae-u")
         for contender in ("suite", "suite, one seed", "bare loop", "pythae")
     ]
-    assert all(0 < t.least <= t.median <= t.most for t in report.training)
+    assert all(len(t.turns) == 2 and min(t.turns) > 0 for t in report.training)
     assert report.scoring["ssim"] > 0
-    training_seconds = 10 * len(digits.train_images) / report.median("vae", "suite")
+    training_seconds = 10 * len(digits.train_images) / report.training[0].median
     assert report.scoring_share == pytest.approx(sum(report.scoring.values()) / training_seconds)
     assert multiprocessing.active_children() == []
     assert 0.1 < report.start_up < 60
@@ -92,13 +92,28 @@ def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch
     assert "bare loop" in to_text(report)
 
 
-def test_throughputs_and_their_ratios():
+def test_two_contenders_are_compared_turn_by_turn():
+    """A machine that slows down by half in between tells nothing of either."""
+    turns = [300, 310, 320, 150, 155, 160, 165]
+    rivals = [100, 100, 100, 50, 50, 50, 50]
     training = [
-        Throughput.of("vae", "suite", [2, 4, 5], 600),
-        Throughput.of("vae", "pythae", [4, 12, 40], 600),
+        Throughput("vae", "suite", turns),
+        Throughput("vae", "pythae", rivals),
+        Throughput("vae", "bare loop", turns),
     ]
-    assert training[0] == Throughput("vae", "suite", 150, 120, 300)
-    assert Report({}, {}, training, {}, 0, 0).ratio("vae", "suite", "pythae") == 3
+    report = Report({}, {}, training, {}, 0, 0)
+    ratios = {(r.contender, r.rival): r for r in report.ratios}
+    assert ratios["suite", "pythae"] == Ratio("vae", "suite", "pythae", 3.1, (3.0, 3.3))
+    assert ratios["suite", "bare loop"].interval == (1, 1)
+    assert ("pythae", "pythae") not in ratios
+    assert str(ratios["suite", "pythae"]) == "3.10 (3.00 – 3.30)"
+    assert report.to_json()["ratios"][1]["median"] == 3.1
+
+
+def test_few_turns_give_no_interval():
+    one, other = (Throughput("vae", name, [4.0, 2.0, 2.0]) for name in ("suite", "pythae"))
+    assert Ratio.of(one, other) == Ratio("vae", "suite", "pythae", 1, None)
+    assert str(Ratio.of(one, other)) == "1.00"
 
 
 def test_seeds_side_by_side_have_processes_that_every_epoch_waits_for(digits):
