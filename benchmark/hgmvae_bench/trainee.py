@@ -70,8 +70,10 @@ class Trainee:
         # What a replayed step reads and writes stays where it is for the whole training.
         self._permutation = torch.zeros(steps, self._batch_size, dtype=torch.long, device=device)
         self._step_number = torch.zeros(1, dtype=torch.long, device=device)
-        self._first_fault = torch.zeros(1, dtype=torch.long, device=device)
-        self._images_finite = torch.ones((), dtype=torch.bool, device=device)
+        # Finite as long as all decoded images are.
+        self._brightness = torch.zeros((), device=device)
+        self._sound = torch.ones((), dtype=torch.bool, device=device)
+        self._sound_steps = torch.zeros((), dtype=torch.long, device=device)
         self._terms: list[str] = []
         self._totals = torch.zeros(0, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -88,8 +90,9 @@ class Trainee:
         order = torch.randperm(len(self._images), generator=self._order)
         n_steps = len(self._permutation)
         self._permutation.copy_(order[: self._permutation.numel()].view_as(self._permutation))
-        for tensor in (self._step_number, self._first_fault, self._totals):
+        for tensor in (self._step_number, self._sound_steps, self._totals):
             tensor.zero_()
+        self._sound.fill_(True)
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())
         stage = _stage(model, epoch) if self._records_steps else None
@@ -111,7 +114,7 @@ class Trainee:
                             self._graph = self._capture(epoch)
                         else:
                             self._step(epoch)
-                if not self._on_gpu and self._first_fault:
+                if not self._on_gpu and not self._sound:
                     return
                 yield
 
@@ -122,9 +125,8 @@ class Trainee:
         """
         if self._stream is not None:
             self._stream.synchronize()
-        fault = int(self._first_fault)
-        if fault:
-            return {}, fault
+        if not self._sound:
+            return {}, int(self._sound_steps) + 1
         n_steps = len(self._permutation)
         means = (self._totals.double() / n_steps).tolist()
         return dict(zip(self._terms, means, strict=True)), None
@@ -241,9 +243,9 @@ class Trainee:
                 f"the epoch's first step ({', '.join(self._terms)})"
             )
         self._totals.add_(torch.stack(list(scalars.values())))
-        losses = torch.stack([scalars[name] for name in self._objectives])
-        sound = losses.isfinite().all() & self._images_finite | (self._first_fault > 0)
-        self._first_fault.copy_(torch.where(sound, self._first_fault, self._step_number))
+        witnesses = [*(scalars[name] for name in self._objectives), self._brightness]
+        self._sound.logical_and_(torch.stack(witnesses).isfinite().all())
+        self._sound_steps.add_(self._sound)
 
     @contextmanager
     def _watching_images(self) -> Iterator[None]:
@@ -255,7 +257,7 @@ class Trainee:
 
         def watch(_module: nn.Module, _arguments: Any, output: Any) -> Any:
             images = output["reconstruction"]
-            self._images_finite.copy_(images.detach().isfinite().all())
+            self._brightness.copy_(images.detach().float().sum())
             output["reconstruction"] = images.nan_to_num(nan=0.5)
             return output
 

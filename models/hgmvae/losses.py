@@ -34,7 +34,7 @@ def reconstruction_term(
     if kind == "bce":
         # torch refuses NaN here; the loss shall show it instead, so that a run can be stopped.
         total = F.binary_cross_entropy(reconstruction.nan_to_num(0.5), data, reduction="sum")
-        total = total + 0 * reconstruction.sum()
+        total = total + 0 * reconstruction.detach().sum()
     else:
         total = 0.5 * F.mse_loss(reconstruction, data, reduction="sum")
     return total / data.shape[0]

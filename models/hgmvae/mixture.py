@@ -7,7 +7,7 @@ origin it leaves open. Here that is :class:`GlobalMixture`, whose parameters are
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -41,11 +41,86 @@ def latent_moments(weights: Tensor, mean: Tensor, log_var: Tensor) -> tuple[Tens
     return (weights * mean).sum(-2), (weights.square() * log_var.exp()).sum(-2)
 
 
+class Components(NamedTuple):
+    """The M Gaussians of a mixture and their K clusters, worked out once for all that needs them.
+
+    Attributes:
+        mean: μ̂ (M, L).
+        factor: U of the precisions U Uᵀ (M, L, L), upper triangular with a positive diagonal.
+        log_det: log-determinants of U (M,).
+        log_weights: logarithms of the mixture weights (M,).
+        of_cluster: 1 where a component belongs to a cluster (M, K), 0 elsewhere.
+    """
+
+    mean: Tensor
+    factor: Tensor
+    log_det: Tensor
+    log_weights: Tensor
+    of_cluster: Tensor
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Log N(x; μ̂_m, Σ̂_m) of latents (B, L) under every component, (B, M)."""
+        return self.log_det - 0.5 * self._distance(x) - 0.5 * x.shape[-1] * LOG_2PI
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Posterior probabilities (B, M) of the components given latents (B, L)."""
+        return (self.log_density(x) + self.log_weights).softmax(-1)
+
+    def divergence(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """KL(N(mean, variance) ‖ N(μ̂_m, Σ̂_m)) to every component.
+
+        Args:
+            mean: (..., L).
+            variance: diagonal of the covariance (..., L), positive.
+
+        Returns:
+            (..., M), at least 0.
+        """
+        trace = variance @ self.factor.square().sum(-1).T
+        log_det = 2 * self.log_det + variance.log().sum(-1, keepdim=True)
+        return 0.5 * (trace + self._distance(mean) - log_det - mean.shape[-1])
+
+    def by_cluster(self, membership: Tensor) -> Tensor:
+        """Sum probabilities of components (..., M) into those of the clusters (..., K)."""
+        # A product, because scattered additions come in another order each time on a GPU.
+        return membership @ self.of_cluster
+
+    def by_component(self, cluster_weights: Tensor) -> Tensor:
+        """Spread weights of clusters (..., K) over their components (..., M).
+
+        Within a cluster the components share as the mixture weights have it.
+        """
+        weights = self.log_weights.exp()
+        of_own_cluster = self.by_cluster(weights) @ self.of_cluster.T
+        return cluster_weights @ self.of_cluster.T * (weights / of_own_cluster)
+
+    def sample(self, n_samples: int, weights: Tensor | None = None) -> Tensor:
+        """Draw latents (n_samples, L) with torch's global generator.
+
+        Args:
+            n_samples: how many.
+            weights: component weights (M,); the mixture's own if None.
+        """
+        if weights is None:
+            weights = self.log_weights.exp()
+        index = torch.multinomial(weights, n_samples, replacement=True)
+        noise = torch.randn(n_samples, self.mean.shape[1], 1, device=weights.device)
+        factor = self.factor[index]
+        spread: Tensor = torch.linalg.solve_triangular(factor.mT, noise.to(factor), upper=False)
+        return self.mean[index] + spread.squeeze(-1)
+
+    def _distance(self, x: Tensor) -> Tensor:
+        """Squared Mahalanobis distances (..., M) of (..., L) to every component."""
+        offset = x.unsqueeze(-2) - self.mean
+        whitened: Tensor = torch.einsum("...mi,mij->...mj", offset, self.factor)
+        return whitened.square().sum(-1)
+
+
 class GlobalMixture(nn.Module):
     """A learned mixture of M Gaussians in R^L whose components are grouped into K clusters.
 
-    A cluster of codes is seldom Gaussian, so that each may have several components. Precisions are
-    U Uᵀ with U upper triangular.
+    A cluster of codes is seldom Gaussian, so that each may have several components. These are the
+    parameters; :meth:`components` says which distribution they stand for.
 
     Args:
         n_clusters: K.
@@ -72,80 +147,17 @@ class GlobalMixture(nn.Module):
         self.logits = nn.Parameter(torch.zeros(n_components))
         self.register_buffer("cluster", torch.arange(n_components) % n_clusters)
 
-    @property
-    def precision_factor(self) -> Tensor:
-        """U (M, L, L), upper triangular with a positive diagonal."""
-        return self.skew.triu(1) + torch.diag_embed(self._bounded_log_scale().exp())
-
-    def _bounded_log_scale(self) -> Tensor:
-        return self.log_scale.clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
-
-    def log_weights(self) -> Tensor:
-        """Logarithms of the mixture weights (M,)."""
-        return self.logits.log_softmax(0)
-
-    def component_log_density(self, x: Tensor) -> Tensor:
-        """Log N(x; μ̂_m, Σ̂_m) of latents (B, L) under every component, (B, M)."""
-        return (
-            self._bounded_log_scale().sum(-1)
-            - 0.5 * self._distance(x, self.precision_factor)
-            - 0.5 * x.shape[-1] * LOG_2PI
-        )
-
-    def responsibilities(self, x: Tensor) -> Tensor:
-        """Posterior probabilities (B, M) of the components given latents (B, L)."""
-        return (self.component_log_density(x) + self.log_weights()).softmax(-1)
-
-    def divergence(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """KL(N(mean, variance) ‖ N(μ̂_m, Σ̂_m)) to every component.
-
-        Args:
-            mean: (..., L).
-            variance: diagonal of the covariance (..., L), positive.
-
-        Returns:
-            (..., M), at least 0.
-        """
-        factor = self.precision_factor
-        trace = variance @ factor.square().sum(-1).T
-        log_det = 2 * self._bounded_log_scale().sum(-1) + variance.log().sum(-1, keepdim=True)
-        return 0.5 * (trace + self._distance(mean, factor) - log_det - mean.shape[-1])
-
-    def _distance(self, x: Tensor, factor: Tensor) -> Tensor:
-        """Squared Mahalanobis distances (..., M) of (..., L) to every component."""
-        offset = x.unsqueeze(-2) - self.mean
-        whitened: Tensor = torch.einsum("...mi,mij->...mj", offset, factor)
-        return whitened.square().sum(-1)
-
-    def by_cluster(self, membership: Tensor) -> Tensor:
-        """Sum probabilities of components (..., M) into those of the clusters (..., K)."""
-        # A product, because scattered additions come in another order each time on a GPU.
+    def components(self) -> Components:
+        """What the parameters stand for at present."""
+        log_scale = self.log_scale.clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
         clusters = torch.arange(self.n_clusters, device=self.cluster.device)
-        return membership @ (self.cluster.unsqueeze(-1) == clusters).to(membership)
-
-    def by_component(self, cluster_weights: Tensor) -> Tensor:
-        """Spread weights of clusters (..., K) over their components (..., M).
-
-        Within a cluster the components share as the mixture weights have it.
-        """
-        weights = self.log_weights().exp()
-        share = weights / self.by_cluster(weights)[self.cluster]
-        return cluster_weights[..., self.cluster] * share
-
-    def sample(self, n_samples: int, weights: Tensor | None = None) -> Tensor:
-        """Draw latents (n_samples, L) with torch's global generator.
-
-        Args:
-            n_samples: how many.
-            weights: component weights (M,); the mixture's own if None.
-        """
-        if weights is None:
-            weights = self.log_weights().exp()
-        index = torch.multinomial(weights, n_samples, replacement=True)
-        noise = torch.randn(n_samples, self.mean.shape[1], 1, device=weights.device)
-        factor = self.precision_factor[index]
-        spread: Tensor = torch.linalg.solve_triangular(factor.mT, noise.to(factor), upper=False)
-        return self.mean[index] + spread.squeeze(-1)
+        return Components(
+            mean=self.mean,
+            factor=self.skew.triu(1) + torch.diag_embed(log_scale.exp()),
+            log_det=log_scale.sum(-1),
+            log_weights=self.logits.log_softmax(0),
+            of_cluster=(self.cluster.unsqueeze(-1) == clusters).to(self.mean),
+        )
 
     @torch.no_grad()
     def fit(self, codes: Tensor, noise: Tensor, seed: int, n_fits: int = 1) -> None:

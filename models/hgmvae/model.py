@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hgmvae import losses
 from hgmvae.aggregate import gaussian_aggregate, weighted_aggregate
 from hgmvae.config import HGMVAEConfig
-from hgmvae.mixture import GlobalMixture, latent_moments
+from hgmvae.mixture import Components, GlobalMixture, latent_moments
 
 LOG_VAR_RANGE = (-10.0, 4.0)
 """Posterior log-variances are clamped to this range: standard deviations from 0.007 to 7.4."""
@@ -175,8 +175,8 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         posterior = self.posterior(data)
         mean, log_var = posterior.component_mean, posterior.component_log_var
         weights = self._sample_coefficients(posterior)
-        components = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
-        latent = (weights.unsqueeze(-1) * components).sum(1)
+        sample = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
+        latent = (weights.unsqueeze(-1) * sample).sum(1)
         recon_x = self.decoder(latent)["reconstruction"]
 
         recon_loss = losses.reconstruction_term(recon_x, data, config.reconstruction_loss)
@@ -186,26 +186,26 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             else losses.gaussian_w_prior(posterior.coefficient_mean, posterior.coefficient_log_var)
         )
         z_prior, parts, weighted_z_prior = self._z_prior(
-            components, mean, log_var, dataset_size or len(data)
+            sample, mean, log_var, dataset_size or len(data)
         )
         moments = latent_moments(weights, mean, log_var)
         if self.training and self.mixture is not None and epoch == config.warmup_epochs:
             self._keep(self._code(posterior), moments[1])
-        responsibilities = None if self.mixture is None else self.mixture.responsibilities(latent)
-        conditional = self._conditional_prior(weights, mean, log_var, moments, responsibilities)
-        fisher = self._fisher(weights, mean, log_var, moments, responsibilities)
+        components = None if self.mixture is None else self.mixture.components()
+        responsibilities = None if components is None else components.responsibilities(latent)
+        conditional = self._conditional_prior(
+            weights, mean, log_var, moments, components, responsibilities
+        )
+        fisher = self._fisher(weights, mean, log_var, moments, components, responsibilities)
 
-        trained = recon_loss + config.w_prior_weight * w_prior + weighted_z_prior
-        whole = trained
+        loss = recon_loss + config.w_prior_weight * w_prior + weighted_z_prior
         for term, weight, start in (
             (conditional, config.conditional_prior_weight, config.warmup_epochs),
             (fisher, -config.fisher_weight, config.warmup_epochs + config.fisher_delay),
         ):
-            whole = whole + weight * term
-            if epoch is None or epoch > start:
-                trained = trained + weight * term
+            loss = loss + weight * (term if epoch is None or epoch > start else term.detach())
         return ModelOutput(
-            loss=trained + (whole - trained).detach(),
+            loss=loss,
             recon_loss=recon_loss,
             w_prior=w_prior,
             z_prior=z_prior,
@@ -279,20 +279,21 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         mean: Tensor,
         log_var: Tensor,
         moments: tuple[Tensor, Tensor],
+        components: Components | None,
         responsibilities: Tensor | None,
     ) -> Tensor:
         """The configured reading of Eq. 4."""
         reading = self.model_config.conditional_prior
-        if self.mixture is None or responsibilities is None or reading == "none":
+        if components is None or responsibilities is None or reading == "none":
             return weights.new_zeros(())
         if reading == "responsibility":
             return losses.responsibility_prior(
-                responsibilities, self.mixture.log_weights(), self.mixture.divergence(*moments)
+                responsibilities, components.log_weights, components.divergence(*moments)
             )
         own = self._mixture_weights(weights)
         other = own if reading == "shared" else torch.full_like(own, 1 / own.shape[-1])
         return losses.mixture_cross_kl(
-            own, self.mixture.by_component(other), self.mixture.divergence(mean, log_var.exp())
+            own, components.by_component(other), components.divergence(mean, log_var.exp())
         )
 
     def _fisher(
@@ -301,14 +302,15 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         mean: Tensor,
         log_var: Tensor,
         moments: tuple[Tensor, Tensor],
+        components: Components | None,
         responsibilities: Tensor | None,
     ) -> Tensor:
         """The configured form of the Fisher term."""
         form = self.model_config.fisher
         if form == "none":
             return weights.new_zeros(())
-        if self.mixture is not None and responsibilities is not None and form in BATCH_FISHER:
-            membership = self.mixture.by_cluster(responsibilities)
+        if components is not None and responsibilities is not None and form in BATCH_FISHER:
+            membership = components.by_cluster(responsibilities)
             scatter = losses.batch_scatter(membership, *moments)
             return BATCH_FISHER[form](scatter)
         criterion = losses.sample_fisher(weights, mean, log_var)
@@ -359,7 +361,8 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         posterior = self.posterior(data)
         if self.mixture is None:
             return self._mixture_weights(posterior.coefficient_mean)
-        return self.mixture.by_cluster(self.mixture.responsibilities(self._code(posterior)))
+        components = self.mixture.components()
+        return components.by_cluster(components.responsibilities(self._code(posterior)))
 
     def check_epochs(self, epochs: int) -> None:
         """Refuse a training that ends before every term of the objective has been trained.
@@ -407,10 +410,11 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         """
         config = self.model_config
         if self.mixture is not None and config.conditional_prior != "none":
+            mixture = self.mixture.components()
             if config.conditional_prior == "responsibility":
-                return self.mixture.sample(n_samples)
-            clusters = self.mixture.mean.new_full((config.n_components,), 1 / config.n_components)
-            return self.mixture.sample(n_samples, self.mixture.by_component(clusters))
+                return mixture.sample(n_samples)
+            clusters = mixture.mean.new_full((config.n_components,), 1 / config.n_components)
+            return mixture.sample(n_samples, mixture.by_component(clusters))
         parameter = self.component_mean.weight
         components = torch.randn(
             n_samples, config.n_components, self.latent_dim, device=parameter.device

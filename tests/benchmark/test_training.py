@@ -189,6 +189,21 @@ def test_models_trained_together_are_as_if_each_were_alone(digits):
         assert torch.equal(weights, expected)
 
 
+def test_of_several_faults_in_an_epoch_the_first_is_named():
+    """A GPU goes on to the epoch's end; what comes after a fault may be finite again."""
+    trainee = Trainee(
+        Mean(losses=[1.0, math.inf, 1.0, math.nan, 1.0]),
+        images(20),
+        TrainingSettings(batch_size=4),
+        batch_seed=0,
+        randomness=Randomness(0, CPU),
+        device=CPU,
+    )
+    trainee._on_gpu = True
+    assert len(list(trainee.steps(1))) == 5
+    assert trainee.finish_epoch() == ({}, 2)
+
+
 def test_one_of_several_models_may_diverge():
     sound, broken = Mean(), Mean(losses=[1.0, math.nan])
     seeded = [Seeded(model, 0, Randomness(0, CPU)) for model in (sound, broken)]

@@ -9,7 +9,7 @@ from torch.distributions import Categorical, MultivariateNormal, Normal, kl_dive
 
 from hgmvae import losses
 from hgmvae.aggregate import AggregateLogDensity, gaussian_aggregate, weighted_aggregate
-from hgmvae.mixture import GlobalMixture
+from hgmvae.mixture import Components, GlobalMixture
 
 
 @pytest.fixture(autouse=True)
@@ -190,16 +190,16 @@ def test_weighted_aggregate_keeps_its_digits_where_posteriors_are_narrow():
     )
 
 
-def random_mixture() -> GlobalMixture:
+def random_mixture() -> Components:
     """Three clusters of two full-covariance components in R², in double precision."""
     mixture = GlobalMixture(n_clusters=3, subcomponents=2, latent_dim=2).double()
     for parameter in mixture.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
-    return mixture
+    return mixture.components()
 
 
-def distributions(mixture: GlobalMixture) -> MultivariateNormal:
-    factor = mixture.precision_factor
+def distributions(mixture: Components) -> MultivariateNormal:
+    factor = mixture.factor
     return MultivariateNormal(mixture.mean, precision_matrix=factor @ factor.mT)
 
 
@@ -221,17 +221,17 @@ def test_responsibility_prior_bounds_the_divergence_to_the_mixture():
     mean, variance = torch.randn(1, 2).double(), torch.tensor([[0.3, 0.1]]).double()
     posterior = MultivariateNormal(mean, torch.diag(variance[0]))
     x = posterior.sample((100_000,))[:, 0]
-    joint = mixture.component_log_density(x) + mixture.log_weights()
+    joint = mixture.log_density(x) + mixture.log_weights
     draws = posterior.log_prob(x) - joint.logsumexp(1)  # KL(q ‖ mixture)
 
     # The γ that minimises the bound makes it log Σ_m π_m exp(−KL_m).
     divergence = mixture.divergence(mean, variance)
-    best = (mixture.log_weights() - divergence).softmax(1)
-    bound = losses.responsibility_prior(best, mixture.log_weights(), divergence)
-    torch.testing.assert_close(bound, -(mixture.log_weights() - divergence).logsumexp(1)[0])
+    best = (mixture.log_weights - divergence).softmax(1)
+    bound = losses.responsibility_prior(best, mixture.log_weights, divergence)
+    torch.testing.assert_close(bound, -(mixture.log_weights - divergence).logsumexp(1)[0])
     assert draws.mean() - 4 * draws.std() / math.sqrt(len(draws)) < bound
 
-    other = losses.responsibility_prior(best.roll(1, 1), mixture.log_weights(), divergence)
+    other = losses.responsibility_prior(best.roll(1, 1), mixture.log_weights, divergence)
     assert other > bound
 
 
@@ -240,12 +240,12 @@ def test_responsibility_prior_is_a_monte_carlo_mean():
     mean, variance = torch.randn(1, 2).double(), torch.tensor([[0.3, 0.1]]).double()
     responsibilities = mixture.responsibilities(mean)
     value = losses.responsibility_prior(
-        responsibilities, mixture.log_weights(), mixture.divergence(mean, variance)
+        responsibilities, mixture.log_weights, mixture.divergence(mean, variance)
     )
     posterior, n_draws = MultivariateNormal(mean[0], torch.diag(variance[0])), 100_000
     index = torch.multinomial(responsibilities[0], n_draws, replacement=True)
     x = posterior.sample((n_draws,))
-    joint = mixture.component_log_density(x) + mixture.log_weights()
+    joint = mixture.log_density(x) + mixture.log_weights
     log_q = posterior.log_prob(x) + responsibilities[0, index].log()
     assert_within_standard_errors(log_q - joint.gather(1, index[:, None])[:, 0], value.detach())
 

@@ -26,8 +26,8 @@ def mixture() -> GlobalMixture:
     return mixture
 
 
-def components(mixture: GlobalMixture) -> MultivariateNormal:
-    factor = mixture.precision_factor
+def reference(mixture: GlobalMixture) -> MultivariateNormal:
+    factor = mixture.components().factor
     return MultivariateNormal(mixture.mean, precision_matrix=factor @ factor.mT)
 
 
@@ -46,36 +46,37 @@ def test_latent_moments_are_those_of_eq_1():
 
 def test_densities_and_responsibilities(mixture):
     x = torch.randn(7, 2).double()
-    reference = components(mixture)
-    log_density = reference.log_prob(x.unsqueeze(1))
-    torch.testing.assert_close(mixture.component_log_density(x), log_density)
+    components = mixture.components()
+    log_density = reference(mixture).log_prob(x.unsqueeze(1))
+    torch.testing.assert_close(components.log_density(x), log_density)
     joint = log_density.exp() * mixture.logits.softmax(0)
-    torch.testing.assert_close(mixture.responsibilities(x), joint / joint.sum(1, keepdim=True))
+    torch.testing.assert_close(components.responsibilities(x), joint / joint.sum(1, keepdim=True))
 
 
 def test_divergence_is_the_kl_of_all_pairs(mixture):
     mean, variance = torch.randn(4, 3, 2).double(), torch.rand(4, 3, 2).double() + 0.1
     own = MultivariateNormal(mean.unsqueeze(-2), torch.diag_embed(variance).unsqueeze(-3))
     torch.testing.assert_close(
-        mixture.divergence(mean, variance), kl_divergence(own, components(mixture))
+        mixture.components().divergence(mean, variance), kl_divergence(own, reference(mixture))
     )
 
 
 def test_samples_come_from_the_mixture(mixture):
     # Inside the unit circle around every component, as often as the density says.
     n_draws = 50_000
-    own = MixtureSameFamily(Categorical(logits=mixture.logits), components(mixture))
-    drawn, reference = mixture.sample(n_draws), own.sample((n_draws,))
+    own = MixtureSameFamily(Categorical(logits=mixture.logits), reference(mixture))
+    drawn, expected = mixture.components().sample(n_draws), own.sample((n_draws,))
     for centre in mixture.mean:
-        inside = [((x - centre).norm(dim=1) < 1).double().mean() for x in (drawn, reference)]
+        inside = [((x - centre).norm(dim=1) < 1).double().mean() for x in (drawn, expected)]
         error = (sum(share * (1 - share) for share in inside) / n_draws) ** 0.5
         assert abs(inside[0] - inside[1]) < 4 * error
 
 
 def test_clusters_and_components_share_their_weight(mixture):
     clusters = torch.tensor([[0.5, 0.3, 0.2]]).double()
-    spread = mixture.by_component(clusters)
-    torch.testing.assert_close(mixture.by_cluster(spread), clusters)
+    components = mixture.components()
+    spread = components.by_component(clusters)
+    torch.testing.assert_close(components.by_cluster(spread), clusters)
     weights = mixture.logits.softmax(0)
     torch.testing.assert_close(spread[0, 0] / spread[0, 3], weights[0] / weights[3])
 
@@ -89,7 +90,8 @@ def rings(n_points: int) -> tuple[Tensor, Tensor]:
 
 
 def agreement(mixture: GlobalMixture, codes: Tensor, label: Tensor) -> float:
-    cluster = mixture.by_cluster(mixture.responsibilities(codes)).argmax(1)
+    components = mixture.components()
+    cluster = components.by_cluster(components.responsibilities(codes)).argmax(1)
     matches = (cluster == label).float().mean().item()
     return max(matches, 1 - matches)
 
@@ -113,7 +115,7 @@ def test_fit_recovers_a_gaussian_mixture():
     mixture.fit(means[label] + torch.randn(20_000, 2) @ root.T, noise, seed=0)
     order = torch.cdist(means, mixture.mean).argmin(1)
     torch.testing.assert_close(mixture.mean[order], means, atol=0.06, rtol=0)
-    covariance = components(mixture).covariance_matrix[order]
+    covariance = reference(mixture).covariance_matrix[order]
     expected = root @ root.T + noise.diag()
     torch.testing.assert_close(covariance, expected.expand(3, 2, 2), atol=0.06, rtol=0)
     weights = mixture.logits.softmax(0)[order]
@@ -141,7 +143,8 @@ def test_of_several_fits_the_one_with_the_most_even_clusters_counts():
     def entropy(seed, n_fits):
         mixture = GlobalMixture(n_clusters=10, subcomponents=4, latent_dim=2)
         mixture.fit(codes, NO_NOISE, seed, n_fits)
-        share = mixture.by_cluster(mixture.log_weights().exp())
+        components = mixture.components()
+        share = components.by_cluster(components.log_weights.exp())
         return -(share * share.log()).sum().item()
 
     single = [entropy(seed, n_fits=1) for seed in range(5)]
@@ -155,5 +158,5 @@ def test_fit_to_fewer_codes_than_components(n_codes):
     mixture = GlobalMixture(n_clusters=3, subcomponents=4, latent_dim=2)
     codes = torch.randn(n_codes, 2)
     mixture.fit(codes, NO_NOISE, seed=0)
-    assert mixture.component_log_density(codes).isfinite().all()
+    assert mixture.components().log_density(codes).isfinite().all()
     assert torch.cdist(codes, mixture.mean).min(1).values.max() < 0.1
