@@ -20,10 +20,18 @@ from hgmvae_bench.tables import ARROWS, Entry, Table
 
 Verdict = Literal["reproduced", "better", "worse", "undecided", "missing"]
 
+LEAST_SEEDS = 4
+"""Seeds that it takes to call a value reproduced.
+
+With two or three the prediction interval reaches 9.8 or 2.8 standard deviations to either side
+(t · √(1/n + 1/10)), with four 1.9: what lies within the wider ones may be far off all the same.
+"""
+
 LEGEND = (
     "Published values are means of ten runs. Reproduced: the published value lies where, judging "
     "by the measured seeds, the mean of ten further runs falls with 95 %, plus rounding; better, "
-    "worse: it does not; undecided: fewer than two seeds have a value; missing: none has."
+    "worse: it does not; undecided: it does, but nearly anything would, by fewer than "
+    f"{LEAST_SEEDS} seeds; missing: no seed has a value."
 )
 
 
@@ -42,7 +50,7 @@ class Compared:
         published: the paper's value.
         mean, std, n, planned: over the measured seeds.
         low, high: where the published value had to lie to count as reproduced; None below two
-            values.
+            seeds.
         difference: measured minus published.
         verdict: see `LEGEND`.
         paper_note: where the paper contradicts itself.
@@ -133,16 +141,20 @@ def published_value(grid: Grid, entry: Entry) -> tuple[str, float, str] | None:
 
 
 def verdict(
-    published: float, mean: float | None, bounds: tuple[float, float] | None, direction: Direction
+    published: float,
+    mean: float | None,
+    bounds: tuple[float, float] | None,
+    direction: Direction,
+    n: int,
 ) -> Verdict:
-    """What a measured mean says of a published value; see `LEGEND`."""
+    """What the measured mean of ``n`` seeds says of a published value; see `LEGEND`."""
     if mean is None:
         return "missing"
     if bounds is None:
         return "undecided"
     low, high = bounds
     if low <= published <= high:
-        return "reproduced"
+        return "reproduced" if n >= LEAST_SEEDS else "undecided"
     return "better" if (mean > published) == (direction == "higher") else "worse"
 
 
@@ -176,7 +188,7 @@ def _compared(grid: Grid, entry: Entry, paper_table: str, value: float, note: st
         low=low,
         high=high,
         difference=None if entry.mean is None else entry.mean - value,
-        verdict=verdict(value, entry.mean, bounds, entry.direction),
+        verdict=verdict(value, entry.mean, bounds, entry.direction, entry.n),
         paper_note=note,
         run_note=entry.footnote,
         settings_note=settings_note(grid, entry),

@@ -2,7 +2,14 @@ from collections import Counter
 
 import pytest
 
-from hgmvae_bench.comparison import ComparisonError, compare, frame_of, sheet_of, verdict
+from hgmvae_bench.comparison import (
+    LEAST_SEEDS,
+    ComparisonError,
+    compare,
+    frame_of,
+    sheet_of,
+    verdict,
+)
 from hgmvae_bench.formats import to_csv, to_text
 from hgmvae_bench.grid import load_grid, parse_grid
 from hgmvae_bench.records import MetricValue
@@ -29,20 +36,33 @@ def by_cell(rows):
 
 
 @pytest.mark.parametrize(
-    ("published", "mean", "bounds", "direction", "expected"),
+    ("published", "mean", "bounds", "direction", "n", "expected"),
     [
-        (1.0, 1.5, (0.9, 2.1), "higher", "reproduced"),
-        (0.9, 1.5, (0.9, 2.1), "lower", "reproduced"),
-        (0.8, 1.5, (0.9, 2.1), "higher", "better"),
-        (0.8, 1.5, (0.9, 2.1), "lower", "worse"),
-        (2.2, 1.5, (0.9, 2.1), "higher", "worse"),
-        (2.2, 1.5, (0.9, 2.1), "lower", "better"),
-        (2.2, 1.5, None, "lower", "undecided"),
-        (2.2, None, None, "lower", "missing"),
+        (1.0, 1.5, (0.9, 2.1), "higher", 4, "reproduced"),
+        (0.9, 1.5, (0.9, 2.1), "lower", 10, "reproduced"),
+        (1.0, 1.5, (0.9, 2.1), "higher", 3, "undecided"),
+        (0.8, 1.5, (0.9, 2.1), "higher", 10, "better"),
+        (0.8, 1.5, (0.9, 2.1), "lower", 10, "worse"),
+        (2.2, 1.5, (0.9, 2.1), "higher", 2, "worse"),
+        (2.2, 1.5, (0.9, 2.1), "lower", 2, "better"),
+        (2.2, 1.5, None, "lower", 1, "undecided"),
+        (2.2, None, None, "lower", 0, "missing"),
     ],
 )
-def test_verdict(published, mean, bounds, direction, expected):
-    assert verdict(published, mean, bounds, direction) == expected
+def test_verdict(published, mean, bounds, direction, n, expected):
+    assert verdict(published, mean, bounds, direction, n) == expected
+
+
+def test_it_takes_as_many_seeds_as_bring_the_interval_within_two_deviations():
+    """By the interval of two seeds a CH of 8,745 ± 674 would have reproduced one of 3,931."""
+
+    def reach(n):
+        low, high = prediction_interval([-1.0, 1.0] * (n // 2) + [0.0] * (n % 2), 10)
+        deviation = (2 * (n // 2) / (n - 1)) ** 0.5
+        return (high - low) / 2 / deviation
+
+    assert reach(LEAST_SEEDS) < 2 < reach(LEAST_SEEDS - 1)
+    assert [round(reach(n), 1) for n in (2, 3, 4)] == [9.8, 2.8, 1.9]
 
 
 def test_values_drawn_around_the_published_ones_are_reproduced_as_often_as_promised(grid, runs):

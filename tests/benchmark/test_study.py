@@ -75,6 +75,7 @@ def test_the_measured_part_of_the_papers_grid_is_what_its_page_says():
     cells = table.groupby(["model", "latent_dim"])["cell"].first()
     assert {cell.identity for cell in load_grid("paper").cells} >= set(cells)
     assert f"{len(cells)} of its 83 cells are here" in page
+    assert Store(folder).grid().spec == load_grid("paper").spec
     seeds = {"HGMVAE-U": 10, "GMVAE": 10, "HGMVAE-G": 2}
     for model, title in {"hgmvae-u": "HGMVAE-U", "gmvae": "GMVAE", "hgmvae-g": "HGMVAE-G"}.items():
         line = re.search(rf"^\| {title} \|(.*)\|$", page, re.MULTILINE)
@@ -82,6 +83,17 @@ def test_the_measured_part_of_the_papers_grid_is_what_its_page_says():
         for text, metric in zip(line[1].split("|"), columns, strict=True):
             values = of_model[of_model["metric"] == metric]["value"]
             assert len(values) == seeds[title]
+            assert text.strip() == as_written(text.strip(), values.mean(), values.std())
+    ablations = {
+        "hgmvae-u-nofisher": "HGMVAE-U w/o Fisher",
+        "hgmvae-g-nofisher": "HGMVAE-G w/o Fisher",
+    }
+    for model, title in ablations.items():
+        line = re.search(rf"^\| {title} \|(.*)\|$", page, re.MULTILINE)
+        of_model = table[(table["model"] == model) & (table["latent_dim"] == 8)]
+        for text, metric in zip(line[1].split("|"), ["sc", "ch", "db"], strict=True):
+            values = of_model[of_model["metric"] == metric]["value"]
+            assert len(values) == 2
             assert text.strip() == as_written(text.strip(), values.mean(), values.std())
     reconstruction = ["ssim", "ms-ssim", "sc", "ch", "db"]
     for model, title in {"hgmvae-u": "HGMVAE-U", "vae": "VAE"}.items():
