@@ -30,8 +30,8 @@ With two or three the prediction interval reaches 9.8 or 2.8 standard deviations
 LEGEND = (
     "Published values are means of ten runs. Reproduced: the published value lies where, judging "
     "by the measured seeds, the mean of ten further runs falls with 95 %, plus rounding; better, "
-    "worse: it does not; undecided: it does, but nearly anything would, by fewer than "
-    f"{LEAST_SEEDS} seeds; missing: no seed has a value."
+    f"worse: it does not; undecided: it does by fewer than {LEAST_SEEDS} seeds, by which nearly "
+    "anything would, or there is but one; missing: no seed has a value."
 )
 
 

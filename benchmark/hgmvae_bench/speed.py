@@ -233,7 +233,8 @@ def to_text(report: Report) -> str:
     head = (
         f"{machine['gpu'] or machine['cpu']}, {settings['threads']} threads, "
         f"{settings['side_by_side']} seeds at once under `suite`; "
-        f"medians of {settings['repeats']} turns of {settings['steps']} steps (with 95 %)"
+        f"medians of {settings['repeats']} turns of {settings['steps']} steps, "
+        "and of their ratios in brackets the 95 % intervals"
     )
     tables = [training.to_string(index=False), scoring.to_string(index=False)]
     share = f"scoring / training of {report.training[0].model}: {report.scoring_share:.1%}"

@@ -27,7 +27,9 @@ def speed(
         typer.Option(min=1, help="Trained at once.  [default: a thread each; 10 on a GPU]"),
     ] = None,
     steps: Annotated[int, typer.Option(min=4, help="Training steps of a repeat.")] = 10,
-    repeats: Annotated[int, typer.Option(min=1)] = 7,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Turns of each contender; six give ratios an interval.")
+    ] = 7,
     data: Data = None,
     results: Annotated[
         Path | None,
