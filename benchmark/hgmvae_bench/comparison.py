@@ -54,7 +54,7 @@ class Compared:
         difference: measured minus published.
         verdict: see `LEGEND`.
         paper_note: where the paper contradicts itself.
-        run_note: why ``n`` is below ``planned``.
+        run_note: why ``n`` is not ``planned``.
         settings_note: settings that differ from those of the grid ``paper``.
     """
 

@@ -9,10 +9,12 @@ import torch
 
 from hgmvae_bench.outputs import Outputs
 from hgmvae_bench.plugins import MetricMissingError
+from hgmvae_bench.precision import tf32
 from hgmvae_bench.records import MetricValue
 from hgmvae_bench.registry import METRICS
 
 
+@tf32(enabled=False)
 def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
     """Compute metrics by their registered names.
 

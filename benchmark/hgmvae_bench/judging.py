@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+import statistics
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -12,20 +14,20 @@ from hgmvae_bench import formats, paper
 from hgmvae_bench.claims import CLAIMS, Claim, Contest, Place
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.registry import METRICS
-from hgmvae_bench.stats import ALPHA, holm, paired_test
+from hgmvae_bench.stats import ALPHA, holm, welch_test
 from hgmvae_bench.tables import Table
 
 Outcome = Literal["holds", "fails", "undecided", "not measured"]
 Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
-Cells = Mapping[tuple[str, str, Place], Mapping[int, float]]
+Cells = Mapping[tuple[str, str, Place], Collection[float]]
 
 SHOWN = 3
 
 LEGEND = (
-    "A claim is a list of contests between cells. A contest holds or fails where a paired t-test "
-    "over seeds tells the two apart (Holm within the claim, 5 %), and is undecided where it does "
-    "not. A claim of all contests holds if each does, and does not hold if one fails; a claim of "
-    "most holds if more than half do, and does not hold if half or more fail."
+    "A claim is a list of contests between cells. A contest holds or fails where Welch's t-test "
+    "over seeds tells the two apart (Holm over all pairs of cells in the claim, 5 %), and is "
+    "undecided where it does not. A claim of all contests holds if each does, and does not hold if "
+    "one fails; a claim of most holds if more than half do, and does not hold if half or more fail."
 )
 
 
@@ -50,7 +52,8 @@ class Judged:
         contest: which.
         ahead, behind: the best cell of each side; None if a cell of that side has no value.
         ahead_mean, behind_mean: their means.
-        p_value: two-sided, corrected after Holm within the claim; None if no test could be made.
+        p_value: two-sided, corrected after Holm for all pairs of cells that the claim compares;
+            None if no test could be made.
         outcome: ``holds`` or ``fails`` only where the seeds tell the two apart.
         published: the outcome by the paper's own numbers, which come without a spread;
             ``undecided`` if they are equal.
@@ -87,26 +90,22 @@ def judge(
     grid: Grid, tables: Iterable[Table], claims: Iterable[Claim] = CLAIMS
 ) -> list[JudgedClaim]:
     """What a grid's tables say of claims; those that none of its cells touches are not measured."""
-    measured: dict[tuple[str, str, Place], Mapping[int, float]] = {}
+    measured: dict[tuple[str, str, Place], Collection[float]] = {}
     for entry in [entry for table in tables for entry in table.entries if not entry.control]:
         cell = grid.cell(entry.dataset, entry.model, entry.latent_dim)
         place = Place(cell.model, cell.latent_dim)
         # The first wins where a grid has variants of one model.
-        measured.setdefault((cell.dataset, entry.metric, place), entry.by_seed)
+        measured.setdefault((cell.dataset, entry.metric, place), entry.by_seed.values())
     return [_judged(claim, measured) for claim in claims]
 
 
 def _judged(claim: Claim, measured: Cells) -> JudgedClaim:
     sides = [(_best(c, c.ahead, measured), _best(c, c.behind, measured)) for c in claim.contests]
-    p_values = holm(
-        [
-            paired_test(_seeds(c, ahead, measured), _seeds(c, behind, measured))
-            for c, (ahead, behind) in zip(claim.contests, sides, strict=True)
-        ]
-    )
+    p_values = _p_values(claim, measured)
     judged = []
-    for contest, (ahead, behind), p_value in zip(claim.contests, sides, p_values, strict=True):
-        first, second = (_mean(_seeds(contest, place, measured)) for place in (ahead, behind))
+    for number, (contest, (ahead, behind)) in enumerate(zip(claim.contests, sides, strict=True)):
+        p_value = p_values.get((number, ahead, behind))
+        first, second = (_mean(_values(contest, place, measured)) for place in (ahead, behind))
         judged.append(
             Judged(
                 contest=contest,
@@ -127,9 +126,28 @@ def _judged(claim: Claim, measured: Cells) -> JudgedClaim:
     )
 
 
+def _p_values(
+    claim: Claim, measured: Cells
+) -> dict[tuple[int, Place | None, Place | None], float | None]:
+    """By a contest's number, a place ahead and one behind: corrected for all of them.
+
+    Which place is the best of a side is known from the data alone, so that each might have been it.
+    """
+    pairs = [
+        (number, ahead, behind)
+        for number, contest in enumerate(claim.contests)
+        for ahead, behind in itertools.product(contest.ahead, contest.behind)
+    ]
+    tests = [
+        welch_test(*(_values(claim.contests[number], place, measured) for place in places))
+        for number, *places in pairs
+    ]
+    return dict(zip(pairs, holm(tests), strict=True))
+
+
 def _best(contest: Contest, places: Iterable[Place], measured: Cells) -> Place | None:
     """The place with the best mean; None if one of them has no value: it might have been it."""
-    means = {place: _mean(_seeds(contest, place, measured)) for place in places}
+    means = {place: _mean(_values(contest, place, measured)) for place in places}
     known = {place: mean for place, mean in means.items() if mean is not None}
     if len(known) < len(means):
         return None
@@ -137,14 +155,13 @@ def _best(contest: Contest, places: Iterable[Place], measured: Cells) -> Place |
     return max(known, key=lambda place: sign * known[place])
 
 
-def _seeds(contest: Contest, place: Place | None, measured: Cells) -> Mapping[int, float]:
-    if place is None:
-        return {}
-    return measured.get((contest.dataset, contest.metric, place), {})
+def _values(contest: Contest, place: Place | None, measured: Cells) -> Collection[float]:
+    """One a seed; none if there is no such place."""
+    return () if place is None else measured.get((contest.dataset, contest.metric, place), ())
 
 
-def _mean(by_seed: Mapping[int, float]) -> float | None:
-    return sum(by_seed.values()) / len(by_seed) if by_seed else None
+def _mean(values: Collection[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _outcome(

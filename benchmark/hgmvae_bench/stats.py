@@ -1,44 +1,34 @@
-"""What seeds can tell: intervals, a paired test, and Holm's correction.
+"""What seeds can tell: intervals, a test of two means, and Holm's correction.
 
 All of it is deterministic: the same values give the same numbers.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
-RESAMPLES = 10_000
 
 Interval = tuple[float, float]
 
 
-def bootstrap_interval(values: Sequence[float]) -> Interval | None:
+def mean_interval(values: Sequence[float]) -> Interval | None:
     """A 95 % interval for the mean over all seeds that could have been drawn.
 
-    The expanded percentile bootstrap (T. Hesterberg, What Teachers Should Know About the Bootstrap,
-    The American Statistician 69, 2015): quantiles of the means of resamples, taken further out than
-    2.5 % as Student's t is wider than the normal, because plain percentiles are too narrow for few
-    values. BCa, the usual cure for skewness, has no defined acceleration for two or equal values.
+    mean ± t · std / √n, with Student's t of n - 1 degrees of freedom: exact for normally
+    distributed values, however few. A bootstrap is not, because the mean of a resample never
+    leaves the values' range: with 2, 3, 4 and 5 of them it holds the mean in 50, 75, 88 and 92 %.
 
     Returns:
         The ends of the interval; None below two values, which say nothing of the spread.
     """
-    n = len(values)
-    if n < 2:
-        return None
-    tail = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf(ALPHA / 2, n - 1))
-    means = np.asarray(values, dtype=float)[_resamples(n)].mean(axis=1)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    return _interval(values, 1 / len(values)) if len(values) > 1 else None
 
 
 def median_interval(values: Sequence[float]) -> Interval | None:
@@ -64,40 +54,36 @@ def prediction_interval(values: Sequence[float], runs: int) -> Interval | None:
     Returns:
         The ends of the interval; None below two values.
     """
-    n = len(values)
-    if n < 2:
-        return None
-    mean = statistics.fmean(values)
-    margin = float(stats.t.ppf(1 - ALPHA / 2, n - 1)) * statistics.stdev(values)
-    margin *= math.sqrt(1 / n + 1 / runs)
-    return mean - margin, mean + margin
+    return _interval(values, 1 / len(values) + 1 / runs) if len(values) > 1 else None
 
 
-def paired_test(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
-    """Two-sided p-value of the paired t-test over the seeds that both have.
+def welch_test(first: Collection[float], second: Collection[float]) -> float | None:
+    """Two-sided p-value of Welch's t-test, for means of unlike spread and unlike many values.
 
-    Two models share no random number under one seed (every number derives from the whole run), so
-    pairs are independent runs that happen to bear the same number. The test keeps its level all
-    the same, at the price of some power compared to an unpaired one, and would gain from numbers
-    shared. A permutation of signs would need no normal distribution, but with five seeds its least
-    p-value is 1/16, and nothing could ever be told apart.
+    It is not paired by seeds: two models share no random number under one seed, since every number
+    derives from the whole run, so that pairs would gain nothing and lose the seeds that one model
+    alone has. A permutation test would need no normal distribution, but with three seeds each its
+    least p-value is 1/10, and nothing could ever be told apart.
 
     Args:
-        first: value by seed.
-        second: value by seed.
+        first: values of one model, one a seed.
+        second: values of the other.
 
     Returns:
-        The p-value; None below two common seeds. Where the differences are all the same there is
-        no noise to test against: 1 if they are zero, else 0.
+        The p-value; None where either has fewer than two values. Where neither has any spread, as
+        counts may, there is no noise to test against, and a permutation test takes its place: 1 for
+        equal values, otherwise 2 of all ways to deal the values out.
     """
-    common = sorted(first.keys() & second.keys())
-    if len(common) < 2:
+    if min(len(first), len(second)) < 2:
         return None
-    a, b = ([values[seed] for seed in common] for values in (first, second))
-    differences = np.subtract(a, b)
-    if np.ptp(differences) == 0:
-        return 0.0 if differences[0] else 1.0
-    return float(stats.ttest_rel(a, b).pvalue)
+    if len(set(first)) == len(set(second)) == 1:
+        return (
+            1.0
+            if set(first) == set(second)
+            else 2 / math.comb(len(first) + len(second), len(first))
+        )
+    moments = [(statistics.fmean(v), statistics.stdev(v), len(v)) for v in (first, second)]
+    return float(stats.ttest_ind_from_stats(*moments[0], *moments[1], equal_var=False).pvalue)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -118,7 +104,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-@functools.cache
-def _resamples(n: int) -> NDArray[np.intp]:
-    """Indices (RESAMPLES, n) of resamples with repetition, the same whenever they are asked for."""
-    return np.random.default_rng(n).integers(n, size=(RESAMPLES, n))
+def _interval(values: Sequence[float], variances: float) -> Interval:
+    """Around the mean, of something whose variance is so many times that of a value."""
+    mean = statistics.fmean(values)
+    margin = float(stats.t.ppf(1 - ALPHA / 2, len(values) - 1)) * statistics.stdev(values)
+    margin *= math.sqrt(variances)
+    return mean - margin, mean + margin

@@ -20,7 +20,7 @@ from hgmvae_bench.grid import Axis, Grid, TableSpec
 from hgmvae_bench.plugins import Direction
 from hgmvae_bench.records import ControlRecord
 from hgmvae_bench.registry import METRICS
-from hgmvae_bench.stats import ALPHA, bootstrap_interval, holm, paired_test
+from hgmvae_bench.stats import ALPHA, holm, mean_interval, welch_test
 from hgmvae_bench.store import StoredRun
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -43,17 +43,18 @@ class Entry:
     Attributes:
         mean: over the seeds that have a value; None if none has.
         std: standard deviation over seeds (n - 1); None below two values.
-        low, high: 95 % bootstrap interval of the mean; None below two values.
+        low, high: 95 % interval of the mean; None below two values.
         n: seeds with a value.
+        seeds: those that the grid asks for or that have a run.
         planned: seeds that the grid asks for.
         rank: 1 is the best mean among the models of a dataset, metric and latent dim; None for a
             control, which is no model.
-        p_value: of the paired t-test against the best, corrected after Holm for the models of
-            that dataset, metric and latent dim; None for the best itself, or where fewer than two
-            seeds are common to both.
+        p_value: of Welch's t-test against the best, corrected after Holm for all pairs of models
+            of that dataset, metric and latent dim, because it is the data that say which is the
+            best; None for the best itself, or where either has fewer than two values.
         tied: whether the seeds cannot tell it apart from the best; for the best, whether any
             other is tied with it.
-        note: why ``n`` is below ``planned``; empty if it is not.
+        note: why ``n`` is below ``seeds``; empty if it is not.
         control: whether ``model`` is the name of a control.
         by_seed: the values behind the mean.
     """
@@ -67,6 +68,7 @@ class Entry:
     mean: float | None
     std: float | None
     n: int
+    seeds: int
     planned: int
     rank: int | None
     note: str
@@ -80,9 +82,11 @@ class Entry:
     @property
     def footnote(self) -> str:
         """What the reader must know of it; empty if all is as planned."""
-        if not self.note or self.control:
+        if self.control:
             return self.note
-        return f"n = {self.n} of {self.planned}: {self.note}"
+        if self.note:
+            return f"n = {self.n} of {self.seeds}: {self.note}"
+        return "" if self.n == self.planned else f"n = {self.n}"
 
 
 @dataclass(frozen=True)
@@ -271,6 +275,7 @@ def _controls(
                         mean=mean,
                         std=None,
                         n=int(mean is not None),
+                        seeds=1,
                         planned=1,
                         rank=None,
                         note=note,
@@ -333,14 +338,15 @@ def _aggregate(
         others = f" ({of_other_settings} there are of other settings)" if of_other_settings else ""
         lacking[f"not run{others}"] += planned - len(runs)
     values = list(by_seed.values())
-    low, high = bootstrap_interval(values) or (None, None)
+    low, high = mean_interval(values) or (None, None)
     return {
         "mean": statistics.fmean(values) if values else None,
         "std": statistics.stdev(values) if len(values) > 1 else None,
         "low": low,
         "high": high,
         "n": len(values),
-        "planned": max(planned, len(runs)),
+        "seeds": max(planned, len(runs)),
+        "planned": planned,
         "rank": None,
         "note": "; ".join(f"{count} × {reason}" for reason, count in lacking.items()),
         "by_seed": by_seed,
@@ -358,8 +364,10 @@ def _ranked(group: list[Entry]) -> list[Entry]:
         return group
     best = next(entry for entry in group if scores.get(entry.model) == max(scores.values()))
     others = [entry for entry in group if entry.model in scores and entry is not best]
-    tests = holm([paired_test(best.by_seed, other.by_seed) for other in others])
-    p_values = {other.model: p_value for other, p_value in zip(others, tests, strict=True)}
+    pairs = list(itertools.combinations([best, *others], 2))
+    tests = holm([welch_test(a.by_seed.values(), b.by_seed.values()) for a, b in pairs])
+    # The pairs that the best is in come first.
+    p_values = {other.model: test for other, test in zip(others, tests, strict=False)}
     tied = {model for model, p_value in p_values.items() if p_value is None or p_value >= ALPHA}
     return [
         dataclasses.replace(
@@ -394,10 +402,9 @@ def _check_comparable(runs: list[StoredRun], dataset: str, metric: str) -> None:
 
 def _legend(entries: list[Entry]) -> str:
     spread = "Mean ± standard deviation over seeds"
-    planned = sorted({entry.planned for entry in entries if not entry.control})
-    counts = " to ".join(dict.fromkeys(str(count) for count in (planned[0], planned[-1])))
-    tests = f"paired t-tests over seeds, Holm, {100 * ALPHA:.0f} %"
-    return f"{spread} (n = {counts} unless noted). Ranks within a dataset, metric and L ({tests})."
+    planned = next(entry.planned for entry in entries if not entry.control)
+    tests = f"Welch's t-tests over seeds, Holm, {100 * ALPHA:.0f} %"
+    return f"{spread} (n = {planned} unless noted). Ranks within a dataset, metric and L ({tests})."
 
 
 def _number(entry: Entry, decimals: int) -> str:

@@ -1,4 +1,5 @@
 import pytest
+from scipy.stats import ttest_ind
 
 from hgmvae_bench.claims import CLAIMS, Claim, Contest, Place, claims_about
 from hgmvae_bench.formats import to_text
@@ -107,6 +108,31 @@ def test_the_best_of_each_side_stands_for_it(grid):
     )
     (one,) = result.contests
     assert (one.ahead, one.outcome, result.verdict) == (U, "undecided", "undecided")
+
+
+def test_the_best_of_many_is_tested_as_one_of_many(grid):
+    """Which of a side's cells is its best is known from the data alone: each might have been it."""
+    near = [0.875, 0.895, 0.885]
+    rest = {"hgmvae_u": HIGH, "gmvae": near}
+    alone = ttest_ind(HIGH, near, equal_var=False).pvalue
+    assert 0.05 / 2 < alone < 0.05
+    for other in (LOW, near[::-1]):
+        sides = contest(ahead=[U], behind=[GMVAE, G])
+        (one,) = judged(grid, [sides], **rest, hgmvae_g=other).contests
+        assert one.behind == GMVAE
+        # Holm: G takes no test from the pair where it is far off, and one where it is as near.
+        expected = alone if other is LOW else 2 * alone
+        assert one.p_value == pytest.approx(expected)
+        assert one.outcome == ("holds" if other is LOW else "undecided")
+
+
+def test_cells_with_unlike_numbers_of_seeds_are_told_apart(grid):
+    ten = [0.9 + seed / 1000 for seed in range(10)]
+    (one,) = judged(
+        grid, [contest(ahead=[U], behind=[GMVAE])], hgmvae_u=ten, gmvae=[0.1, 0.11]
+    ).contests
+    assert one.outcome == "holds"
+    assert one.p_value == pytest.approx(ttest_ind(ten, [0.1, 0.11], equal_var=False).pvalue)
 
 
 def test_a_side_that_lacks_a_cell_is_not_measured(grid):

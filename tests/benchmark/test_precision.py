@@ -1,7 +1,9 @@
+from unittest.mock import Mock
+
 import pytest
 import torch
 
-from hgmvae_bench import precision
+from hgmvae_bench import evaluation, precision
 from hgmvae_bench.grid import load_grid
 from hgmvae_bench.networks import Network
 from hgmvae_bench.precision import PrecisionError, check_precision, networks_in, tf32
@@ -63,6 +65,21 @@ def test_tf32_is_off_unless_asked_for_and_what_was_comes_back():
     with tf32(enabled=True):
         assert torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_metrics_are_computed_without_tf32_whatever_torch_allows(monkeypatch):
+    class Allowed:
+        def compute(self, outputs):
+            return float(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+
+        def fingerprint(self, outputs):
+            return {}
+
+    monkeypatch.setattr(evaluation, "METRICS", {"allowed": Allowed()})
+    with tf32(enabled=True):
+        values = evaluation.score(Mock(), ["allowed"])
+        assert torch.backends.cudnn.allow_tf32
+    assert values["allowed"].value == 0
 
 
 def test_another_precision_is_another_run():

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from hgmvae_bench.stats import (
-    bootstrap_interval,
     holm,
+    mean_interval,
     median_interval,
-    paired_test,
     prediction_interval,
+    welch_test,
 )
 
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=8)
@@ -38,41 +38,55 @@ def test_holm_by_its_definition(p_values):
         assert {i for i, p in enumerate(adjusted) if p <= alpha} == rejected
 
 
-def test_the_paired_test_on_a_worked_example():
-    # Differences 1, 2, 3: t = 2 / (1/√3) = 3.4641 with two degrees of freedom.
-    first, second = {0: 2.0, 1: 4.0, 2: 6.0}, {0: 1.0, 1: 2.0, 2: 3.0}
-    expected = 2 * scipy_stats.t.sf(2 * 3**0.5, 2)
-    assert paired_test(first, second) == pytest.approx(expected)
-    assert paired_test(second, first) == pytest.approx(expected)
+def test_welchs_test_on_a_worked_example():
+    # Means 4 and 1, variances 4 and 1 by 3 and 2 values: t = 3 / √(4/3 + 1/2) = 2.21565, and
+    # (11/6)² / ((4/3)²/2 + (1/2)²/1) = 2.95122 degrees of freedom.
+    first, second = [2.0, 4.0, 6.0], [1 - 0.5**0.5, 1 + 0.5**0.5]
+    expected = 2 * scipy_stats.t.sf(3 / (11 / 6) ** 0.5, 2.951219512)
+    assert welch_test(first, second) == pytest.approx(expected)
+    assert welch_test(second, first) == pytest.approx(expected)
+    assert welch_test(first, [1.0]) is None
+    assert welch_test([], first) is None
 
 
-def test_the_paired_test_takes_common_seeds_only():
-    first = {0: 2.0, 1: 4.0, 2: 6.0, 7: 99.0}
-    second = {2: 3.0, 1: 2.0, 0: 1.0, 8: -99.0}
-    without = paired_test({s: first[s] for s in (0, 1, 2)}, second)
-    assert paired_test(first, second) == without
-    assert paired_test(first, {0: 1.0}) is None
+def test_welchs_test_takes_seeds_that_the_other_lacks():
+    """Ten values beside two tell far more than the two pairs among them, whose p-value is 0.05."""
+    ten = [0.61, 0.53, 0.59, 0.52, 0.60, 0.58, 0.61, 0.60, 0.59, 0.58]
+    two = [0.1588, 0.1556]
+    p_value = welch_test(ten, two)
+    assert p_value is not None
+    assert p_value < 1e-9
+    assert scipy_stats.ttest_rel(ten[:2], two).pvalue > 0.05
 
 
-def test_differences_without_noise():
-    assert paired_test({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == 1
-    assert paired_test({0: 1.5, 1: 2.5}, {0: 1.0, 1: 2.0}) == 0
+def test_welchs_test_keeps_its_level_with_unlike_spreads_and_numbers():
+    rng = np.random.default_rng(3)
+    draws = zip(rng.normal(0, 1, size=(2000, 10)), rng.normal(0, 3, size=(2000, 4)), strict=True)
+    false = [p_value is not None and p_value < 0.05 for p_value in (welch_test(*d) for d in draws)]
+    assert np.mean(false) == pytest.approx(0.05, abs=3 * (0.95 * 0.05 / 2000) ** 0.5)
 
 
-def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
-    """95 % of 400 draws of ten: within three standard errors. Plain percentiles cover 90 %."""
-    rng = np.random.default_rng(1)
-    draws = rng.normal(3, 2, size=(400, 10))
-    covered = [low <= 3 <= high for low, high in map(bootstrap_interval, draws)]
-    assert np.mean(covered) == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / 400) ** 0.5)
+def test_values_without_any_spread_are_told_apart_by_their_number():
+    """Two values of 8 beside two of 7 come of one in three ways to deal four values out."""
+    assert welch_test([7.0, 7.0], [7.0, 7.0]) == 1
+    assert welch_test([8.0] * 2, [7.0] * 2) == pytest.approx(2 / 6)
+    assert welch_test([8.0] * 4, [7.0] * 4) == pytest.approx(2 / 70)
 
 
-def test_the_bootstrap_interval_of_few_values():
-    assert bootstrap_interval([1.0]) is None
-    # Two values: t is so wide that the interval is all that resamples can give.
-    assert bootstrap_interval([1.0, 2.0]) == (1.0, 2.0)
-    assert bootstrap_interval([5.0, 5.0, 5.0]) == (5.0, 5.0)
-    assert bootstrap_interval([1.0, 2.0, 4.0]) == bootstrap_interval([1.0, 2.0, 4.0])
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_the_means_interval_covers_the_mean_as_often_as_it_says(n):
+    """A bootstrap of two and three values would cover 50 and 75 %."""
+    draws = np.random.default_rng(1).normal(3, 2, size=(2000, n))
+    covered = [low <= 3 <= high for low, high in map(mean_interval, draws)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / 2000) ** 0.5)
+
+
+def test_the_means_interval_on_a_worked_example():
+    # Mean 2, std 1, t(0.975, 2) = 4.3027, 1/√3 = 0.57735.
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
+    assert mean_interval([5.0, 5.0, 5.0]) == (5.0, 5.0)
+    assert mean_interval([1.0]) is None
+    assert mean_interval([]) is None
 
 
 def test_the_medians_interval_by_ranks():

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hgmvae_bench.networks import Network
 from hgmvae_bench.plugins import ParametricModel, ReconstructionLoss
-from hgmvae_bench.registry import MODELS
+from hgmvae_bench.registry import MODELS, resolve_model
+from vae_baselines.pythae_models import ADAPTED
 
 LATENT_DIM = 4
 EPOCHS = 10  # the suite's default, which schedules and pretraining inside a model count on
@@ -134,6 +135,72 @@ def test_a_step_that_may_be_recorded_as_a_cuda_graph_reads_nothing_back(name: st
             for key in model.objectives() if hasattr(model, "objectives") else ["loss"]:
                 output[key].backward(retain_graph=True)
         assert reads.n == 0, epoch
+
+
+def steps_by_stage(model: Any) -> dict[int, list[list[float]]]:
+    """For every stage, what each of its epochs makes of the same batch and random numbers.
+
+    That is the terms of the loss, and the slope of each objective.
+    """
+    model.train()
+    start = copy.deepcopy(model.state_dict())
+    objectives = (
+        model.objectives() if hasattr(model, "objectives") else {"loss": model.parameters()}
+    )
+    followers = {key: list(parameters) for key, parameters in objectives.items()}
+    found = defaultdict(list)
+    for epoch in range(1, EPOCHS + 1):
+        stage = model.stage(epoch)
+        if stage is None:
+            continue
+        model.load_state_dict(start)
+        torch.manual_seed(0)
+        output = model({"data": digits()[:BATCH]}, epoch=epoch, dataset_size=N_IMAGES)
+        slopes = [
+            sum(
+                gradient.norm().item()
+                for gradient in torch.autograd.grad(
+                    output[key], parameters, retain_graph=True, allow_unused=True
+                )
+                if gradient is not None
+            )
+            for key, parameters in followers.items()
+        ]
+        found[stage].append([*scalars(output).values(), *slopes])
+    return found
+
+
+@every_model
+def test_epochs_of_one_stage_have_the_same_step(name: str) -> None:
+    """A GPU replays a stage's first step in all its epochs: their losses must not differ."""
+    model = build(name)
+    if hasattr(model, "stage"):
+        for steps in steps_by_stage(model).values():
+            assert steps == [steps[0]] * len(steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vamp", {"linear_scheduling_steps": 4}),
+        ("pythae:DisentangledBetaVAE", {"warmup_epoch": 4}),
+        *((f"pythae:{name}", {}) for name in ADAPTED),
+    ],
+)
+def test_epochs_of_a_schedule_are_stages(name: str, settings: dict[str, Any]) -> None:
+    plugin, shape = resolve_model(name), (1, 32, 32)
+    model = plugin.build(
+        input_dim=shape,
+        latent_dim=LATENT_DIM,
+        reconstruction_loss="bce",
+        network=Network(shape, width=4),
+        settings=dict(plugin.settings) | settings,
+    )
+    stages = steps_by_stage(model)
+    if settings:
+        assert len(stages) >= 4
+    for steps in stages.values():
+        assert steps == [steps[0]] * len(steps)
 
 
 @every_model

@@ -137,12 +137,12 @@ def _hollow_markers(
 
 
 def _seeds(entries: list[Entry]) -> str:
-    """``3 seeds``; ``1 to 3 of 3 seeds`` where some have fewer than planned."""
+    """``3 seeds``; ``1 to 3 of 3 seeds`` where some have fewer than there could be."""
     counts = {entry.n for entry in entries}
-    planned = max(entry.planned for entry in entries)
-    if counts == {planned}:
-        return "1 seed" if planned == 1 else f"{planned} seeds"
-    return f"{_range(counts)} of {planned} seeds"
+    most = max(entry.seeds for entry in entries)
+    if counts == {most}:
+        return "1 seed" if most == 1 else f"{most} seeds"
+    return f"{_range(counts)} of {most} seeds"
 
 
 def _range(counts: set[int]) -> str:

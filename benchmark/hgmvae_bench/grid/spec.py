@@ -39,7 +39,7 @@ class TrainingSettings(_Strict):
         weight_decay: AdamW's.
         train_images: train on only the first so many images; all if not given.
         precision: of the networks' arithmetic: ``float32``; ``tf32`` (NVIDIA GPUs); ``bf16``.
-            Loss terms and metrics are float32 always.
+            Metrics are float32 always, and loss terms too, but for their products in ``tf32``.
     """
 
     epochs: int = Field(default=10, ge=1)
