@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Scales = Annotated[list[Positive], Field(min_length=1)]
 ReconstructionLoss = Literal["bce", "mse"]
@@ -62,7 +61,7 @@ class BaselineModel:
         return self.latent_code(inputs)
 
     def stage(self, epoch: int) -> int | None:
-        """Every epoch's steps are alike."""
+        """Every epoch's steps are alike; a model with a schedule overrides it."""
         return 0
 
     @torch.no_grad()

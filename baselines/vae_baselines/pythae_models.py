@@ -125,6 +125,11 @@ class DisentangledBetaVAE(GaussianModel, pythae.models.DisentangledBetaVAE):  # 
 
     config_class = pythae.models.DisentangledBetaVAEConfig
 
+    def stage(self, epoch: int) -> int | None:
+        """Each epoch of the rising capacity is one; those after it are alike."""
+        steps: int = self.model_config.warmup_epoch + 1
+        return min(epoch, steps)
+
 
 class IWAE(GaussianModel, pythae.models.IWAE):  # type: ignore[misc]
     """Importance weighted autoencoder (Burda et al. 2016)."""

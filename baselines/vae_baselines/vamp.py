@@ -84,6 +84,11 @@ class VAMP(GaussianModel, pythae.models.VAMP):  # type: ignore[misc]
             return 1.0
         return min(epoch / steps, 1.0)
 
+    def stage(self, epoch: int) -> int | None:
+        """Each epoch of the schedule is one, by its weight; those after it are alike."""
+        steps: int = self.model_config.linear_scheduling_steps
+        return min(epoch, steps)
+
     def pseudo_images(self) -> Tensor:
         """The learned pseudo-inputs, images (number_components, C, H, W) in [0, 1]."""
         flat = self.pseudo_inputs(self.idle_input)
