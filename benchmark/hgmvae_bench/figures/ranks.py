@@ -35,7 +35,8 @@ class Ranks:
         models: the names of the k models.
         by_block: ranks (N, k) from 1, the best; ties share their mean rank.
         p_value: Friedman's test that all models are alike.
-        critical_difference: Nemenyi's at 5 %: mean ranks closer than this do not differ.
+        critical_difference: Nemenyi's at 5 % of independent blocks: mean ranks closer than this do
+            not differ.
     """
 
     models: list[str]
@@ -49,7 +50,7 @@ def mean_ranks(results: Results, metrics: Sequence[str] | None = None) -> Figure
     """A panel for each metric: every model's mean rank over datasets × latent dimensions.
 
     Bars reach half of Nemenyi's critical difference to either side: models whose bars do not
-    overlap differ. Small strokes are the ranks in the single blocks. A model's value in a block is
+    overlap differ, as far as blocks are independent (datasets are, latent dims of one are not). Small strokes are the ranks in the single blocks. A model's value in a block is
     its mean over seeds; blocks in which a model has none are left out.
 
     Args:
