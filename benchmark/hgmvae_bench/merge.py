@@ -5,19 +5,27 @@ one record counts: a complete one before one that is not, then the one that fini
 one with the smaller hash. The rule looks at nothing but the two records, so that the order in which
 folders are merged does not change what counts. Nothing is taken away: a record of the target that
 no longer counts stays beside the one that does.
+
+Metrics that were added to a record later come along where the target lacks them; one that is
+missing takes no value's place.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from hgmvae_bench.errors import UserError
+from hgmvae_bench.records import ControlRecord, MetricValue, ScoreRecord
 from hgmvae_bench.sealing import named, parse_name, record_name
 from hgmvae_bench.sharing import FOLDER as CLAIMS
 from hgmvae_bench.sharing import Claims, new_owner
 from hgmvae_bench.store import Store, StoredRun
+
+Scored = TypeVar("Scored", ScoreRecord, ControlRecord)
 
 
 class MergeError(UserError, RuntimeError):
@@ -135,16 +143,33 @@ def _copy_record(source: Store, target: Store, name: str, new_name: str) -> None
 def _copy_scores(
     source: Store, target: Store, names: list[str], run: StoredRun, mine: StoredRun
 ) -> None:
-    """Copy metrics that were added to a record later and that the target does not have."""
+    """Add the metrics that were added to a record later and that the target does not have."""
     known = mine.metrics if mine.sha256 == run.sha256 else run.record.metrics
-    have = {name for name, value in known.items() if not value.missing}
-    if {name for name, value in run.metrics.items() if not value.missing} <= have:
+    lacking = _lacking(known, run.metrics)
+    if not lacking:
         return
-    number = mine.scorings
     for name in names:
         if parse_name(name)[1] == "scores":
-            number += 1
-            _copy_record(source, target, name, record_name(run.summary.key, "scores", number))
+            scores = source.scores(name)
+            if scores.record_sha256 == run.sha256 and (part := _part(scores, lacking)):
+                target.add_scores(part)
+
+
+def _lacking(
+    known: Mapping[str, MetricValue], found: Mapping[str, MetricValue]
+) -> dict[str, MetricValue]:
+    """What was found and is not known, or is known as missing and was found with a value."""
+    return {
+        name: metric
+        for name, metric in found.items()
+        if name not in known or (known[name].missing and not metric.missing)
+    }
+
+
+def _part(scored: Scored, lacking: Mapping[str, MetricValue]) -> Scored | None:
+    """A record with those of its metrics alone that count and are lacking; None if none do."""
+    metrics = {name: m for name, m in scored.metrics.items() if lacking.get(name) == m}
+    return scored.model_copy(update={"metrics": metrics}) if metrics else None
 
 
 def _copy_extras(source: Store, target: Store, key: str) -> None:

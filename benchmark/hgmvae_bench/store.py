@@ -23,12 +23,12 @@ and what has no record is done again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -51,6 +51,8 @@ from hgmvae_bench.sealing import (
     unsealed,
     validated,
 )
+
+Metric = TypeVar("Metric")
 
 RECORDS = "records"
 CONTROLS = "controls"
@@ -128,7 +130,7 @@ class _IndexedRun(StoredRun):
         for entry in vars(self)["_scores"]:
             score = from_json(entry.summary)
             if score["record_sha256"] == self.sha256:
-                metrics |= score["metrics"]
+                metrics = _joined(metrics, score["metrics"], lambda m: m["value"] is None)
         return _Metrics(metrics)
 
     @cached_property
@@ -298,6 +300,16 @@ class Store:
         """
         return self._write(f"{RECORDS}/{score.key}", "scores", score, number)
 
+    def scores(self, name: str) -> ScoreRecord:
+        """The metrics that a file among the records has added to a run.
+
+        Raises:
+            StoreError: if it cannot be read, is damaged, or of an unknown schema version.
+        """
+        with named(self.root / RECORDS / name):
+            _, body = unsealed(self.files.read(f"{RECORDS}/{name}"))
+            return validated(body, ScoreRecord)
+
     def controls(self) -> dict[str, ControlRecord]:
         """Every recorded control by its key, with the metrics added later.
 
@@ -313,8 +325,8 @@ class Store:
                 records.append(self._control(name))
         controls: dict[str, ControlRecord] = {}
         for _, record in sorted(records, key=lambda item: item[0]):
-            known = controls.get(record.key)
-            metrics = {**known.metrics, **record.metrics} if known else record.metrics
+            known = controls[record.key].metrics if record.key in controls else {}
+            metrics = _joined(known, record.metrics, lambda m: m.value is None)
             controls[record.key] = record.model_copy(update={"metrics": metrics})
         return controls
 
@@ -444,6 +456,18 @@ class _Contents:
 
     runs: dict[str, Any] = field(default_factory=dict)
     faults: dict[str, FaultError] = field(default_factory=dict)
+
+
+def _joined(
+    known: Mapping[str, Metric], later: Mapping[str, Metric], missing: Callable[[Metric], bool]
+) -> dict[str, Metric]:
+    """Metrics with those added later; a value stays where a later attempt came to none."""
+    counting = {
+        name: metric
+        for name, metric in later.items()
+        if not missing(metric) or name not in known or missing(known[name])
+    }
+    return {**known, **counting}
 
 
 _RECORD_FIELDS = {*Summary._fields, "metrics"}

@@ -97,6 +97,33 @@ def test_scores_that_were_added_later_come_along_once(tiny_grid, tmp_path):
         assert run.scorings == 1
 
 
+def test_no_merge_hides_a_value_whatever_the_order(tiny_grid, tmp_path):
+    content = record(tiny_grid, 0)
+    no_weights = MetricValue(missing="no weights")
+    added = {
+        "a": [{"fid": MetricValue(value=12)}, {"kid": no_weights}],
+        "b": [{"fid": no_weights, "kid": MetricValue(value=3)}, {"db": MetricValue(value=2)}],
+    }
+    for name, scorings in added.items():
+        store = Store(machine(tmp_path / name, tiny_grid, content))
+        sha256 = store.runs()[content.key].sha256
+        for n, metrics in enumerate(scorings):
+            provenance = {"machine": f"{name}{n}"}
+            score = ScoreRecord(key=content.key, record_sha256=sha256, metrics=metrics)
+            store.add_scores(score.model_copy(update={"provenance": provenance}))
+    for target, order in (("x", "ab"), ("y", "ba")):
+        for name in order:
+            merge(tmp_path / name, tmp_path / target)
+        (run,) = Store(tmp_path / target).runs().values()
+        values = {name: metric.value for name, metric in run.metrics.items()}
+        assert values == {"sc": 0.5, "fid": 12, "kid": 3, "db": 2}
+    # What came along is what was lacking, each with its own provenance.
+    merge(tmp_path / "b", tmp_path / "a")
+    came = [Store(tmp_path / "a").scores(f"{content.key}.scores-{n}.json") for n in (3, 4)]
+    assert [list(score.metrics) for score in came] == [["kid"], ["db"]]
+    assert [score.provenance["machine"] for score in came] == ["b0", "b1"]
+
+
 def test_every_attempt_of_a_run_comes_along(tiny_grid, tmp_path):
     attempts = [record(tiny_grid, 0, status="failed"), record(tiny_grid, 0)]
     a = machine(tmp_path / "a", tiny_grid, *attempts)

@@ -63,6 +63,17 @@ def test_scores_are_added_to_the_record_that_they_belong_to(tmp_path):
     assert {name: metric.value for name, metric in metrics.items()} == {"sc": 0.1, "db": 3}
 
 
+def test_a_value_stays_where_a_later_attempt_came_to_none(tmp_path):
+    store = Store(tmp_path)
+    store.add(record(metrics={"sc": value(0.1), "db": MetricValue(missing="first reason")}))
+    sha256 = store.runs()["run"].sha256
+    nothing = {name: MetricValue(missing="second reason") for name in ("sc", "db", "fid")}
+    store.add_scores(ScoreRecord(key="run", record_sha256=sha256, metrics=nothing))
+    metrics = store.runs()["run"].metrics
+    assert metrics["sc"] == value(0.1)
+    assert metrics["db"].missing == metrics["fid"].missing == "second reason"
+
+
 def test_a_metric_has_a_value_or_a_reason():
     assert MetricValue.of(float("nan"), {}, 0).missing == "the value is nan"
     with pytest.raises(ValueError, match="either a value or a reason"):
