@@ -66,6 +66,7 @@ def merge(source: Path, target: Path) -> Merged:
         raise MergeError(f"{source} cannot be merged into itself")
     ours, theirs = Store(target, new_owner()), Store(source)
     known, found = ours.runs(), theirs.runs()
+    known_controls, found_controls = ours.controls(), theirs.controls()
     files = _files_by_key(theirs)
     merged = Merged()
     with named(target / CLAIMS), Claims(ours.files, ours.owner) as claims:
@@ -74,7 +75,12 @@ def merge(source: Path, target: Path) -> Merged:
     for path in sorted((source / "grids").glob("*.yaml")):
         if not _copy_file(path, target / "grids" / path.name):
             merged.grids.append(path.stem)
-    for path in [*(source / "controls").glob("*.json"), *(source / "cache").glob("**/*")]:
+    for scored in theirs.control_records():
+        mine = known_controls.get(scored.key)
+        lacking = _lacking(mine.metrics if mine else {}, found_controls[scored.key].metrics)
+        if part := _part(scored, lacking):
+            ours.add_control(part)
+    for path in (source / "cache").glob("**/*"):
         if path.is_file() and path.suffix != ".index" and not path.name.startswith("."):
             _copy_file(path, target / path.relative_to(source))
     return merged

@@ -316,6 +316,19 @@ class Store:
         Raises:
             StoreError: as `runs` does.
         """
+        controls: dict[str, ControlRecord] = {}
+        for record in self.control_records():
+            known = controls[record.key].metrics if record.key in controls else {}
+            metrics = _joined(known, record.metrics, lambda m: m.value is None)
+            controls[record.key] = record.model_copy(update={"metrics": metrics})
+        return controls
+
+    def control_records(self) -> list[ControlRecord]:
+        """Every record of every control, as they were written: the first of each, then later ones.
+
+        Raises:
+            StoreError: as `runs` does.
+        """
         records: list[tuple[int, ControlRecord]] = []
         for name, _ in self.files.scan(CONTROLS):
             with (
@@ -323,12 +336,7 @@ class Store:
                 named(self.root / CONTROLS / name, may_be_gone=True),
             ):
                 records.append(self._control(name))
-        controls: dict[str, ControlRecord] = {}
-        for _, record in sorted(records, key=lambda item: item[0]):
-            known = controls[record.key].metrics if record.key in controls else {}
-            metrics = _joined(known, record.metrics, lambda m: m.value is None)
-            controls[record.key] = record.model_copy(update={"metrics": metrics})
-        return controls
+        return [record for _, record in sorted(records, key=lambda item: item[0])]
 
     def _control(self, name: str) -> tuple[int, ControlRecord]:
         """One control record, with the number in its name."""

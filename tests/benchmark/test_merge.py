@@ -5,7 +5,7 @@ import pytest
 
 from hgmvae_bench.grid import Run
 from hgmvae_bench.merge import MergeError, merge
-from hgmvae_bench.records import MetricValue, Record, ScoreRecord
+from hgmvae_bench.records import ControlRecord, MetricValue, Record, ScoreRecord
 from hgmvae_bench.runner import make_plan
 from hgmvae_bench.sealing import StoreError
 from hgmvae_bench.sharing import Claims
@@ -122,6 +122,52 @@ def test_no_merge_hides_a_value_whatever_the_order(tiny_grid, tmp_path):
     came = [Store(tmp_path / "a").scores(f"{content.key}.scores-{n}.json") for n in (3, 4)]
     assert [list(score.metrics) for score in came] == [["kid"], ["db"]]
     assert [score.provenance["machine"] for score in came] == ["b0", "b1"]
+
+
+def control(**metrics):
+    return ControlRecord(
+        key="digits_mean-image",
+        control="mean-image",
+        title="Mean image",
+        dataset="digits",
+        image_size=32,
+        train_images=None,
+        data_digest=Data.digest,
+        latent_dim=None,
+        comparable=True,
+        metrics=metrics,
+    )
+
+
+def test_metrics_of_a_control_that_both_have_come_together(tiny_grid, tmp_path):
+    no_weights = MetricValue(missing="no weights")
+    scorings = {
+        "a": [control(ssim=MetricValue(value=1), lpips=no_weights)],
+        "b": [control(lpips=MetricValue(value=2)), control(ssim=no_weights)],
+    }
+    for name, records in scorings.items():
+        store = Store(machine(tmp_path / name, tiny_grid, record(tiny_grid, 0)))
+        for content in records:
+            store.add_control(content)
+    for target, order in (("x", "ab"), ("y", "ba")):
+        for name in order:
+            merge(tmp_path / name, tmp_path / target)
+        (merged,) = Store(tmp_path / target).controls().values()
+        values = {name: metric.value for name, metric in merged.metrics.items()}
+        assert values == {"ssim": 1, "lpips": 2}
+        files = sorted((tmp_path / target / "controls").iterdir())
+        merge(tmp_path / "b", tmp_path / target)
+        assert sorted((tmp_path / target / "controls").iterdir()) == files
+
+
+def test_a_damaged_control_stops_the_merge_before_anything_is_copied(tiny_grid, tmp_path):
+    a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
+    Store(a).add_control(control())
+    (path,) = (a / "controls").iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(StoreError, match=path.name):
+        merge(a, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 def test_every_attempt_of_a_run_comes_along(tiny_grid, tmp_path):
