@@ -16,7 +16,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from platformdirs import user_cache_path
 
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.files import LocalFiles
-from hgmvae_bench.sealing import parse_name
+from hgmvae_bench.sealing import FaultError, parse_name
 
 if TYPE_CHECKING:
     from hgmvae_bench.runner import Plan
@@ -136,8 +136,10 @@ class Remote:
             present = self._look(fs, base) if self._present is None else self._present
             for name, path in self._local(WRITTEN_ONCE):
                 if name not in present:
-                    self._push_record(fs, base, name, path, present)
-                    present.add(name)
+                    # What is no record stays here, for whoever reads the copy to name.
+                    with suppress(FaultError):
+                        self._push_record(fs, base, name, path, present)
+                        present.add(name)
 
     def push(self) -> None:
         """Send everything that is not there, or has changed.
@@ -156,7 +158,7 @@ class Remote:
 
     def _push_record(self, fs: Any, base: str, name: str, path: Path, present: set[str]) -> None:
         """Send a record that was not there, or take that of another machine that was first."""
-        there, key = f"{base}/{name}", path.name.partition(".")[0]
+        there, (key, kind, _) = f"{base}/{name}", parse_name(path.name)
         # Asked anew, so that what belongs to the other's record is not replaced.
         if not fs.exists(there):
             self._push_artifacts(fs, base, key, present)
@@ -166,7 +168,7 @@ class Remote:
         if theirs == path.read_bytes():
             return
         LocalFiles(self.root).write(name, theirs)
-        if path.parent.name == RECORDS and parse_name(path.name)[1] == "retry":
+        if path.parent.name == RECORDS and kind == "retry":
             # Ours are of another training; theirs come when they are asked for.
             shutil.rmtree(self.root / ARTIFACTS / key, ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """Results on a real S3 server (moto's, on loopback), and in fsspec's memory."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -136,6 +137,23 @@ def test_a_record_goes_up_after_what_its_run_left(tiny_grid, tmp_path, monkeypat
         "model.safetensors",
         f"{written.key}.json",
     ]
+
+
+def test_a_name_with_a_dot_is_sent_whole(url, tiny_grid, tmp_path):
+    cell = dataclasses.replace(next(iter(tiny_grid.cells)), dataset="folder:/images/v1.2")
+    here, there = machine(url, tmp_path / "here"), machine(url, tmp_path / "there")
+    here.pull()
+    written = Record.of(Run(cell, 0, "digest"), status="complete")
+    add(Store(here.root), written)
+    (here.root / "records" / "notes.txt").write_text("no record")
+    here.push()
+    assert set(objects(url)) == {
+        f"records/{written.key}.json",
+        f"artifacts/{written.key}/model.safetensors",
+    }
+    there.pull()
+    weights = Store(there.root).artifacts(written.key) / "model.safetensors"
+    assert weights.read_bytes() == b"weights"
 
 
 def test_what_cannot_be_sent_is_kept_and_sent_by_the_next_command(tiny_grid, tmp_path, monkeypatch):
