@@ -177,6 +177,37 @@ def test_what_cannot_be_sent_is_kept_and_sent_by_the_next_command(tiny_grid, tmp
     assert len(fs.find("/refused/records")) == 1
 
 
+def test_what_was_rewritten_and_not_sent_stays_and_is_sent(url, tiny_grid, tmp_path):
+    here, there = machine(url, tmp_path / "here"), machine(url, tmp_path / "there")
+    table, log = Path("tables/tiny/table-1.csv"), Path("logs/run.log")
+
+    def write(one, path, text):
+        (one.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (one.root / path).write_text(text)
+
+    here.pull()
+    write(here, table, "first")
+    here.push()
+    # What follows cannot be sent; another machine looks, and changes nothing.
+    write(here, table, "second")
+    write(here, log, "a word")
+    there.pull()
+    there.push()
+    assert objects(url) == {table.as_posix(): b"first"}
+    # The next command.
+    again = machine(url, here.root)
+    again.pull()
+    assert (here.root / table).read_text() == "second"
+    again.push()
+    assert objects(url) == {table.as_posix(): b"second", log.as_posix(): b"a word"}
+    # What is in step here gives way to what is newer there.
+    there.pull()
+    write(there, table, "third")
+    there.push()
+    again.pull()
+    assert (here.root / table).read_text() == "third"
+
+
 def test_a_damaged_object_is_named(url, tiny_grid, tmp_path):
     here = machine(url, tmp_path / "here")
     here.pull()
