@@ -67,7 +67,7 @@ def merge(source: Path, target: Path) -> Merged:
     ours, theirs = Store(target, new_owner()), Store(source)
     known, found = ours.runs(), theirs.runs()
     known_controls, found_controls = ours.controls(), theirs.controls()
-    files = _files_by_key(theirs)
+    files = theirs.record_files()
     merged = Merged()
     with named(target / CLAIMS), Claims(ours.files, ours.owner) as claims:
         for key, run in found.items():
@@ -130,15 +130,6 @@ def _claim(ours: Store, claims: Claims, key: str) -> None:
 def _precedence(run: StoredRun) -> tuple[bool, float, str]:
     """The lesser counts."""
     return run.summary.status != "complete", run.record.finished_at.timestamp(), run.sha256
-
-
-def _files_by_key(store: Store) -> dict[str, list[str]]:
-    """Names of every run's record files, first attempt and first scores first."""
-    files: dict[str, list[tuple[str, int, str]]] = {}
-    for name, _ in store.files.scan("records"):
-        key, kind, number = parse_name(name)
-        files.setdefault(key, []).append((kind, number, name))
-    return {key: [name for *_, name in sorted(names)] for key, names in files.items()}
 
 
 def _copy_record(source: Store, target: Store, name: str, new_name: str) -> None:

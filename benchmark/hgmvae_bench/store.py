@@ -200,20 +200,29 @@ class Store:
     def repair(self) -> list[Path]:
         """Move damaged and edited records aside, so that their runs are done again.
 
-        Records of another version of the suite are left where they are.
+        With the newest record of a run go its earlier ones, lest they count again, and what was
+        added to them. Records of another version of the suite are left where they are.
 
         Returns:
             Where they lie now.
         """
         moved = []
-        faults = {f"{RECORDS}/{name}": fault for name, fault in self._read_all().faults.items()}
+        faults = self._read_all().faults
+        damaged = [f"{RECORDS}/{name}" for name, fault in faults.items() if fault.damaged]
         for name, _ in self.files.scan(CONTROLS):
             try:
                 with suppress(FileNotFoundError):
                     self._control(name)
             except FaultError as fault:
-                faults[f"{CONTROLS}/{name}"] = fault
-        for path in [path for path, fault in faults.items() if fault.damaged]:
+                if fault.damaged:
+                    damaged.append(f"{CONTROLS}/{name}")
+        beside = []
+        for names in self.record_files().values():
+            records = [name for name in names if parse_name(name)[1] == "retry"]
+            if records and (newest := faults.get(records[-1])) and newest.damaged:
+                beside += [f"{RECORDS}/{name}" for name in names if name not in faults]
+        # What is damaged goes last, so that it is found again should this be broken off.
+        for path in [*beside, *damaged]:
             target, number = f"{DAMAGED}/{path}", 0
             while self.files.version(target) is not None:
                 number += 1
@@ -275,6 +284,15 @@ class Store:
         if content["key"] != key:
             raise FaultError(f"is the record of {content['key']}", damaged=True)
         return index.Entry(version, sha256, to_json({field: content[field] for field in fields}))
+
+    def record_files(self) -> dict[str, list[str]]:
+        """Names of every run's record files, by its key: first attempt and first scores first."""
+        files: dict[str, list[tuple[str, int, str]]] = {}
+        for name, _ in self.files.scan(RECORDS):
+            with suppress(FaultError):
+                key, kind, number = parse_name(name)
+                files.setdefault(key, []).append((kind, number, name))
+        return {key: [name for *_, name in sorted(names)] for key, names in files.items()}
 
     def add(self, record: Record, number: int | None = None) -> bool:
         """Write the record of a finished run; earlier ones of the same run are kept beside it.

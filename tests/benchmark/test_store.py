@@ -186,6 +186,30 @@ def test_repair_moves_what_is_damaged_aside_and_nothing_else(tmp_path):
     assert (tmp_path / "damaged" / "records" / "cut.json").stat().st_size > 0
 
 
+def test_a_run_whose_newest_record_is_damaged_is_done_again(tmp_path):
+    store = Store(tmp_path)
+    for key in ("again", "scored", "retried"):
+        store.add(record(key=key, status="failed"))
+        store.add(record(key=key))
+        sha256 = store.runs()[key].sha256
+        store.add_scores(ScoreRecord(key=key, record_sha256=sha256, metrics={"db": value(2)}))
+    damaged = ["again.retry-1.json", "scored.scores-1.json", "retried.json"]
+    for name in damaged:
+        path = tmp_path / "records" / name
+        path.write_bytes(path.read_bytes()[:-9])
+    moved = [path.name for path in store.repair()]
+    assert sorted(moved) == sorted([*damaged, "again.json", "again.scores-1.json"])
+    # Broken off before, the damaged one is found again.
+    assert moved.index("again.retry-1.json") > moved.index("again.json")
+    runs = store.runs()
+    assert {key: run.summary.status for key, run in runs.items()} == {
+        "scored": "complete",
+        "retried": "complete",
+    }
+    assert dict(runs["scored"].metrics) == {}
+    assert runs["retried"].metrics["db"] == value(2)
+
+
 def test_repair_leaves_records_of_another_version(tmp_path):
     Store(tmp_path).add(record().model_copy(update={"schema_version": 99}))
     assert Store(tmp_path).repair() == []
