@@ -133,8 +133,10 @@ def _precedence(run: StoredRun) -> tuple[bool, float, str]:
 
 
 def _copy_record(source: Store, target: Store, name: str, new_name: str) -> None:
+    with named(source.root / "records" / name, "read"):
+        content = source.files.read(f"records/{name}")
     with named(target.root / "records" / new_name):
-        target.files.create(f"records/{new_name}", source.files.read(f"records/{name}"))
+        target.files.create(f"records/{new_name}", content)
 
 
 def _copy_scores(
@@ -173,15 +175,27 @@ def _copy_extras(source: Store, target: Store, key: str) -> None:
     """Copy what a run left beside its record, in place of what is there."""
     if source.artifacts(key).is_dir():
         with target.writing_artifacts(key) as folder:
-            shutil.copytree(source.artifacts(key), folder, dirs_exist_ok=True)
+            shutil.copytree(source.artifacts(key), folder, copy_function=_copy, dirs_exist_ok=True)
     if source.log(key).is_file():
-        target.log(key).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.log(key), target.log(key))
+        with named(target.log(key)):
+            target.log(key).parent.mkdir(parents=True, exist_ok=True)
+        _copy(source.log(key), target.log(key))
+
+
+def _copy(path: str | Path, target: str | Path) -> None:
+    """Copy a file in place of what is there."""
+    with named(Path(path), "read"):
+        content = Path(path).read_bytes()
+    with named(Path(target)):
+        Path(target).write_bytes(content)
 
 
 def _copy_file(path: Path, target: Path) -> bool:
     """Copy a file unless there is one; False if there is another."""
+    with named(path, "read"):
+        content = path.read_bytes()
     with named(target):
-        if Store(target.parent).files.create(target.name, path.read_bytes()):
+        if Store(target.parent).files.create(target.name, content):
             return True
-        return target.read_bytes() == path.read_bytes()
+    with named(target, "read"):
+        return target.read_bytes() == content

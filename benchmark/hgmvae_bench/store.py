@@ -35,7 +35,7 @@ from pydantic_core import from_json, to_json
 
 from hgmvae_bench import index
 from hgmvae_bench.collector import paused_collector
-from hgmvae_bench.files import LocalFiles
+from hgmvae_bench.files import FileState, LocalFiles
 from hgmvae_bench.grid import Grid, load_grid
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import ControlRecord, MetricValue, Record, ScoreRecord, Status
@@ -137,7 +137,7 @@ class _IndexedRun(StoredRun):
     def record(self) -> Record:
         """The newest record of the run, read from its file."""
         files, name = vars(self)["_files"], vars(self)["_name"]
-        with named(files.root / RECORDS / name):
+        with named(files.root / RECORDS / name, "read"):
             _, body = unsealed(files.read(f"{RECORDS}/{name}"))
             return validated(body, Record)
 
@@ -209,7 +209,7 @@ class Store:
         moved = []
         faults = self._read_all().faults
         damaged = [f"{RECORDS}/{name}" for name, fault in faults.items() if fault.damaged]
-        for name, _ in self.files.scan(CONTROLS):
+        for name, _ in self._scan(CONTROLS):
             try:
                 with suppress(FileNotFoundError):
                     self._control(name)
@@ -239,7 +239,7 @@ class Store:
         contents = _Contents()
         scores: list[tuple[str, int, index.Entry]] = []
         newest: dict[str, tuple[int, str]] = {}
-        for name, version in self.files.scan(RECORDS):
+        for name, version in self._scan(RECORDS):
             try:
                 entry = known.get(name)
                 if entry is None or entry.version != version:
@@ -270,10 +270,14 @@ class Store:
             index.save(self.files, entries)
         return contents
 
+    def _scan(self, folder: str) -> Iterator[FileState]:
+        with named(self.root / folder, "read"):
+            yield from self.files.scan(folder)
+
     def _entry(self, name: str, version: str) -> index.Entry:
         """What an index holds of a file, read from the file."""
         key, kind, _ = parse_name(name)
-        with named(self.root / RECORDS / name, may_be_gone=True):
+        with named(self.root / RECORDS / name, "read", may_be_gone=True):
             raw = self.files.read(f"{RECORDS}/{name}")
         sha256, body = unsealed(raw)
         content = from_json(body)
@@ -288,7 +292,7 @@ class Store:
     def record_files(self) -> dict[str, list[str]]:
         """Names of every run's record files, by its key: first attempt and first scores first."""
         files: dict[str, list[tuple[str, int, str]]] = {}
-        for name, _ in self.files.scan(RECORDS):
+        for name, _ in self._scan(RECORDS):
             with suppress(FaultError):
                 key, kind, number = parse_name(name)
                 files.setdefault(key, []).append((kind, number, name))
@@ -324,7 +328,7 @@ class Store:
         Raises:
             StoreError: if it cannot be read, is damaged, or of an unknown schema version.
         """
-        with named(self.root / RECORDS / name):
+        with named(self.root / RECORDS / name, "read"):
             _, body = unsealed(self.files.read(f"{RECORDS}/{name}"))
             return validated(body, ScoreRecord)
 
@@ -348,10 +352,10 @@ class Store:
             StoreError: as `runs` does.
         """
         records: list[tuple[int, ControlRecord]] = []
-        for name, _ in self.files.scan(CONTROLS):
+        for name, _ in self._scan(CONTROLS):
             with (
                 suppress(FileNotFoundError),
-                named(self.root / CONTROLS / name, may_be_gone=True),
+                named(self.root / CONTROLS / name, "read", may_be_gone=True),
             ):
                 records.append(self._control(name))
         return [record for _, record in sorted(records, key=lambda item: item[0])]
@@ -359,7 +363,9 @@ class Store:
     def _control(self, name: str) -> tuple[int, ControlRecord]:
         """One control record, with the number in its name."""
         _, _, number = parse_name(name)
-        _, body = unsealed(self.files.read(f"{CONTROLS}/{name}"))
+        with named(self.root / CONTROLS / name, "read", may_be_gone=True):
+            raw = self.files.read(f"{CONTROLS}/{name}")
+        _, body = unsealed(raw)
         return number, validated(body, ControlRecord)
 
     def add_control(self, record: ControlRecord) -> None:

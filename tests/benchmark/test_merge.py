@@ -203,6 +203,24 @@ def test_folders_that_cannot_be_merged_are_named(tmp_path, tiny_grid):
         merge(a, tmp_path / "." / "a")
 
 
+@pytest.mark.parametrize("refused", ["model", "run.log", "tiny.yaml"])
+def test_what_cannot_be_read_is_named(tiny_grid, tmp_path, monkeypatch, refused):
+    content = record(tiny_grid, 0)
+    store = Store(machine(tmp_path / "a", tiny_grid, content))
+    store.log(content.key).parent.mkdir()
+    store.log(content.key).write_text("a word")
+    read = Path.read_bytes
+
+    def refuse(self):
+        if self.name == refused.replace("run", content.key):
+            raise PermissionError(13, "Permission denied")
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StoreError, match=r"/a/.*: cannot be read: Permission denied"):
+        merge(tmp_path / "a", tmp_path / "b")
+
+
 def test_a_run_that_another_process_is_doing_is_left_to_it(tiny_grid, tmp_path):
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0), record(tiny_grid, 1, day=2))
     target = machine(tmp_path / "b", tiny_grid)

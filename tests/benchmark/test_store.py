@@ -126,6 +126,36 @@ def test_nothing_half_written_stays_when_the_folder_is_read_only(tmp_path):
     assert list((tmp_path / "records").iterdir()) == []
 
 
+def test_a_file_that_cannot_be_read_is_not_said_to_be_unwritable(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.add(record())
+    run = store.runs()["run"]
+    store.add_scores(ScoreRecord(key="run", record_sha256=run.sha256, metrics={}))
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(LocalFiles, "read", refuse)
+    for read in (
+        store.runs,
+        store.repair,
+        lambda: run.record,
+        lambda: store.scores("run.scores-1.json"),
+    ):
+        with pytest.raises(StoreError, match=r"run.*\.json: cannot be read: Permission denied"):
+            read()
+    (tmp_path / "controls").mkdir()
+    (tmp_path / "controls" / "c.json").write_text("")
+    with pytest.raises(StoreError, match=r"c\.json: cannot be read: Permission denied"):
+        store.controls()
+    for folder in ("records", "controls"):
+        blocked = tmp_path / "blocked"
+        blocked.mkdir(exist_ok=True)
+        (blocked / folder).write_text("")
+        with pytest.raises(StoreError, match=rf"{folder}: cannot be read: Not a directory"):
+            (Store(blocked).controls if folder == "controls" else Store(blocked).runs)()
+
+
 def test_artifacts_appear_whole_or_not_at_all(tmp_path):
     store = Store(tmp_path)
     with store.writing_artifacts("run") as folder:
