@@ -4,7 +4,7 @@ import random
 import pytest
 import yaml
 
-from hgmvae_bench.grid import GridError, Run, grid_names, load_grid, parse_grid
+from hgmvae_bench.grid import GridError, Run, flat, grid_names, load_grid, parse_grid
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.registry import MODELS
 
@@ -210,3 +210,7 @@ def test_merged_keys_are_no_duplicates(tiny_text):
     )
     spec = parse_grid(merged, "g.yaml").spec
     assert [(v.model, v.title) for v in spec.models.values()] == [("vae", "One"), ("vae", "Two")]
+
+
+def test_nested_settings_are_flattened():
+    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": []}) == {"a.b": 1, "a.c.d": None, "e": []}
