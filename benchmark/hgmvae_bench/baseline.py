@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.files import write_atomically
-from hgmvae_bench.grid import Cell, Grid, Run
+from hgmvae_bench.grid import Cell, Grid, Run, flat
 from hgmvae_bench.grid.cells import identity_of
 from hgmvae_bench.records import Fingerprint
 from hgmvae_bench.seeding import digest
@@ -300,19 +300,11 @@ def _other_settings(baseline: Baseline, cell: Cell, name: str) -> Iterator[str]:
     if not namesakes:
         yield f"{name}: not in the baseline"
         return
-    old, new = (dict(_flat(settings)) for settings in (namesakes[0].settings, cell.settings))
+    old, new = (flat(settings) for settings in (namesakes[0].settings, cell.settings))
     for key in dict.fromkeys([*old, *new]):
         before, now = old.get(key), new.get(key)
         if before != now:
             yield f"{name}: {key} was {before}, is {now}"
-
-
-def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def _lines(faults: list[str], shown: int = 10) -> str:

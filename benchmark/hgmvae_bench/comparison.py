@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pandas as pd
 
 from hgmvae_bench import formats, paper
 from hgmvae_bench.errors import UserError
-from hgmvae_bench.grid import Grid, load_grid
+from hgmvae_bench.grid import Grid, flat, load_grid
 from hgmvae_bench.plugins import Direction
 from hgmvae_bench.registry import METRICS
 from hgmvae_bench.stats import prediction_interval
@@ -207,21 +207,13 @@ def settings_note(grid: Grid, entry: Entry) -> str:
     """
     cell = grid.cell(entry.dataset, entry.model, entry.latent_dim)
     reference = _paper_grid().cell(cell.dataset, cell.model, cell.latent_dim)
-    ours, theirs = dict(_flat(cell.settings)), dict(_flat(reference.settings))
+    ours, theirs = flat(cell.settings), flat(reference.settings)
     differing = [
         f"{name} {ours.get(name)} (not {theirs.get(name)})"
         for name in {**theirs, **ours}
         if ours.get(name) != theirs.get(name)
     ]
     return f"trained with {', '.join(differing)}" if differing else ""
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _notes(each: Compared) -> tuple[str, str, str]:

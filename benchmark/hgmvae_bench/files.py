@@ -179,7 +179,7 @@ class LocalFiles:
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -204,10 +204,11 @@ def _version(state: os.stat_result) -> str:
     return f"{state.st_size:x}-{state.st_mtime_ns:x}-{state.st_ctime_ns:x}-{state.st_ino:x}"
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make new names in a folder last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder last; a no-op where folders cannot be opened."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

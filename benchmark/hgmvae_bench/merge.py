@@ -5,19 +5,27 @@ one record counts: a complete one before one that is not, then the one that fini
 one with the smaller hash. The rule looks at nothing but the two records, so that the order in which
 folders are merged does not change what counts. Nothing is taken away: a record of the target that
 no longer counts stays beside the one that does.
+
+Metrics that were added to a record later come along where the target lacks them; one that is
+missing takes no value's place.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from hgmvae_bench.errors import UserError
+from hgmvae_bench.records import ControlRecord, MetricValue, ScoreRecord
 from hgmvae_bench.sealing import named, parse_name, record_name
 from hgmvae_bench.sharing import FOLDER as CLAIMS
 from hgmvae_bench.sharing import Claims, new_owner
 from hgmvae_bench.store import Store, StoredRun
+
+Scored = TypeVar("Scored", ScoreRecord, ControlRecord)
 
 
 class MergeError(UserError, RuntimeError):
@@ -58,7 +66,8 @@ def merge(source: Path, target: Path) -> Merged:
         raise MergeError(f"{source} cannot be merged into itself")
     ours, theirs = Store(target, new_owner()), Store(source)
     known, found = ours.runs(), theirs.runs()
-    files = _files_by_key(theirs)
+    known_controls, found_controls = ours.controls(), theirs.controls()
+    files = theirs.record_files()
     merged = Merged()
     with named(target / CLAIMS), Claims(ours.files, ours.owner) as claims:
         for key, run in found.items():
@@ -66,7 +75,12 @@ def merge(source: Path, target: Path) -> Merged:
     for path in sorted((source / "grids").glob("*.yaml")):
         if not _copy_file(path, target / "grids" / path.name):
             merged.grids.append(path.stem)
-    for path in [*(source / "controls").glob("*.json"), *(source / "cache").glob("**/*")]:
+    for scored in theirs.control_records():
+        mine = known_controls.get(scored.key)
+        lacking = _lacking(mine.metrics if mine else {}, found_controls[scored.key].metrics)
+        if part := _part(scored, lacking):
+            ours.add_control(part)
+    for path in (source / "cache").glob("**/*"):
         if path.is_file() and path.suffix != ".index" and not path.name.startswith("."):
             _copy_file(path, target / path.relative_to(source))
     return merged
@@ -118,48 +132,70 @@ def _precedence(run: StoredRun) -> tuple[bool, float, str]:
     return run.summary.status != "complete", run.record.finished_at.timestamp(), run.sha256
 
 
-def _files_by_key(store: Store) -> dict[str, list[str]]:
-    """Names of every run's record files, first attempt and first scores first."""
-    files: dict[str, list[tuple[str, int, str]]] = {}
-    for name, _ in store.files.scan("records"):
-        key, kind, number = parse_name(name)
-        files.setdefault(key, []).append((kind, number, name))
-    return {key: [name for *_, name in sorted(names)] for key, names in files.items()}
-
-
 def _copy_record(source: Store, target: Store, name: str, new_name: str) -> None:
+    with named(source.root / "records" / name, "read"):
+        content = source.files.read(f"records/{name}")
     with named(target.root / "records" / new_name):
-        target.files.create(f"records/{new_name}", source.files.read(f"records/{name}"))
+        target.files.create(f"records/{new_name}", content)
 
 
 def _copy_scores(
     source: Store, target: Store, names: list[str], run: StoredRun, mine: StoredRun
 ) -> None:
-    """Copy metrics that were added to a record later and that the target does not have."""
+    """Add the metrics that were added to a record later and that the target does not have."""
     known = mine.metrics if mine.sha256 == run.sha256 else run.record.metrics
-    have = {name for name, value in known.items() if not value.missing}
-    if {name for name, value in run.metrics.items() if not value.missing} <= have:
+    lacking = _lacking(known, run.metrics)
+    if not lacking:
         return
-    number = mine.scorings
     for name in names:
         if parse_name(name)[1] == "scores":
-            number += 1
-            _copy_record(source, target, name, record_name(run.summary.key, "scores", number))
+            scores = source.scores(name)
+            if scores.record_sha256 == run.sha256 and (part := _part(scores, lacking)):
+                target.add_scores(part)
+
+
+def _lacking(
+    known: Mapping[str, MetricValue], found: Mapping[str, MetricValue]
+) -> dict[str, MetricValue]:
+    """What was found and is not known, or is known as missing and was found with a value."""
+    return {
+        name: metric
+        for name, metric in found.items()
+        if name not in known or (known[name].missing and not metric.missing)
+    }
+
+
+def _part(scored: Scored, lacking: Mapping[str, MetricValue]) -> Scored | None:
+    """A record with those of its metrics alone that count and are lacking; None if none do."""
+    metrics = {name: m for name, m in scored.metrics.items() if lacking.get(name) == m}
+    return scored.model_copy(update={"metrics": metrics}) if metrics else None
 
 
 def _copy_extras(source: Store, target: Store, key: str) -> None:
     """Copy what a run left beside its record, in place of what is there."""
     if source.artifacts(key).is_dir():
         with target.writing_artifacts(key) as folder:
-            shutil.copytree(source.artifacts(key), folder, dirs_exist_ok=True)
+            shutil.copytree(source.artifacts(key), folder, copy_function=_copy, dirs_exist_ok=True)
     if source.log(key).is_file():
-        target.log(key).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.log(key), target.log(key))
+        with named(target.log(key)):
+            target.log(key).parent.mkdir(parents=True, exist_ok=True)
+        _copy(source.log(key), target.log(key))
+
+
+def _copy(path: str | Path, target: str | Path) -> None:
+    """Copy a file in place of what is there."""
+    with named(Path(path), "read"):
+        content = Path(path).read_bytes()
+    with named(Path(target)):
+        Path(target).write_bytes(content)
 
 
 def _copy_file(path: Path, target: Path) -> bool:
     """Copy a file unless there is one; False if there is another."""
+    with named(path, "read"):
+        content = path.read_bytes()
     with named(target):
-        if Store(target.parent).files.create(target.name, path.read_bytes()):
+        if Store(target.parent).files.create(target.name, content):
             return True
-        return target.read_bytes() == path.read_bytes()
+    with named(target, "read"):
+        return target.read_bytes() == content

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 
-from hgmvae_bench.data import DataError, ImageData
-from hgmvae_bench.data.catalogue import resolve_dataset
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.data.catalogue import load_all, resolve_dataset
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.execution import build_model
 from hgmvae_bench.grid import Cell, Grid
@@ -146,7 +146,8 @@ def survey(
     by_cell: dict[str, list[StoredRun]] = {}
     for run in store.runs().values():
         by_cell.setdefault(run.summary.cell, []).append(run)
-    data, lacking_data = _available_data(grid, data_root)
+    wanted = ((cell.dataset, cell.image_size) for cell in grid.cells)
+    data, lacking_data = load_all(wanted, data_root)
     needed = dict.fromkeys(name for metrics in grid.cells.values() for name in metrics)
     estimate = _Estimates(store, by_cell, data, device, progress)
     cells = []
@@ -175,21 +176,6 @@ def survey(
             )
         )
     return Survey(cells, lacking_data, _lacking_weights(needed, weights), workers)
-
-
-def _available_data(
-    grid: Grid, root: Path
-) -> tuple[dict[tuple[str, int], ImageData], dict[str, str]]:
-    data: dict[tuple[str, int], ImageData] = {}
-    lacking: dict[str, str] = {}
-    for cell in grid.cells:
-        wanted = cell.dataset, cell.image_size
-        if wanted not in data and cell.dataset not in lacking:
-            try:
-                data[wanted] = resolve_dataset(cell.dataset).load(root, image_size=cell.image_size)
-            except (DataError, ValueError) as error:
-                lacking[cell.dataset] = str(error)
-    return data, lacking
 
 
 def _lacking_weights(metrics: Iterable[str], folder: Path | None) -> dict[str, str]:

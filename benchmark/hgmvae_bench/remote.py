@@ -13,11 +13,12 @@ The files that a run left (its artifacts) go up before its record, and come down
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from platformdirs import user_cache_path
 
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.files import LocalFiles
-from hgmvae_bench.sealing import parse_name
+from hgmvae_bench.sealing import FaultError, parse_name
 
 if TYPE_CHECKING:
     from hgmvae_bench.runner import Plan
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 ORIGIN = "remote.url"
 """File of a copy that says what it is a copy of."""
+
+IN_STEP = "remote.json"
+"""File of a copy that says in which version its rewritten files are as they are there."""
 
 RECORDS = "records"
 WRITTEN_ONCE = (RECORDS, "controls")
@@ -65,7 +69,6 @@ class Remote:
     root: Path
     owner: str = ""
     _present: set[str] | None = None  # up there, as far as is known
-    _seen: dict[str, int] = field(default_factory=dict)  # times of rewritten files that are there
 
     @classmethod
     def at(cls, url: str) -> Remote:
@@ -86,6 +89,9 @@ class Remote:
     def pull(self) -> None:
         """Bring what the copy lacks, artifacts excepted.
 
+        What has been rewritten here and not been sent, since that was refused or the process was
+        killed, stays as it is here.
+
         Raises:
             RemoteError: if the results cannot be read.
         """
@@ -93,18 +99,22 @@ class Remote:
         files.write(ORIGIN, self.url.encode())
         with self._named():
             fs, base = self._open()
+            present = self._look(fs, base)
+            known = {name: v for name, v in self._in_step().items() if name in present}
             lacking = [
                 name
-                for name in sorted(self._look(fs, base))
-                if name.startswith(REWRITTEN)
-                or (name.startswith(WRITTEN_ONCE) and not (self.root / name).exists())
+                for name in sorted(present)
+                if name.startswith((*WRITTEN_ONCE, *REWRITTEN))
+                and files.version(name) in (None, known.get(name))
             ]
             for start in range(0, len(lacking), AT_ONCE):
                 some = lacking[start : start + AT_ONCE]
                 contents = fs.cat([f"{base}/{name}" for name in some])
                 for name in some:
                     files.write(name, contents[f"{base}/{name}"])
-        self._seen = {name: _changed(path) for name, path in self._local(REWRITTEN)}
+                    if name.startswith(REWRITTEN):
+                        known[name] = str(files.version(name))
+            self._keep(known)
 
     def fetch_artifacts(self, key: str) -> None:
         """Bring the files that a run left, if they are there.
@@ -136,8 +146,10 @@ class Remote:
             present = self._look(fs, base) if self._present is None else self._present
             for name, path in self._local(WRITTEN_ONCE):
                 if name not in present:
-                    self._push_record(fs, base, name, path, present)
-                    present.add(name)
+                    # What is no record stays here, for whoever reads the copy to name.
+                    with suppress(FaultError):
+                        self._push_record(fs, base, name, path, present)
+                        present.add(name)
 
     def push(self) -> None:
         """Send everything that is not there, or has changed.
@@ -149,14 +161,18 @@ class Remote:
         self.push_records()
         with self._named():
             fs, base = self._open()
-            for name, path in self._local(REWRITTEN):
-                if self._seen.get(name) != (changed := _changed(path)):
-                    fs.pipe_file(f"{base}/{name}", path.read_bytes())
-                    self._seen[name] = changed
+            known, files = self._in_step(), LocalFiles(self.root)
+            try:
+                for name, path in self._local(REWRITTEN):
+                    if known.get(name) != (version := str(files.version(name))):
+                        fs.pipe_file(f"{base}/{name}", path.read_bytes())
+                        known[name] = version
+            finally:
+                self._keep(known)
 
     def _push_record(self, fs: Any, base: str, name: str, path: Path, present: set[str]) -> None:
         """Send a record that was not there, or take that of another machine that was first."""
-        there, key = f"{base}/{name}", path.name.partition(".")[0]
+        there, (key, kind, _) = f"{base}/{name}", parse_name(path.name)
         # Asked anew, so that what belongs to the other's record is not replaced.
         if not fs.exists(there):
             self._push_artifacts(fs, base, key, present)
@@ -166,7 +182,7 @@ class Remote:
         if theirs == path.read_bytes():
             return
         LocalFiles(self.root).write(name, theirs)
-        if path.parent.name == RECORDS and parse_name(path.name)[1] == "retry":
+        if path.parent.name == RECORDS and kind == "retry":
             # Ours are of another training; theirs come when they are asked for.
             shutil.rmtree(self.root / ARTIFACTS / key, ignore_errors=True)
 
@@ -176,6 +192,17 @@ class Remote:
             if name not in present:
                 fs.pipe_file(f"{base}/{name}", path.read_bytes())
                 present.add(name)
+
+    def _in_step(self) -> dict[str, str]:
+        """The versions in which rewritten files have been sent or brought."""
+        try:
+            versions: dict[str, str] = json.loads((self.root / IN_STEP).read_bytes())
+        except FileNotFoundError:
+            return {}
+        return versions
+
+    def _keep(self, versions: dict[str, str]) -> None:
+        LocalFiles(self.root).write(IN_STEP, json.dumps(versions, indent=1).encode())
 
     def _look(self, fs: Any, base: str) -> set[str]:
         """Names of everything that is there now."""
@@ -285,7 +312,3 @@ def _files(folder: Path) -> Iterator[Path]:
         parts = path.relative_to(folder).parts
         if path.is_file() and not any(part.startswith(".") for part in parts):
             yield path
-
-
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from hgmvae_bench import extensions
 from hgmvae_bench.checkpoints import Checkpoint
 from hgmvae_bench.collector import paused_collector
-from hgmvae_bench.data import DataError, ImageData
-from hgmvae_bench.data.catalogue import resolve_dataset
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.data.catalogue import load_all
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.execution import build_model
 from hgmvae_bench.executors import Executor
@@ -161,20 +161,12 @@ def load_data(grid: Grid, root: Path) -> dict[tuple[str, int], ImageData]:
     Raises:
         RunError: if some cannot be loaded; one line for each.
     """
-    data: dict[tuple[str, int], ImageData] = {}
-    faults: dict[str, str] = {}
-    for cell in grid.cells:
-        wanted = cell.dataset, cell.image_size
-        if wanted in data or cell.dataset in faults:
-            continue
-        try:
-            data[wanted] = resolve_dataset(cell.dataset).load(root, image_size=cell.image_size)
-        except (DataError, ValueError) as error:
-            faults[cell.dataset] = f"{cell.dataset}: {error}"
-    if faults:
+    data, lacking = load_all(((cell.dataset, cell.image_size) for cell in grid.cells), root)
+    if lacking:
+        faults = "\n".join(f"{name}: {fault}" for name, fault in lacking.items())
         present = "".join(f" --dataset {name}" for name, _ in data)
         hint = f"\nto run the grid on what is there: add{present}" if present else ""
-        raise RunError("\n".join(faults.values()) + hint)
+        raise RunError(faults + hint)
     return data
 
 

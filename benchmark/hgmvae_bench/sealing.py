@@ -99,11 +99,14 @@ def validated(body: bytes, content_type: type[Content]) -> Content:
 
 
 @contextmanager
-def named(path: Path, *, may_be_gone: bool = False) -> Iterator[None]:
+def named(
+    path: Path, done: Literal["read", "written"] = "written", *, may_be_gone: bool = False
+) -> Iterator[None]:
     """Turn the operating system's refusal, or a damaged file, into an error that names the file.
 
     Args:
         path: of the file.
+        done: what is to be done to it.
         may_be_gone: whether a ``FileNotFoundError`` is for the caller to deal with.
     """
     try:
@@ -113,4 +116,4 @@ def named(path: Path, *, may_be_gone: bool = False) -> Iterator[None]:
     except OSError as error:
         if may_be_gone and isinstance(error, FileNotFoundError):
             raise
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+        raise StoreError(f"{path}: cannot be {done}: {error.strerror}") from error

@@ -23,19 +23,19 @@ and what has no record is done again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from hgmvae_bench import index
 from hgmvae_bench.collector import paused_collector
-from hgmvae_bench.files import LocalFiles
+from hgmvae_bench.files import FileState, LocalFiles
 from hgmvae_bench.grid import Grid, load_grid
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import ControlRecord, MetricValue, Record, ScoreRecord, Status
@@ -51,6 +51,8 @@ from hgmvae_bench.sealing import (
     unsealed,
     validated,
 )
+
+Metric = TypeVar("Metric")
 
 RECORDS = "records"
 CONTROLS = "controls"
@@ -128,14 +130,14 @@ class _IndexedRun(StoredRun):
         for entry in vars(self)["_scores"]:
             score = from_json(entry.summary)
             if score["record_sha256"] == self.sha256:
-                metrics |= score["metrics"]
+                metrics = _joined(metrics, score["metrics"], lambda m: m["value"] is None)
         return _Metrics(metrics)
 
     @cached_property
     def record(self) -> Record:
         """The newest record of the run, read from its file."""
         files, name = vars(self)["_files"], vars(self)["_name"]
-        with named(files.root / RECORDS / name):
+        with named(files.root / RECORDS / name, "read"):
             _, body = unsealed(files.read(f"{RECORDS}/{name}"))
             return validated(body, Record)
 
@@ -198,20 +200,29 @@ class Store:
     def repair(self) -> list[Path]:
         """Move damaged and edited records aside, so that their runs are done again.
 
-        Records of another version of the suite are left where they are.
+        With the newest record of a run go its earlier ones, lest they count again, and what was
+        added to them. Records of another version of the suite are left where they are.
 
         Returns:
             Where they lie now.
         """
         moved = []
-        faults = {f"{RECORDS}/{name}": fault for name, fault in self._read_all().faults.items()}
-        for name, _ in self.files.scan(CONTROLS):
+        faults = self._read_all().faults
+        damaged = [f"{RECORDS}/{name}" for name, fault in faults.items() if fault.damaged]
+        for name, _ in self._scan(CONTROLS):
             try:
                 with suppress(FileNotFoundError):
                     self._control(name)
             except FaultError as fault:
-                faults[f"{CONTROLS}/{name}"] = fault
-        for path in [path for path, fault in faults.items() if fault.damaged]:
+                if fault.damaged:
+                    damaged.append(f"{CONTROLS}/{name}")
+        beside = []
+        for names in self.record_files().values():
+            records = [name for name in names if parse_name(name)[1] == "retry"]
+            if records and (newest := faults.get(records[-1])) and newest.damaged:
+                beside += [f"{RECORDS}/{name}" for name in names if name not in faults]
+        # What is damaged goes last, so that it is found again should this be broken off.
+        for path in [*beside, *damaged]:
             target, number = f"{DAMAGED}/{path}", 0
             while self.files.version(target) is not None:
                 number += 1
@@ -228,7 +239,7 @@ class Store:
         contents = _Contents()
         scores: list[tuple[str, int, index.Entry]] = []
         newest: dict[str, tuple[int, str]] = {}
-        for name, version in self.files.scan(RECORDS):
+        for name, version in self._scan(RECORDS):
             try:
                 entry = known.get(name)
                 if entry is None or entry.version != version:
@@ -259,10 +270,14 @@ class Store:
             index.save(self.files, entries)
         return contents
 
+    def _scan(self, folder: str) -> Iterator[FileState]:
+        with named(self.root / folder, "read"):
+            yield from self.files.scan(folder)
+
     def _entry(self, name: str, version: str) -> index.Entry:
         """What an index holds of a file, read from the file."""
         key, kind, _ = parse_name(name)
-        with named(self.root / RECORDS / name, may_be_gone=True):
+        with named(self.root / RECORDS / name, "read", may_be_gone=True):
             raw = self.files.read(f"{RECORDS}/{name}")
         sha256, body = unsealed(raw)
         content = from_json(body)
@@ -273,6 +288,15 @@ class Store:
         if content["key"] != key:
             raise FaultError(f"is the record of {content['key']}", damaged=True)
         return index.Entry(version, sha256, to_json({field: content[field] for field in fields}))
+
+    def record_files(self) -> dict[str, list[str]]:
+        """Names of every run's record files, by its key: first attempt and first scores first."""
+        files: dict[str, list[tuple[str, int, str]]] = {}
+        for name, _ in self._scan(RECORDS):
+            with suppress(FaultError):
+                key, kind, number = parse_name(name)
+                files.setdefault(key, []).append((kind, number, name))
+        return {key: [name for *_, name in sorted(names)] for key, names in files.items()}
 
     def add(self, record: Record, number: int | None = None) -> bool:
         """Write the record of a finished run; earlier ones of the same run are kept beside it.
@@ -298,30 +322,50 @@ class Store:
         """
         return self._write(f"{RECORDS}/{score.key}", "scores", score, number)
 
+    def scores(self, name: str) -> ScoreRecord:
+        """The metrics that a file among the records has added to a run.
+
+        Raises:
+            StoreError: if it cannot be read, is damaged, or of an unknown schema version.
+        """
+        with named(self.root / RECORDS / name, "read"):
+            _, body = unsealed(self.files.read(f"{RECORDS}/{name}"))
+            return validated(body, ScoreRecord)
+
     def controls(self) -> dict[str, ControlRecord]:
         """Every recorded control by its key, with the metrics added later.
 
         Raises:
             StoreError: as `runs` does.
         """
-        records: list[tuple[int, ControlRecord]] = []
-        for name, _ in self.files.scan(CONTROLS):
-            with (
-                suppress(FileNotFoundError),
-                named(self.root / CONTROLS / name, may_be_gone=True),
-            ):
-                records.append(self._control(name))
         controls: dict[str, ControlRecord] = {}
-        for _, record in sorted(records, key=lambda item: item[0]):
-            known = controls.get(record.key)
-            metrics = {**known.metrics, **record.metrics} if known else record.metrics
+        for record in self.control_records():
+            known = controls[record.key].metrics if record.key in controls else {}
+            metrics = _joined(known, record.metrics, lambda m: m.value is None)
             controls[record.key] = record.model_copy(update={"metrics": metrics})
         return controls
+
+    def control_records(self) -> list[ControlRecord]:
+        """Every record of every control, as they were written: the first of each, then later ones.
+
+        Raises:
+            StoreError: as `runs` does.
+        """
+        records: list[tuple[int, ControlRecord]] = []
+        for name, _ in self._scan(CONTROLS):
+            with (
+                suppress(FileNotFoundError),
+                named(self.root / CONTROLS / name, "read", may_be_gone=True),
+            ):
+                records.append(self._control(name))
+        return [record for _, record in sorted(records, key=lambda item: item[0])]
 
     def _control(self, name: str) -> tuple[int, ControlRecord]:
         """One control record, with the number in its name."""
         _, _, number = parse_name(name)
-        _, body = unsealed(self.files.read(f"{CONTROLS}/{name}"))
+        with named(self.root / CONTROLS / name, "read", may_be_gone=True):
+            raw = self.files.read(f"{CONTROLS}/{name}")
+        _, body = unsealed(raw)
         return number, validated(body, ControlRecord)
 
     def add_control(self, record: ControlRecord) -> None:
@@ -444,6 +488,18 @@ class _Contents:
 
     runs: dict[str, Any] = field(default_factory=dict)
     faults: dict[str, FaultError] = field(default_factory=dict)
+
+
+def _joined(
+    known: Mapping[str, Metric], later: Mapping[str, Metric], missing: Callable[[Metric], bool]
+) -> dict[str, Metric]:
+    """Metrics with those added later; a value stays where a later attempt came to none."""
+    counting = {
+        name: metric
+        for name, metric in later.items()
+        if not missing(metric) or name not in known or missing(known[name])
+    }
+    return {**known, **counting}
 
 
 _RECORD_FIELDS = {*Summary._fields, "metrics"}

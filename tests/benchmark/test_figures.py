@@ -1,4 +1,5 @@
 import io
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -462,6 +463,26 @@ def test_files_are_named_after_what_they_show(tmp_path):
     reasons = [str(error) for _, error in draw_all(FIGURES["5a"], results)]
     assert len(reasons) == 3
     assert all("was trained on other digits data" in reason for reason in reasons)
+
+
+def test_files_of_names_that_look_alike_are_told_apart(tmp_path, tiny_text):
+    variants = """models:
+  vae beta: { model: beta-vae, settings: { beta: 2 } }
+  vae (beta): { model: beta-vae, settings: { beta: 3 } }
+tables:"""
+    text = tiny_text.replace("tables:", variants, 1)
+    text = text.replace("[vae, wae-imq]", "[vae beta, vae (beta), vae]")
+    results = Results(parse_grid(text, "g.yaml"), Store(tmp_path), {}, tmp_path)
+    kind = replace(FIGURES["training"], scope=("model",))
+    written = [
+        path.name for path, _ in write_figures(kind, results, tmp_path) if path.suffix == ".png"
+    ]
+    assert len(set(written)) == 3
+    assert written[2] == "figure-training-vae.png"
+    assert all(re.fullmatch(r"figure-training-vae-beta-[0-9a-f]{8}\.png", n) for n in written[:2])
+    # A filter changes no name.
+    alone = write_figures(kind, results.select(models=["vae (beta)"]), tmp_path)
+    assert written[1] in {path.name for path, _ in alone}
 
 
 def cli(*arguments):

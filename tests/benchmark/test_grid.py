@@ -4,7 +4,7 @@ import random
 import pytest
 import yaml
 
-from hgmvae_bench.grid import GridError, Run, grid_names, load_grid, parse_grid
+from hgmvae_bench.grid import GridError, Run, flat, grid_names, load_grid, parse_grid
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.registry import MODELS
 
@@ -120,6 +120,11 @@ def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_t
         ("[vae, wae-imq]", "[vae, vae]", r"names a model twice"),
         ("seeds: 2", "seeds: 2\nseeds: 3", r"g.yaml:5: seeds: this key stands twice"),
         ("seeds: 2", "seeds: [", r"g.yaml:\d+: not valid YAML"),
+        ("seeds: 2", "seeds: \a", r"g.yaml:4: not valid YAML: the character '\\x07'"),
+        ("seeds: 2", "? [a, b]\n: c", r"g.yaml:4: not valid YAML: found unhashable key"),
+        ("seeds: 2", "seeds: 2026-13-01", r"g.yaml:4: not valid YAML: month must be in 1..12"),
+        ("seeds: 2", f"seeds: {'[' * 5000}", r"g.yaml: not valid YAML: nested too deeply"),
+        ("seeds: 2", "seeds: &a { a: *a }", r"g.yaml:4: seeds: .*integer, got {'a': {...}}"),
         (
             "seeds: 2",
             "models: { vae: { settings: { beta: 1 } } }",
@@ -205,3 +210,7 @@ def test_merged_keys_are_no_duplicates(tiny_text):
     )
     spec = parse_grid(merged, "g.yaml").spec
     assert [(v.model, v.title) for v in spec.models.values()] == [("vae", "One"), ("vae", "Two")]
+
+
+def test_nested_settings_are_flattened():
+    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": []}) == {"a.b": 1, "a.c.d": None, "e": []}

@@ -5,7 +5,7 @@ import pytest
 
 from hgmvae_bench.grid import Run
 from hgmvae_bench.merge import MergeError, merge
-from hgmvae_bench.records import MetricValue, Record, ScoreRecord
+from hgmvae_bench.records import ControlRecord, MetricValue, Record, ScoreRecord
 from hgmvae_bench.runner import make_plan
 from hgmvae_bench.sealing import StoreError
 from hgmvae_bench.sharing import Claims
@@ -97,6 +97,79 @@ def test_scores_that_were_added_later_come_along_once(tiny_grid, tmp_path):
         assert run.scorings == 1
 
 
+def test_no_merge_hides_a_value_whatever_the_order(tiny_grid, tmp_path):
+    content = record(tiny_grid, 0)
+    no_weights = MetricValue(missing="no weights")
+    added = {
+        "a": [{"fid": MetricValue(value=12)}, {"kid": no_weights}],
+        "b": [{"fid": no_weights, "kid": MetricValue(value=3)}, {"db": MetricValue(value=2)}],
+    }
+    for name, scorings in added.items():
+        store = Store(machine(tmp_path / name, tiny_grid, content))
+        sha256 = store.runs()[content.key].sha256
+        for n, metrics in enumerate(scorings):
+            provenance = {"machine": f"{name}{n}"}
+            score = ScoreRecord(key=content.key, record_sha256=sha256, metrics=metrics)
+            store.add_scores(score.model_copy(update={"provenance": provenance}))
+    for target, order in (("x", "ab"), ("y", "ba")):
+        for name in order:
+            merge(tmp_path / name, tmp_path / target)
+        (run,) = Store(tmp_path / target).runs().values()
+        values = {name: metric.value for name, metric in run.metrics.items()}
+        assert values == {"sc": 0.5, "fid": 12, "kid": 3, "db": 2}
+    # What came along is what was lacking, each with its own provenance.
+    merge(tmp_path / "b", tmp_path / "a")
+    came = [Store(tmp_path / "a").scores(f"{content.key}.scores-{n}.json") for n in (3, 4)]
+    assert [list(score.metrics) for score in came] == [["kid"], ["db"]]
+    assert [score.provenance["machine"] for score in came] == ["b0", "b1"]
+
+
+def control(**metrics):
+    return ControlRecord(
+        key="digits_mean-image",
+        control="mean-image",
+        title="Mean image",
+        dataset="digits",
+        image_size=32,
+        train_images=None,
+        data_digest=Data.digest,
+        latent_dim=None,
+        comparable=True,
+        metrics=metrics,
+    )
+
+
+def test_metrics_of_a_control_that_both_have_come_together(tiny_grid, tmp_path):
+    no_weights = MetricValue(missing="no weights")
+    scorings = {
+        "a": [control(ssim=MetricValue(value=1), lpips=no_weights)],
+        "b": [control(lpips=MetricValue(value=2)), control(ssim=no_weights)],
+    }
+    for name, records in scorings.items():
+        store = Store(machine(tmp_path / name, tiny_grid, record(tiny_grid, 0)))
+        for content in records:
+            store.add_control(content)
+    for target, order in (("x", "ab"), ("y", "ba")):
+        for name in order:
+            merge(tmp_path / name, tmp_path / target)
+        (merged,) = Store(tmp_path / target).controls().values()
+        values = {name: metric.value for name, metric in merged.metrics.items()}
+        assert values == {"ssim": 1, "lpips": 2}
+        files = sorted((tmp_path / target / "controls").iterdir())
+        merge(tmp_path / "b", tmp_path / target)
+        assert sorted((tmp_path / target / "controls").iterdir()) == files
+
+
+def test_a_damaged_control_stops_the_merge_before_anything_is_copied(tiny_grid, tmp_path):
+    a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
+    Store(a).add_control(control())
+    (path,) = (a / "controls").iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(StoreError, match=path.name):
+        merge(a, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_every_attempt_of_a_run_comes_along(tiny_grid, tmp_path):
     attempts = [record(tiny_grid, 0, status="failed"), record(tiny_grid, 0)]
     a = machine(tmp_path / "a", tiny_grid, *attempts)
@@ -128,6 +201,24 @@ def test_folders_that_cannot_be_merged_are_named(tmp_path, tiny_grid):
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
     with pytest.raises(MergeError, match="cannot be merged into itself"):
         merge(a, tmp_path / "." / "a")
+
+
+@pytest.mark.parametrize("refused", ["model", "run.log", "tiny.yaml"])
+def test_what_cannot_be_read_is_named(tiny_grid, tmp_path, monkeypatch, refused):
+    content = record(tiny_grid, 0)
+    store = Store(machine(tmp_path / "a", tiny_grid, content))
+    store.log(content.key).parent.mkdir()
+    store.log(content.key).write_text("a word")
+    read = Path.read_bytes
+
+    def refuse(self):
+        if self.name == refused.replace("run", content.key):
+            raise PermissionError(13, "Permission denied")
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StoreError, match=r"/a/.*: cannot be read: Permission denied"):
+        merge(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_run_that_another_process_is_doing_is_left_to_it(tiny_grid, tmp_path):

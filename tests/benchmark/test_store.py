@@ -63,6 +63,17 @@ def test_scores_are_added_to_the_record_that_they_belong_to(tmp_path):
     assert {name: metric.value for name, metric in metrics.items()} == {"sc": 0.1, "db": 3}
 
 
+def test_a_value_stays_where_a_later_attempt_came_to_none(tmp_path):
+    store = Store(tmp_path)
+    store.add(record(metrics={"sc": value(0.1), "db": MetricValue(missing="first reason")}))
+    sha256 = store.runs()["run"].sha256
+    nothing = {name: MetricValue(missing="second reason") for name in ("sc", "db", "fid")}
+    store.add_scores(ScoreRecord(key="run", record_sha256=sha256, metrics=nothing))
+    metrics = store.runs()["run"].metrics
+    assert metrics["sc"] == value(0.1)
+    assert metrics["db"].missing == metrics["fid"].missing == "second reason"
+
+
 def test_a_metric_has_a_value_or_a_reason():
     assert MetricValue.of(float("nan"), {}, 0).missing == "the value is nan"
     with pytest.raises(ValueError, match="either a value or a reason"):
@@ -113,6 +124,36 @@ def test_nothing_half_written_stays_when_the_folder_is_read_only(tmp_path):
     with pytest.raises(StoreError, match="cannot be written"):
         Store(tmp_path / "blocked").add(record())
     assert list((tmp_path / "records").iterdir()) == []
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_be_unwritable(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.add(record())
+    run = store.runs()["run"]
+    store.add_scores(ScoreRecord(key="run", record_sha256=run.sha256, metrics={}))
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(LocalFiles, "read", refuse)
+    for read in (
+        store.runs,
+        store.repair,
+        lambda: run.record,
+        lambda: store.scores("run.scores-1.json"),
+    ):
+        with pytest.raises(StoreError, match=r"run.*\.json: cannot be read: Permission denied"):
+            read()
+    (tmp_path / "controls").mkdir()
+    (tmp_path / "controls" / "c.json").write_text("")
+    with pytest.raises(StoreError, match=r"c\.json: cannot be read: Permission denied"):
+        store.controls()
+    for folder in ("records", "controls"):
+        blocked = tmp_path / "blocked"
+        blocked.mkdir(exist_ok=True)
+        (blocked / folder).write_text("")
+        with pytest.raises(StoreError, match=rf"{folder}: cannot be read: Not a directory"):
+            (Store(blocked).controls if folder == "controls" else Store(blocked).runs)()
 
 
 def test_artifacts_appear_whole_or_not_at_all(tmp_path):
@@ -173,6 +214,30 @@ def test_repair_moves_what_is_damaged_aside_and_nothing_else(tmp_path):
     cut.write_bytes(b"")
     assert store.repair() == [tmp_path / "damaged" / "records" / "cut.json.1"]
     assert (tmp_path / "damaged" / "records" / "cut.json").stat().st_size > 0
+
+
+def test_a_run_whose_newest_record_is_damaged_is_done_again(tmp_path):
+    store = Store(tmp_path)
+    for key in ("again", "scored", "retried"):
+        store.add(record(key=key, status="failed"))
+        store.add(record(key=key))
+        sha256 = store.runs()[key].sha256
+        store.add_scores(ScoreRecord(key=key, record_sha256=sha256, metrics={"db": value(2)}))
+    damaged = ["again.retry-1.json", "scored.scores-1.json", "retried.json"]
+    for name in damaged:
+        path = tmp_path / "records" / name
+        path.write_bytes(path.read_bytes()[:-9])
+    moved = [path.name for path in store.repair()]
+    assert sorted(moved) == sorted([*damaged, "again.json", "again.scores-1.json"])
+    # Broken off before, the damaged one is found again.
+    assert moved.index("again.retry-1.json") > moved.index("again.json")
+    runs = store.runs()
+    assert {key: run.summary.status for key, run in runs.items()} == {
+        "scored": "complete",
+        "retried": "complete",
+    }
+    assert dict(runs["scored"].metrics) == {}
+    assert runs["retried"].metrics["db"] == value(2)
 
 
 def test_repair_leaves_records_of_another_version(tmp_path):

@@ -11,7 +11,7 @@ from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import Record
 from hgmvae_bench.tasks import EpochEnded, Finished, Started
-from hgmvae_bench.tracking import Occasion, TrackingError, TrackingReporter, flat, open_tracker
+from hgmvae_bench.tracking import Occasion, TrackingError, TrackingReporter, open_tracker
 
 
 class Memory:
@@ -109,7 +109,3 @@ def test_tensorboard_asks_for_a_folder_where_results_lie_elsewhere():
     pytest.importorskip("tensorboard", reason="the extra `tensorboard` is not installed")
     with pytest.raises(TrackingError, match="name one: --track tensorboard:FOLDER"):
         open_tracker("tensorboard", Occasion("tiny", None))
-
-
-def test_nested_settings_are_flattened():
-    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": []}) == {"a.b": 1, "a.c.d": None, "e": []}

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.source import FileState, is_writable, reason
+from hgmvae_bench.files import sync_folder
 
 if TYPE_CHECKING:
     from hgmvae_bench.data.images import ImageFiles, SplitName
@@ -231,7 +232,7 @@ def _write(images: ImageFiles, source: str, folder: Path) -> Entry:
         _seal(partial, images, source, digest)
         _remove(folder)
         partial.rename(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except BaseException:
         _remove(partial)
         raise
@@ -253,7 +254,7 @@ def _seal(folder: Path, images: ImageFiles, source: str, digest: str) -> None:
     }
     with _synced(folder / SIDECAR) as file:
         file.write(json.dumps(sidecar, indent=1).encode())
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _write_images(images: ImageFiles, split: SplitName, path: Path) -> None:
@@ -287,16 +288,6 @@ def _synced(path: Path) -> Iterator[Any]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder last; a no-op where folders cannot be opened."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _remove(folder: Path) -> None:

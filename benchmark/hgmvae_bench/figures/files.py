@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,8 @@ from hgmvae_bench.errors import UserError
 from hgmvae_bench.figures.kinds import FigureKind
 from hgmvae_bench.figures.source import FigureError, Part, Results
 from hgmvae_bench.figures.style import FORMATS, save
+from hgmvae_bench.grid import slugify
+from hgmvae_bench.seeding import digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,8 +58,12 @@ def write_figures(
                 f"figure {kind.name} of this grid is {len(parts)} figures; select one with "
                 f"{options}, or name a folder as the output"
             )
+    alike = Counter(_slug(kind, values) for values in results.parts_of_whole(kind.scope))
     for values, figure in draw_all(kind, results):
-        for path in _paths(output, kind, values):
+        name = _slug(kind, values)
+        if alike[name] > 1:
+            name += f"-{digest({'part': list(values.values())})[:8]}"
+        for path in _paths(output, name):
             if isinstance(figure, UserError):
                 yield path, figure
             else:
@@ -65,10 +71,12 @@ def write_figures(
                 yield path, None
 
 
-def _paths(output: Path, kind: FigureKind, values: dict[Part, Any]) -> list[Path]:
+def _paths(output: Path, name: str) -> list[Path]:
     if output.suffix.lower() in FORMATS:
         return [output]
+    return [output / f"{name}{suffix}" for suffix in sorted(FORMATS)]
+
+
+def _slug(kind: FigureKind, values: dict[Part, Any]) -> str:
     place = [f"L{value}" if axis == "latent_dim" else value for axis, value in values.items()]
-    # Names of folder datasets are paths.
-    slug = re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(["figure", kind.name, *place])).strip("-")
-    return [output / f"{slug}{suffix}" for suffix in sorted(FORMATS)]
+    return slugify("-".join(["figure", kind.name, *place]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from hgmvae_bench.data.catalogue import default_root, resolve_dataset
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.grid import Cell, Grid, Run
+from hgmvae_bench.grid.spec import GridSpec
 from hgmvae_bench.store import Store, StoredRun
 
 if TYPE_CHECKING:
@@ -95,27 +96,21 @@ class Results:
 
     def parts(self, scope: tuple[Part, ...]) -> Iterator[tuple[dict[Part, Any], Results]]:
         """These results by the values that the axes of ``scope`` have, in the grid's order."""
-        places = dict.fromkeys(
-            tuple(getattr(names, axis) for axis in scope) for names in self.cells
-        )
-        for place in places:
-            values: dict[Part, Any] = dict(zip(scope, place, strict=True))
+        for values in _values(scope, self.cells):
             datasets, models, latent_dims = (
                 [values[axis]] if axis in values else None
                 for axis in ("dataset", "model", "latent_dim")
             )
             yield values, self.select(datasets, models, latent_dims)
 
+    def parts_of_whole(self, scope: tuple[Part, ...]) -> list[dict[Part, Any]]:
+        """The values of `parts` of the whole grid, whatever filters leave."""
+        return _values(scope, _cell_names(self.grid.whole))
+
     @cached_property
     def cells(self) -> dict[CellNames, Cell]:
         """The grid's cells by their names, in the tables' order."""
-        return {
-            names: self.grid.cell(*names)
-            for table in self.grid.spec.tables
-            for names in itertools.starmap(
-                CellNames, itertools.product(table.datasets, table.models, table.latent_dims)
-            )
-        }
+        return {names: self.grid.cell(*names) for names in _cell_names(self.grid.spec)}
 
     @cached_property
     def models(self) -> list[str]:
@@ -273,6 +268,18 @@ class Results:
     def model_title(self, model: str) -> str:
         """A model's name in figures."""
         return _short(self.grid.model_title(model))
+
+
+def _cell_names(spec: GridSpec) -> Iterator[CellNames]:
+    for table in spec.tables:
+        places = itertools.product(table.datasets, table.models, table.latent_dims)
+        yield from itertools.starmap(CellNames, places)
+
+
+def _values(scope: tuple[Part, ...], cells: Iterable[CellNames]) -> list[dict[Part, Any]]:
+    """What the axes of ``scope`` are in these cells, each once."""
+    places = dict.fromkeys(tuple(getattr(names, axis) for axis in scope) for names in cells)
+    return [dict(zip(scope, place, strict=True)) for place in places]
 
 
 def _short(title: str) -> str:

@@ -6,7 +6,7 @@ trained once, and a cell computes just the metrics that its tables (and the grid
 ask for.
 """
 
-from hgmvae_bench.grid.cells import PROTOCOL, Cell, Grid, Run, slugify
+from hgmvae_bench.grid.cells import PROTOCOL, Cell, Grid, Run, flat, slugify
 from hgmvae_bench.grid.faults import GridError
 from hgmvae_bench.grid.files import grid_names, load_grid, parse_grid
 from hgmvae_bench.grid.spec import (
@@ -32,6 +32,7 @@ __all__ = [
     "Run",
     "TableSpec",
     "TrainingSettings",
+    "flat",
     "grid_names",
     "load_grid",
     "parse_grid",

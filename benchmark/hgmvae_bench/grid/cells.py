@@ -293,3 +293,14 @@ class Grid:
 def slugify(name: str) -> str:
     """A registered name as part of a file's name: a folder's is a path. Keys tell by their hash."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings, such as settings, as one, with dots between the keys."""
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            values.update(flat(value, f"{prefix}{key}."))
+        else:
+            values[f"{prefix}{key}"] = value
+    return values

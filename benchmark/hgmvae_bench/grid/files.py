@@ -50,17 +50,25 @@ def parse_grid(text: str, filename: str) -> Grid:
     Raises:
         GridError: with a line per fault: file, line, key and what was expected.
     """
-    loader = yaml.SafeLoader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         # Before the content is made: that writes merged keys (<<) into the mappings.
         faults = list(_duplicate_keys(node))
         content = None if node is None else loader.construct_document(node)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        character = chr(error.character)
+        raise GridError(
+            f"{filename}:{line}: not valid YAML: the character {character!r} is not allowed"
+        ) from error
+    except RecursionError as error:
+        raise GridError(f"{filename}: not valid YAML: nested too deeply") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
+        place = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise GridError(f"{filename}{line}: not valid YAML: {problem}") from error
+        raise GridError(f"{filename}{place}: not valid YAML: {problem}") from error
 
     spec: GridSpec | None = None
     try:
@@ -79,6 +87,18 @@ def parse_grid(text: str, filename: str) -> Grid:
     return Grid(spec, spec)
 
 
+class _Loader(yaml.SafeLoader):
+    """A loader whose every refusal is a ``YAMLError``, also that of the 13th month."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, AttributeError) as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, str(error), node.start_mark
+            ) from error
+
+
 def _explain(fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
@@ -91,11 +111,17 @@ def _explain(fault: Any) -> str:
 def _duplicate_keys(node: yaml.Node | None) -> Iterator[Fault]:
     """Keys that a mapping has twice: YAML forbids them, PyYAML silently keeps the last."""
     stack: list[tuple[Location, yaml.Node | None]] = [((), node)]
+    visited: set[yaml.Node] = set()  # Aliases lead to a node again, and may lead round in a circle.
     while stack:
         location, current = stack.pop()
+        if current is None or current in visited:
+            continue
+        visited.add(current)
         if isinstance(current, yaml.MappingNode):
             seen: set[str] = set()
-            for key, value in current.value:
+            # Keys that are no scalars are refused when the content is made.
+            scalars = (item for item in current.value if isinstance(item[0], yaml.ScalarNode))
+            for key, value in scalars:
                 if key.value in seen:
                     yield (*location, key.value), "this key stands twice"
                 seen.add(key.value)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.plugins import UnknownNameError
@@ -191,14 +191,3 @@ def tracking(
     finally:
         for reporter in reporters:
             reporter.close()
-
-
-def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots between the keys."""
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            values.update(flat(value, f"{prefix}{key}."))
-        else:
-            values[f"{prefix}{key}"] = value
-    return values

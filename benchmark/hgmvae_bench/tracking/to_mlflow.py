@@ -16,9 +16,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
-from hgmvae_bench.grid import Run
+from hgmvae_bench.grid import Run, flat
 from hgmvae_bench.records import Record, ScoreRecord
-from hgmvae_bench.tracking import flat
 
 KEY = "hgmvae_bench.run_key"
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from hgmvae_bench.grid import Run
+from hgmvae_bench.grid import Run, flat
 from hgmvae_bench.records import Record, ScoreRecord
-from hgmvae_bench.tracking import flat
 
 
 class TensorBoardTracker:

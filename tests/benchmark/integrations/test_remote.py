@@ -1,5 +1,6 @@
 """Results on a real S3 server (moto's, on loopback), and in fsspec's memory."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -138,6 +139,23 @@ def test_a_record_goes_up_after_what_its_run_left(tiny_grid, tmp_path, monkeypat
     ]
 
 
+def test_a_name_with_a_dot_is_sent_whole(url, tiny_grid, tmp_path):
+    cell = dataclasses.replace(next(iter(tiny_grid.cells)), dataset="folder:/images/v1.2")
+    here, there = machine(url, tmp_path / "here"), machine(url, tmp_path / "there")
+    here.pull()
+    written = Record.of(Run(cell, 0, "digest"), status="complete")
+    add(Store(here.root), written)
+    (here.root / "records" / "notes.txt").write_text("no record")
+    here.push()
+    assert set(objects(url)) == {
+        f"records/{written.key}.json",
+        f"artifacts/{written.key}/model.safetensors",
+    }
+    there.pull()
+    weights = Store(there.root).artifacts(written.key) / "model.safetensors"
+    assert weights.read_bytes() == b"weights"
+
+
 def test_what_cannot_be_sent_is_kept_and_sent_by_the_next_command(tiny_grid, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     url = "memory://refused"
@@ -157,6 +175,37 @@ def test_what_cannot_be_sent_is_kept_and_sent_by_the_next_command(tiny_grid, tmp
     with mirrored(url):
         pass
     assert len(fs.find("/refused/records")) == 1
+
+
+def test_what_was_rewritten_and_not_sent_stays_and_is_sent(url, tiny_grid, tmp_path):
+    here, there = machine(url, tmp_path / "here"), machine(url, tmp_path / "there")
+    table, log = Path("tables/tiny/table-1.csv"), Path("logs/run.log")
+
+    def write(one, path, text):
+        (one.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (one.root / path).write_text(text)
+
+    here.pull()
+    write(here, table, "first")
+    here.push()
+    # What follows cannot be sent; another machine looks, and changes nothing.
+    write(here, table, "second")
+    write(here, log, "a word")
+    there.pull()
+    there.push()
+    assert objects(url) == {table.as_posix(): b"first"}
+    # The next command.
+    again = machine(url, here.root)
+    again.pull()
+    assert (here.root / table).read_text() == "second"
+    again.push()
+    assert objects(url) == {table.as_posix(): b"second", log.as_posix(): b"a word"}
+    # What is in step here gives way to what is newer there.
+    there.pull()
+    write(there, table, "third")
+    there.push()
+    again.pull()
+    assert (here.root / table).read_text() == "third"
 
 
 def test_a_damaged_object_is_named(url, tiny_grid, tmp_path):
