@@ -225,8 +225,9 @@ class _Pool:
             worker.tasks = ()
             self.trained.extend(tasks)
         else:
-            if isinstance(message, Finished):
+            if isinstance(message, Finished | DoneElsewhere):
                 worker.tasks = ()
+            if isinstance(message, Finished):
                 room = room_on_gpu(message.record)
                 self.together.widen(room.together)
                 self.side_by_side.widen(room.side_by_side)

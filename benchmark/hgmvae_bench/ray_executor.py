@@ -39,7 +39,6 @@ from hgmvae_bench.ray_node import (
     OutOfMemory,
     artifacts,
     work,
-    write_files,
 )
 from hgmvae_bench.records import Record, ScoreRecord
 from hgmvae_bench.registry import METRICS
@@ -296,10 +295,7 @@ class _Driver:
         if isinstance(record, ScoreRecord):
             added = store.add_scores(record, task.number)
         else:
-            if files:
-                with store.writing_artifacts(run.key) as folder:
-                    write_files(folder, files)
-            added = store.add(record, task.number)
+            added = store.add(record, task.number, files)
         return Finished(run, record) if added else DoneElsewhere(run)
 
 

@@ -146,8 +146,7 @@ def _result(
     if checkpoint := answer_to(desk.kept.remote(path)):
         write_atomically(store.root / path, checkpoint)
     if inherited:
-        with store.writing_artifacts(run.key) as folder:
-            write_files(folder, inherited)
+        store.add_artifacts(run.key, inherited)
     with captured(store.log(run.key)), using(setup.extensions):
         record = perform(
             task,
@@ -231,9 +230,3 @@ def artifacts(store: Store, run: Run) -> FileContents:
     """Content of the files that a run left."""
     folder = store.artifacts(run.key)
     return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.is_dir() else {}
-
-
-def write_files(folder: Path, files: FileContents) -> None:
-    """Write files by their names."""
-    for name, content in files.items():
-        (folder / name).write_bytes(content)

@@ -17,7 +17,15 @@ from hgmvae_bench.executors import (
 )
 from hgmvae_bench.grid import Run
 from hgmvae_bench.records import Record
-from hgmvae_bench.tasks import ExecutorError, Finished, PutBack, Setup, Started, Task
+from hgmvae_bench.tasks import (
+    DoneElsewhere,
+    ExecutorError,
+    Finished,
+    PutBack,
+    Setup,
+    Started,
+    Task,
+)
 from hgmvae_bench.worker import Apart, OutOfMemory, Stop, Trained
 
 GIB = 2**30
@@ -190,6 +198,14 @@ def test_a_run_that_finds_too_little_memory_alone_fails(pool):
     assert event.record.status == "failed"
     assert event.record.error == "CUDA out of memory, with nothing beside it"
     assert len(pool.busy) == 1
+
+
+def test_a_worker_whose_run_was_recorded_elsewhere_takes_the_next(pool):
+    list(pool.fill())
+    (worker,) = pool.busy
+    run = worker.tasks[0].run
+    assert say(pool, worker, DoneElsewhere(run)) == [DoneElsewhere(run)]
+    assert worker.tasks[0].run != run
 
 
 @pytest.fixture

@@ -208,6 +208,19 @@ def test_a_record_that_another_process_wrote_first_stays(tmp_path):
     assert list((tmp_path / "records").glob(".*")) == []
 
 
+def test_artifacts_are_those_of_the_record_that_stands(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    assert store.add(record(), 0, {"weights": b"first"})
+    assert not store.add(record(), 0, {"weights": b"second"})
+    assert (store.artifacts("run") / "weights").read_bytes() == b"first"
+    # The other process records the run after this one has looked.
+    monkeypatch.setattr(Store, "has", lambda self, name: False)
+    assert not store.add(record(), 0, {"weights": b"second"})
+    assert not store.artifacts("run").exists()
+    assert store.add(record(), 1, {"weights": b"again"})
+    assert (store.artifacts("run") / "weights").read_bytes() == b"again"
+
+
 def test_cleaning_leaves_what_a_living_process_writes(tmp_path):
     ours, theirs = Store(tmp_path, "ours"), Store(tmp_path, "theirs")
     with theirs.writing_artifacts("run") as folder:

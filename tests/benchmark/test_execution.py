@@ -1,0 +1,43 @@
+"""One run from settings to record, without worker processes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.execution import RecordedElsewhereError, execute, rescore
+from hgmvae_bench.grid import Grid, Run
+from hgmvae_bench.records import MetricValue, Record, ScoreRecord
+from hgmvae_bench.store import Store
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(tiny_grid: Grid, digits: ImageData) -> Run:
+    return Run(next(iter(tiny_grid.cells)), 0, digits.digest)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path)
+
+
+def test_a_run_that_another_process_has_recorded_stays_as_that_left_it(run, digits, store) -> None:
+    first = Record.of(run, status="complete", metrics={"sc": MetricValue(value=0.5)})
+    store.add(first, 0, {"model.safetensors": b"the first's"})
+    with pytest.raises(RecordedElsewhereError):
+        execute(run, digits, ["sc"], store=store, device=CPU, number=0)
+    assert store.runs()[run.key].record == first
+    assert (store.artifacts(run.key) / "model.safetensors").read_bytes() == b"the first's"
+
+
+def test_metrics_that_another_process_has_recorded_stay(run, digits, store) -> None:
+    execute(run, digits, [], store=store, device=CPU, number=0)
+    stored = store.runs()[run.key]
+    first = {"sc": MetricValue(value=0.5)}
+    store.add_scores(ScoreRecord(key=run.key, record_sha256=stored.sha256, metrics=first), 1)
+    with pytest.raises(RecordedElsewhereError):
+        rescore(stored, run, digits, ["ssim"], store=store, device=CPU, number=1)
+    assert store.runs()[run.key].metrics == first
