@@ -7,6 +7,7 @@ import torch
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution import RecordedElsewhereError, execute, rescore
+from hgmvae_bench.extensions import Extension, using
 from hgmvae_bench.grid import Grid, Run
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
 from hgmvae_bench.store import Store
@@ -41,3 +42,37 @@ def test_metrics_that_another_process_has_recorded_stay(run, digits, store) -> N
     with pytest.raises(RecordedElsewhereError):
         rescore(stored, run, digits, ["ssim"], store=store, device=CPU, number=1)
     assert store.runs()[run.key].metrics == first
+
+
+METRICS = """
+class Metric:
+    title, reference, direction, cost, needs = "Odd", "none", "lower", "cheap", ()
+    range = (0.0, 1.0)
+
+    def __init__(self, value, fingerprint):
+        self.value, self.own = value, fingerprint
+
+    def compute(self, outputs):
+        return self.value
+
+    def fingerprint(self, outputs):
+        return self.own
+
+METRICS = {
+    "well": Metric(0.5, {"n": 1}),
+    "no-value": Metric(None, {"n": 1}),
+    "odd-fingerprint": Metric(0.5, {"sizes": [1, 2]}),
+}
+"""
+
+
+def test_a_metric_that_gives_what_no_record_can_hold_is_missing(run, digits, store) -> None:
+    with using([Extension("odd.py", METRICS)]):
+        names = ["no-value", "odd-fingerprint", "well"]
+        record = execute(run, digits, names, store=store, device=CPU)
+    assert record.status == "complete"
+    missing = {name: value.missing for name, value in record.metrics.items()}
+    assert missing["no-value"] == "error: TypeError: must be real number, not NoneType"
+    assert missing["odd-fingerprint"].startswith("error: ValidationError: ")
+    assert "sizes" in missing["odd-fingerprint"]
+    assert missing["well"] is None
