@@ -31,7 +31,7 @@ class End(NamedTuple):
     """How a training ended.
 
     Attributes:
-        divergence: where the loss ceased to be finite; None if it did not.
+        divergence: what ceased to be finite, and where; None if nothing did.
         resumed_after: the epoch after which an earlier training was taken up; 0 if none was.
         cost: of the training, as `hgmvae_bench.measuring.Meter` measures a stage.
     """

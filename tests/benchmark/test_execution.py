@@ -8,7 +8,7 @@ import torch
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution import RecordedElsewhereError, execute, rescore
 from hgmvae_bench.extensions import Extension, using
-from hgmvae_bench.grid import Grid, Run
+from hgmvae_bench.grid import Grid, Run, parse_grid
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord
 from hgmvae_bench.store import Store
 
@@ -76,3 +76,47 @@ def test_a_metric_that_gives_what_no_record_can_hold_is_missing(run, digits, sto
     assert missing["odd-fingerprint"].startswith("error: ValidationError: ")
     assert "sizes" in missing["odd-fingerprint"]
     assert missing["well"] is None
+
+
+MODEL = """
+import torch
+from hgmvae_bench.registry import MODELS as KNOWN
+
+class Odd:
+    title, reference, settings = "Odd", "none", {}
+    def build(self, *, settings, **rest):
+        model = KNOWN["vae"].build(settings={}, **rest)
+        forward = model.forward
+        def odd(inputs, *, epoch, **options):
+            output = forward(inputs, epoch=epoch, **options)
+            CHANGE
+            return output
+        model.forward = odd
+        return model
+
+MODELS = {"odd": Odd()}
+"""
+
+
+@pytest.fixture
+def trained(tiny_text, digits, store):
+    """The record of two epochs of a VAE whose output is changed by a line of code."""
+
+    def train(change: str) -> Record:
+        text = tiny_text.replace("[vae, wae-imq]", "[odd]").replace("epochs: 1,", "epochs: 2,")
+        with using([Extension("odd.py", MODEL.replace("CHANGE", change))]):
+            (cell,) = parse_grid(text, "tiny.yaml").cells
+            run = Run(cell, 0, digits.digest)
+            return execute(run, digits, ["sc"], store=store, device=CPU)
+
+    return train
+
+
+def test_a_term_that_is_not_finite_counts_as_divergence(trained, store) -> None:
+    record = trained("output['oddity'] = torch.tensor(1.0 if epoch == 1 else float('nan'))")
+    assert (record.status, record.error) == (
+        "diverged",
+        "epoch 2, mean over 2 steps: oddity is not finite",
+    )
+    assert record.history["oddity"] == [1.0]
+    assert store.runs()[record.key].record == record

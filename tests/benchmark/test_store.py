@@ -71,6 +71,14 @@ def test_a_metric_has_a_value_or_a_reason():
         MetricValue(value=1, missing="why")
 
 
+def test_an_error_whose_words_are_no_text_can_be_recorded(tmp_path):
+    odd = os.fsdecode(b"no such file: \xff")
+    written = record(error=odd, metrics={"sc": MetricValue(missing=odd)})
+    Store(tmp_path).add(written)
+    assert Store(tmp_path).runs()["run"].record == written
+    assert written.error == r"no such file: \udcff"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
