@@ -19,7 +19,7 @@ from hgmvae_bench.grid import Cell, Run
 from hgmvae_bench.measuring import Meter, share
 from hgmvae_bench.networks import Network, parameter_count
 from hgmvae_bench.outputs import ModelCodec, Outputs
-from hgmvae_bench.plugins import BenchmarkModel, PluginError
+from hgmvae_bench.plugins import BenchmarkModel, MetricMissingError, PluginError
 from hgmvae_bench.provenance import provenance
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord, Status
@@ -199,6 +199,8 @@ def execute(
                 values = score(outputs, metrics)
     except torch.OutOfMemoryError:
         raise  # Not the run's fault.
+    except MetricMissingError as reason:  # Of finite weights that overflow.
+        status, error = "diverged", f"after training: {reason}"
     except Exception:
         status, error = "failed", traceback.format_exc()
     record = Record.of(

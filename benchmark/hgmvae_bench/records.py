@@ -62,8 +62,8 @@ class Record(_Frozen):
         seed: within the cell.
         settings: everything that decides the result, defaults included.
         data_digest: SHA-256 of the images and labels.
-        status: ``complete``; ``diverged`` (the loss, or another term of the history, ceased to be
-            finite); ``failed`` (an error).
+        status: ``complete``; ``diverged`` (the loss, another term of the history, the weights or
+            the codes ceased to be finite); ``failed`` (an error).
         error: why it diverged or failed.
         metrics: by registered name.
         history: every loss term per finished epoch.

@@ -122,7 +122,8 @@ class Trainee:
     def finish_epoch(self) -> tuple[dict[str, float], str | None]:
         """The mean of every loss term over the epoch's steps, and what was not finite, and where.
 
-        That may be a loss or an image of a step, or another term's mean; None if nothing was.
+        That may be a loss or an image of a step, another term's mean, or what the last step has
+        made of the weights; None if nothing was.
         """
         if self._stream is not None:
             self._stream.synchronize()
@@ -133,6 +134,8 @@ class Trainee:
         for name, mean in zip(self._terms, means, strict=True):
             if not math.isfinite(mean):
                 return {}, f"mean over {n_steps} steps: {name} is not finite"
+        if not all(weights.isfinite().all() for weights in self.model.parameters()):
+            return {}, f"after step {n_steps}: the weights are not finite"
         return dict(zip(self._terms, means, strict=True)), None
 
     def update(self) -> None:

@@ -89,9 +89,10 @@ class Odd:
         forward = model.forward
         def odd(inputs, *, epoch, **options):
             output = forward(inputs, epoch=epoch, **options)
+            model.steps += 1
             CHANGE
             return output
-        model.forward = odd
+        model.forward, model.steps = odd, 0
         return model
 
 MODELS = {"odd": Odd()}
@@ -120,3 +121,23 @@ def test_a_term_that_is_not_finite_counts_as_divergence(trained, store) -> None:
     )
     assert record.history["oddity"] == [1.0]
     assert store.runs()[record.key].record == record
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (  # A finite value whose gradient is not.
+            "output['loss'] = output['loss'] + (0 * output['z'].sum()).sqrt()",
+            "epoch 2, after step 2: the weights are not finite",
+        ),
+        (  # As of finite weights that overflow.
+            "model.latent_code = lambda data: torch.full((len(data), 2), float('inf'))",
+            "after training: the model's codes are not all finite",
+        ),
+    ],
+)
+def test_what_the_last_step_has_spoilt_counts_as_divergence(trained, store, change, error) -> None:
+    record = trained(f"if model.steps == 4: {change}")
+    assert (record.status, record.error) == ("diverged", error)
+    assert record.metrics == {}
+    assert not store.artifacts(record.key).exists()
