@@ -231,7 +231,7 @@ def _seeded(run: Run, data: ImageData, store: Store, device: torch.device) -> Se
     with randomness():
         model = build_model(run.cell, data.input_dim)
     model.to(device)
-    checkpoint = Checkpoint(store.files, run.key)
+    checkpoint = Checkpoint(store.files, run.key, device.type)
     return Seeded(model, derive_seed(run.key, "batches"), randomness, checkpoint)
 
 

@@ -163,7 +163,8 @@ class Trainee:
         """Go on from what `state` gave.
 
         Raises:
-            KeyError, RuntimeError, ValueError: if it is of another model.
+            KeyError, RuntimeError, ValueError: if it is of another model, as where a plug-in's code
+                has changed since; the trainee is of no use then.
         """
         self.model.load_state_dict(below("model.", tensors))
         for i, optimizer in enumerate(self._optimizers):
