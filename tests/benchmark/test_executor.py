@@ -200,6 +200,19 @@ def test_a_run_that_finds_too_little_memory_alone_fails(pool):
     assert len(pool.busy) == 1
 
 
+def test_scoring_that_dies_is_recorded_with_the_reason_and_its_last_words(pool):
+    store, (run, *_) = pool.setup.store, [task.run for task in pool.tasks]
+    store.add(record(run), 0)
+    store.log(run.key).parent.mkdir()
+    store.log(run.key).write_text("last words")
+    task = Task(run, ["sc"], store.runs()[run.key], 1)
+    (event,) = pool.lost([task], "the worker process died")
+    assert store.runs()[run.key].metrics == event.record.metrics
+    assert event.record.metrics["sc"].missing == "last words\nthe worker process died"
+    # One that died after its last deed.
+    assert list(pool.lost([task], "the worker process died")) == [DoneElsewhere(run)]
+
+
 def test_a_worker_whose_run_was_recorded_elsewhere_takes_the_next(pool):
     list(pool.fill())
     (worker,) = pool.busy
