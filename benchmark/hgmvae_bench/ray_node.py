@@ -35,6 +35,7 @@ from hgmvae_bench.ray_desk import node_folder, taken_log
 from hgmvae_bench.records import Record, ScoreRecord
 from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import EpochEnded, Setup, Started, Task
+from hgmvae_bench.threads import limit_threads
 
 FileContents = Mapping[str, bytes]
 Array = npt.NDArray[Any]
@@ -119,7 +120,7 @@ def work(
         inherited: the artifacts of a run that only lacks metrics.
         desk: handle of the driver's `hgmvae_bench.ray_desk.Desk`.
     """
-    torch.set_num_threads(setup.threads)
+    limit_threads(setup.threads)
     check_precision(task.run.cell.training.precision, torch.device(setup.device))
     with _node_store(setup, cached, desk) as store, _stack_after(setup.time_limit):
         try:

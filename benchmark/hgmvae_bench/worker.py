@@ -75,9 +75,10 @@ def serve(pipe: Connection, setup: Setup) -> None:
         perform,
         train_together,
     )
+    from hgmvae_bench.threads import limit_threads
 
     use(setup.extensions)
-    torch.set_num_threads(setup.threads)
+    limit_threads(setup.threads)
     device = torch.device(setup.device)
     store = setup.store
     data: dict[tuple[str, int], Any] = {}
