@@ -24,11 +24,17 @@ class ArtifactError(UserError, RuntimeError):
     """A file of a run that is absent, damaged or of another model; the message names it."""
 
 
-def save_weights(model: BenchmarkModel, folder: Path) -> None:
-    """Write every parameter and buffer of ``model``."""
+def artifact_files(model: BenchmarkModel, outputs: Outputs) -> dict[str, bytes]:
+    """The files by name: every parameter and buffer, and the deterministic test codes (N, L).
+
+    Raises:
+        MetricMissingError: if the codes are not all finite.
+    """
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     # Copies, since safetensors refuses tensors that share memory or have gaps.
-    _save({name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    weights = {name: tensor.clone().contiguous() for name, tensor in state.items()}
+    codes = {"test_codes": torch.from_numpy(outputs.test_codes)}
+    return {WEIGHTS: save(weights), CODES: save(codes)}
 
 
 def load_weights(model: BenchmarkModel, folder: Path) -> None:
@@ -43,11 +49,6 @@ def load_weights(model: BenchmarkModel, folder: Path) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ArtifactError(f"{path}: weights of another model: {error}") from error
-
-
-def save_codes(outputs: Outputs, folder: Path) -> None:
-    """Write the deterministic test codes (N, L), for notebooks and figures."""
-    _save({"test_codes": torch.from_numpy(outputs.test_codes)}, folder / CODES)
 
 
 def load_codes(folder: Path) -> Codes:
@@ -71,8 +72,3 @@ def _load(path: Path, what: str) -> dict[str, Tensor]:
         raise ArtifactError(f"{path}: not there; the run's {what} were not kept") from error
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: damaged: {error}") from error
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    # Not safetensors' own writing, whose error for a full disk is none of the system's.
-    path.write_bytes(save(tensors))

@@ -31,7 +31,7 @@ class End(NamedTuple):
     """How a training ended.
 
     Attributes:
-        divergence: where the loss ceased to be finite; None if it did not.
+        divergence: what ceased to be finite, and where; None if nothing did.
         resumed_after: the epoch after which an earlier training was taken up; 0 if none was.
         cost: of the training, as `hgmvae_bench.measuring.Meter` measures a stage.
     """
@@ -66,11 +66,14 @@ class Checkpoint:
     Attributes:
         files: the results folder's.
         key: the run key.
+        device: type of the device that the run is trained on; the state of another's generators
+            does not fit it.
         seconds: least time between two checkpoints.
     """
 
     files: LocalFiles
     key: str
+    device: str = "cpu"
     seconds: float = 20.0
     _saved_at: float = field(default_factory=time.monotonic)
 
@@ -90,6 +93,7 @@ class Checkpoint:
             "format": FORMAT,
             "key": self.key,
             "torch": torch.__version__,
+            "device": self.device,
             "epoch": str(state.epoch),
             "history": json.dumps(state.history),
             "end": json.dumps(None if state.end is None else state.end._asdict()),
@@ -101,12 +105,15 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     def load(self) -> TrainingState | None:
-        """The state that was kept; None if there is none, or it is damaged or of another torch."""
+        """The state that was kept.
+
+        None if there is none, or it is damaged, or of another torch or kind of device.
+        """
         try:
             with safe_open(self.files.root / self.path, framework="pt") as file:
                 about = file.metadata() or {}
-                of = about.get("format"), about.get("key"), about.get("torch")
-                if of != (FORMAT, self.key, torch.__version__):
+                of = tuple(map(about.get, ("format", "key", "torch", "device")))
+                if of != (FORMAT, self.key, torch.__version__, self.device):
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 end = json.loads(about.get("end", "null"))

@@ -18,8 +18,8 @@ from hgmvae_bench.registry import METRICS
 def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
     """Compute metrics by their registered names.
 
-    A metric that cannot be computed, or whose code fails, is recorded as missing with the reason:
-    it must not cost the run what has been trained.
+    A metric that cannot be computed, or whose code fails or gives what no record can hold, is
+    recorded as missing with the reason: it must not cost the run what has been trained.
 
     Raises:
         torch.OutOfMemoryError: if the GPU's memory does not suffice.
@@ -31,12 +31,12 @@ def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
         try:
             value = metric.compute(outputs)
             fingerprint = dict(metric.fingerprint(outputs))
+            values[name] = MetricValue.of(value, fingerprint, time.perf_counter() - start)
         except torch.OutOfMemoryError:
             raise  # Not the metric's fault: fewer runs side by side leave more room.
         except MetricMissingError as reason:
             values[name] = MetricValue(missing=str(reason))
         except Exception as error:
-            values[name] = MetricValue(missing=f"error: {type(error).__name__}: {error}")
-        else:
-            values[name] = MetricValue.of(value, fingerprint, time.perf_counter() - start)
+            message = " ".join(str(error).split())  # One line, for the notes of tables.
+            values[name] = MetricValue(missing=f"error: {type(error).__name__}: {message}")
     return values

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hgmvae_bench.artifacts import load_weights, save_codes, save_weights
+from hgmvae_bench.artifacts import artifact_files, load_weights
 from hgmvae_bench.checkpoints import Checkpoint
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
@@ -19,12 +19,12 @@ from hgmvae_bench.grid import Cell, Run
 from hgmvae_bench.measuring import Meter, share
 from hgmvae_bench.networks import Network, parameter_count
 from hgmvae_bench.outputs import ModelCodec, Outputs
-from hgmvae_bench.plugins import BenchmarkModel, PluginError
+from hgmvae_bench.plugins import BenchmarkModel, MetricMissingError, PluginError
+from hgmvae_bench.precision import tf32
 from hgmvae_bench.provenance import provenance
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord, Status
 from hgmvae_bench.registry import missing_members, resolve_model
-from hgmvae_bench.sealing import StoreError
 from hgmvae_bench.seeding import derive_seed
 from hgmvae_bench.store import Store, StoredRun
 from hgmvae_bench.tasks import Task
@@ -33,6 +33,10 @@ from hgmvae_bench.training import OnEpoch, Seeded, keep, train
 
 class TogetherError(RuntimeError):
     """A training of several seeds that failed; each by itself shows which of them is at fault."""
+
+
+class RecordedElsewhereError(RuntimeError):
+    """A run, or metrics of one, that another process has recorded first; its record stands."""
 
 
 def build_model(cell: Cell, input_dim: tuple[int, int, int]) -> BenchmarkModel:
@@ -130,6 +134,7 @@ def train_together(
         keep(one, result, share(meter.stages["training"], len(trained)))
 
 
+@tf32(enabled=False)  # Training puts it to use where the settings ask for it.
 def execute(
     run: Run,
     data: ImageData,
@@ -159,6 +164,7 @@ def execute(
         on_epoch: called after every epoch with its number and the mean of every loss term.
 
     Raises:
+        RecordedElsewhereError: if another process has recorded the run meanwhile.
         hgmvae_bench.store.StoreError: if the results folder cannot be written.
         torch.OutOfMemoryError: if the GPU's memory does not suffice.
     """
@@ -167,6 +173,7 @@ def execute(
     error: str | None = None
     values: dict[str, MetricValue] = {}
     history: dict[str, list[float]] = {}
+    artifacts: dict[str, bytes] = {}
     n_parameters = 0
     resumed_after = 0
     try:
@@ -188,13 +195,14 @@ def execute(
             status, error = "diverged", result.divergence
         else:
             outputs = _outputs(run, seeded.model, data, store, device, weights)
-            with store.writing_artifacts(run.key) as folder, meter("encoding"):
-                save_weights(seeded.model, folder)
-                save_codes(outputs, folder)
+            with meter("encoding"):
+                artifacts = artifact_files(seeded.model, outputs)
             with meter("scoring"):
                 values = score(outputs, metrics)
-    except (StoreError, torch.OutOfMemoryError):
+    except torch.OutOfMemoryError:
         raise  # Not the run's fault.
+    except MetricMissingError as reason:  # Of finite weights that overflow.
+        status, error = "diverged", f"after training: {reason}"
     except Exception:
         status, error = "failed", traceback.format_exc()
     record = Record.of(
@@ -212,8 +220,10 @@ def execute(
             **(context or {}),
         },
     )
-    store.add(record, number)
+    added = store.add(record, number, artifacts)
     Checkpoint(store.files, run.key).remove()
+    if not added:
+        raise RecordedElsewhereError(run.key)
     return record
 
 
@@ -223,7 +233,7 @@ def _seeded(run: Run, data: ImageData, store: Store, device: torch.device) -> Se
     with randomness():
         model = build_model(run.cell, data.input_dim)
     model.to(device)
-    checkpoint = Checkpoint(store.files, run.key)
+    checkpoint = Checkpoint(store.files, run.key, device.type)
     return Seeded(model, derive_seed(run.key, "batches"), randomness, checkpoint)
 
 
@@ -258,6 +268,7 @@ def rescore(
 
     Raises:
         hgmvae_bench.artifacts.ArtifactError: if the weights cannot be read.
+        RecordedElsewhereError: if another process has recorded metrics of the run meanwhile.
         hgmvae_bench.store.StoreError: if the results folder cannot be written.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -269,7 +280,8 @@ def rescore(
         metrics=values,
         provenance=provenance(device) | dict(context or {}),
     )
-    store.add_scores(record, number)
+    if not store.add_scores(record, number):
+        raise RecordedElsewhereError(run.key)
     return record
 
 

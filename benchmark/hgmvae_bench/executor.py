@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -30,6 +30,7 @@ from typing import NamedTuple
 from hgmvae_bench.capture import tail
 from hgmvae_bench.interruption import deaf_children
 from hgmvae_bench.records import Record, ScoreRecord
+from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import (
     DoneElsewhere,
     Event,
@@ -225,8 +226,9 @@ class _Pool:
             worker.tasks = ()
             self.trained.extend(tasks)
         else:
-            if isinstance(message, Finished):
+            if isinstance(message, Finished | DoneElsewhere):
                 worker.tasks = ()
+            if isinstance(message, Finished):
                 room = room_on_gpu(message.record)
                 self.together.widen(room.together)
                 self.side_by_side.widen(room.side_by_side)
@@ -283,11 +285,8 @@ class _Pool:
 
     def failed(self, task: Task, reason: str) -> Finished | DoneElsewhere:
         """Record a task that was lost with its worker, unless it died after its last deed."""
-        words = tail(self.setup.store.log(task.run.key))
-        record = death_record(task, f"{words}\n{reason}" if words else reason, self.setup.device)
-        if isinstance(record, Record) and not self.setup.store.add(record, task.number):
-            return DoneElsewhere(task.run)
-        return Finished(task.run, record)
+        record = death_record(task, reason, self.setup.store, self.setup.device)
+        return stored(task, record, self.setup.store)
 
 
 TRAINING_SHARE, SCORING_SHARE = 0.6, 0.3
@@ -368,13 +367,29 @@ def _cause_of_death(code: int) -> str:
     return f"the worker process died: {cause}" + (" (out of memory?)" if code == -9 else "")
 
 
-def death_record(task: Task, reason: str, device: str) -> Record | ScoreRecord:
-    """What is recorded of a task that was lost with its worker."""
+def stored(
+    task: Task,
+    record: Record | ScoreRecord,
+    store: Store,
+    artifacts: Mapping[str, bytes] | None = None,
+) -> Finished | DoneElsewhere:
+    """Store what a task has come to, unless another process has recorded it."""
+    if isinstance(record, ScoreRecord):
+        added = store.add_scores(record, task.number)
+    else:
+        added = store.add(record, task.number, artifacts)
+    return Finished(task.run, record) if added else DoneElsewhere(task.run)
+
+
+def death_record(task: Task, reason: str, store: Store, device: str) -> Record | ScoreRecord:
+    """What is recorded of a task that was lost with its worker: its last words, and the reason."""
     import torch
 
     from hgmvae_bench.provenance import provenance
     from hgmvae_bench.records import MetricValue
 
+    words = tail(store.log(task.run.key))
+    reason = f"{words}\n{reason}" if words else reason
     if task.stored is not None:
         return ScoreRecord(
             key=task.run.key,

@@ -47,8 +47,8 @@ class BenchmarkModel(Protocol):
 
     Called with ``({"data": images}, epoch=..., dataset_size=...)`` it returns a pythae
     ``ModelOutput`` with ``loss``; every other scalar in it goes into the training history under
-    its name. Images are (B, C, H, W) in [0, 1]. ``decoder(latent)["reconstruction"]`` gives images
-    in [0, 1].
+    its name, and has to stay finite like the loss, or the run counts as diverged. Images are
+    (B, C, H, W) in [0, 1]. ``decoder(latent)["reconstruction"]`` gives images in [0, 1].
 
     A model that trains parts on different losses defines ``objectives()`` as well, which maps the
     name of a loss in the output to the parameters that follow it.

@@ -22,12 +22,11 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hgmvae_bench.capture import tail
 from hgmvae_bench.checkpoints import Checkpoint
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.errors import UserError
-from hgmvae_bench.executor import death_record
+from hgmvae_bench.executor import death_record, stored
 from hgmvae_bench.grid import Run
 from hgmvae_bench.interruption import handlers_kept
 from hgmvae_bench.plugins import PreparingMetric
@@ -39,16 +38,12 @@ from hgmvae_bench.ray_node import (
     OutOfMemory,
     artifacts,
     work,
-    write_files,
 )
-from hgmvae_bench.records import Record, ScoreRecord
 from hgmvae_bench.registry import METRICS
 from hgmvae_bench.sealing import named
 from hgmvae_bench.tasks import (
-    DoneElsewhere,
     Event,
     ExecutorError,
-    Finished,
     PutBack,
     Setup,
     Started,
@@ -231,7 +226,7 @@ class _Driver:
             return
         self.keep_log(run, log)
         if isinstance(result, Done):
-            event = self.store(one.task, result.record, result.files)
+            event = stored(one.task, result.record, self.setup.store, result.files)
             Checkpoint(self.setup.store.files, run.key).remove()
             yield event
         elif isinstance(result, OutOfMemory):
@@ -279,9 +274,8 @@ class _Driver:
             with suppress(RayError):
                 words = remote.remote(self.setup.results, run.key)
                 self.keep_log(run, ray.get(words, timeout=SECONDS_FOR_LAST_WORDS))
-        words = tail(self.setup.store.log(run.key))
-        record = death_record(one.task, f"{words}\n{reason}" if words else reason, "cpu")
-        yield self.store(one.task, record, {})
+        record = death_record(one.task, reason, self.setup.store, "cpu")
+        yield stored(one.task, record, self.setup.store)
 
     def keep_log(self, run: Run, content: bytes) -> None:
         if content:
@@ -290,17 +284,6 @@ class _Driver:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("ab") as file:
                     file.write(content)
-
-    def store(self, task: Task, record: Record | ScoreRecord, files: FileContents) -> Event:
-        run, store = task.run, self.setup.store
-        if isinstance(record, ScoreRecord):
-            added = store.add_scores(record, task.number)
-        else:
-            if files:
-                with store.writing_artifacts(run.key) as folder:
-                    write_files(folder, files)
-            added = store.add(record, task.number)
-        return Finished(run, record) if added else DoneElsewhere(run)
 
 
 class _Shelf:

@@ -35,6 +35,7 @@ from hgmvae_bench.ray_desk import node_folder, taken_log
 from hgmvae_bench.records import Record, ScoreRecord
 from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import EpochEnded, Setup, Started, Task
+from hgmvae_bench.threads import limit_threads
 
 FileContents = Mapping[str, bytes]
 Array = npt.NDArray[Any]
@@ -119,7 +120,7 @@ def work(
         inherited: the artifacts of a run that only lacks metrics.
         desk: handle of the driver's `hgmvae_bench.ray_desk.Desk`.
     """
-    torch.set_num_threads(setup.threads)
+    limit_threads(setup.threads)
     check_precision(task.run.cell.training.precision, torch.device(setup.device))
     with _node_store(setup, cached, desk) as store, _stack_after(setup.time_limit):
         try:
@@ -146,8 +147,7 @@ def _result(
     if checkpoint := answer_to(desk.kept.remote(path)):
         write_atomically(store.root / path, checkpoint)
     if inherited:
-        with store.writing_artifacts(run.key) as folder:
-            write_files(folder, inherited)
+        store.add_artifacts(run.key, inherited)
     with captured(store.log(run.key)), using(setup.extensions):
         record = perform(
             task,
@@ -231,9 +231,3 @@ def artifacts(store: Store, run: Run) -> FileContents:
     """Content of the files that a run left."""
     folder = store.artifacts(run.key)
     return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.is_dir() else {}
-
-
-def write_files(folder: Path, files: FileContents) -> None:
-    """Write files by their names."""
-    for name, content in files.items():
-        (folder / name).write_bytes(content)

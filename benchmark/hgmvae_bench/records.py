@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from hgmvae_bench.grid import Cell, Run
 
 Status = Literal["complete", "diverged", "failed"]
 Fingerprint = dict[str, str | int | float]
+
+# What an error says may hold bytes that are no text, as the name of a file does.
+Message = Annotated[
+    str, AfterValidator(lambda text: text.encode(errors="backslashreplace").decode())
+]
 
 
 class _Frozen(BaseModel):
@@ -29,7 +34,7 @@ class MetricValue(_Frozen):
     """
 
     value: FiniteFloat | None = None
-    missing: str | None = None
+    missing: Message | None = None
     fingerprint: Fingerprint = Field(default_factory=dict)
     seconds: FiniteFloat = 0.0
 
@@ -57,7 +62,8 @@ class Record(_Frozen):
         seed: within the cell.
         settings: everything that decides the result, defaults included.
         data_digest: SHA-256 of the images and labels.
-        status: ``complete``; ``diverged`` (the loss ceased to be finite); ``failed`` (an error).
+        status: ``complete``; ``diverged`` (the loss, another term of the history, the weights or
+            the codes ceased to be finite); ``failed`` (an error).
         error: why it diverged or failed.
         metrics: by registered name.
         history: every loss term per finished epoch.
@@ -74,7 +80,7 @@ class Record(_Frozen):
     settings: dict[str, Any]
     data_digest: str
     status: Status
-    error: str | None = None
+    error: Message | None = None
     metrics: dict[str, MetricValue] = Field(default_factory=dict)
     history: dict[str, list[FiniteFloat]] = Field(default_factory=dict)
     n_parameters: int = 0

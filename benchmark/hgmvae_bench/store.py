@@ -298,13 +298,21 @@ class Store:
                 files.setdefault(key, []).append((kind, number, name))
         return {key: [name for *_, name in sorted(names)] for key, names in files.items()}
 
-    def add(self, record: Record, number: int | None = None) -> bool:
+    def add(
+        self,
+        record: Record,
+        number: int | None = None,
+        artifacts: Mapping[str, bytes] | None = None,
+    ) -> bool:
         """Write the record of a finished run; earlier ones of the same run are kept beside it.
+
+        The run's artifacts are never those of a record that is not written.
 
         Args:
             record: what became of the run.
             number: how many records of the run there are by what the caller knows; as many as
                 there are if not given.
+            artifacts: the files that the run leaves, by name.
 
         Returns:
             Whether it was written; False if another process has recorded the run since.
@@ -312,7 +320,15 @@ class Store:
         Raises:
             StoreError: if it cannot be written; nothing is left half-written.
         """
-        return self._write(f"{RECORDS}/{record.key}", "retry", record, number)
+        if number is not None and self.has(record_name(record.key, "retry", number)):
+            return False
+        if artifacts:
+            self.add_artifacts(record.key, artifacts)
+        if self._write(f"{RECORDS}/{record.key}", "retry", record, number):
+            return True
+        if artifacts:  # The other process was first by a moment, and ours have replaced its.
+            shutil.rmtree(self._artifacts(record.key), ignore_errors=True)
+        return False
 
     def add_scores(self, score: ScoreRecord, number: int | None = None) -> bool:
         """Write metrics that were computed for a recorded run later on; arguments as in `add`.
@@ -398,6 +414,16 @@ class Store:
 
     def _artifacts(self, key: str) -> Path:
         return self.root / "artifacts" / key
+
+    def add_artifacts(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Write the files that a run leaves, by name, in place of earlier ones.
+
+        Raises:
+            StoreError: if they cannot be written; nothing is left half-written.
+        """
+        with self.writing_artifacts(key) as folder:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
 
     @contextmanager
     def writing_artifacts(self, key: str) -> Iterator[Path]:

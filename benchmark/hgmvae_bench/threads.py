@@ -1,4 +1,4 @@
-"""Work that is spread over threads, torch keeping to one within each."""
+"""How many threads a process computes with, and work that is spread over them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def limit_threads(number: int) -> None:
+    """Have torch, scikit-learn and BLAS compute with so many threads in this process."""
+    # They bring pools of their own, and what is loaded later would begin with all cores.
+    import sklearn.cluster
+    import sklearn.svm  # noqa: F401
+
+    torch.set_num_threads(number)
+    threadpool_limits(number)
 
 
 def spread(function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
@@ -118,17 +119,23 @@ class Trainee:
                     return
                 yield
 
-    def finish_epoch(self) -> tuple[dict[str, float], int | None]:
-        """The mean of every loss term over the epoch's steps, and the first step at fault.
+    def finish_epoch(self) -> tuple[dict[str, float], str | None]:
+        """The mean of every loss term over the epoch's steps, and what was not finite, and where.
 
-        A fault is a loss or an image that is not finite; None if there was none.
+        That may be a loss or an image of a step, another term's mean, or what the last step has
+        made of the weights; None if nothing was.
         """
         if self._stream is not None:
             self._stream.synchronize()
         if not self._sound:
-            return {}, int(self._sound_steps) + 1
+            return {}, f"step {int(self._sound_steps) + 1}: the loss is not finite"
         n_steps = len(self._permutation)
         means = (self._totals.double() / n_steps).tolist()
+        for name, mean in zip(self._terms, means, strict=True):
+            if not math.isfinite(mean):
+                return {}, f"mean over {n_steps} steps: {name} is not finite"
+        if not all(weights.isfinite().all() for weights in self.model.parameters()):
+            return {}, f"after step {n_steps}: the weights are not finite"
         return dict(zip(self._terms, means, strict=True)), None
 
     def update(self) -> None:
@@ -156,7 +163,8 @@ class Trainee:
         """Go on from what `state` gave.
 
         Raises:
-            KeyError, RuntimeError, ValueError: if it is of another model.
+            KeyError, RuntimeError, ValueError: if it is of another model, as where a plug-in's code
+                has changed since; the trainee is of no use then.
         """
         self.model.load_state_dict(below("model.", tensors))
         for i, optimizer in enumerate(self._optimizers):

@@ -45,7 +45,7 @@ class TrainingResult:
 
     Attributes:
         history: for every loss term, its mean over the steps of each finished epoch.
-        divergence: where the loss ceased to be finite; None if it did not.
+        divergence: what ceased to be finite, and where; None if nothing did.
         resumed_after: the epoch after which an earlier training was taken up; 0 if none was.
         cost: of a training that was found at its end; None of one that was done here.
     """
@@ -79,7 +79,8 @@ def train(
             mean of every loss term.
 
     Returns:
-        A result for each model. One whose loss became non-finite has stopped there.
+        A result for each model. One whose loss, or another term, became non-finite has stopped
+        there.
 
     Raises:
         PrecisionError: if the device lacks the settings' number format.
@@ -114,7 +115,7 @@ def train(
         for index, trainee in list(active.items()):
             means[index], fault = trainee.finish_epoch()
             if fault is not None:
-                results[index].divergence = f"epoch {epoch}, step {fault}: the loss is not finite"
+                results[index].divergence = f"epoch {epoch}, {fault}"
                 del training[index], active[index]
                 continue
             for name, mean in means[index].items():

@@ -18,7 +18,7 @@ from hgmvae_bench.extensions import use
 from hgmvae_bench.grid import Run
 from hgmvae_bench.interruption import SIGNALS, StopRequestedError
 from hgmvae_bench.store import Store
-from hgmvae_bench.tasks import EpochEnded, Finished, Setup
+from hgmvae_bench.tasks import DoneElsewhere, EpochEnded, Finished, Setup
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,23 @@ def serve(pipe: Connection, setup: Setup) -> None:
     import torch
 
     from hgmvae_bench.data.catalogue import resolve_dataset
-    from hgmvae_bench.execution import TogetherError, perform, train_together
+    from hgmvae_bench.execution import (
+        RecordedElsewhereError,
+        TogetherError,
+        perform,
+        train_together,
+    )
+    from hgmvae_bench.threads import limit_threads
 
     use(setup.extensions)
-    torch.set_num_threads(setup.threads)
+    limit_threads(setup.threads)
     device = torch.device(setup.device)
     store = setup.store
     data: dict[tuple[str, int], Any] = {}
     while isinstance(tasks := pipe.recv(), Sequence):
         runs = [task.run for task in tasks]
         run, tell = runs[0], _epoch_teller(pipe, runs)
-        message: Finished | Trained
+        message: Finished | DoneElsewhere | Trained
         try:
             with captured(store.log(run.key)):
                 wanted = run.cell.dataset, run.cell.image_size
@@ -102,6 +108,8 @@ def serve(pipe: Connection, setup: Setup) -> None:
                         on_epoch=partial(tell, 0),
                     )
                     message = Finished(run, record)
+        except RecordedElsewhereError:
+            message = DoneElsewhere(run)
         except StopRequestedError:
             pipe.send(Stop())
             return

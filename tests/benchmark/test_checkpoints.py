@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from hgmvae_bench.checkpoints import Checkpoint, TrainingState
-from hgmvae_bench.execution import execute
+from hgmvae_bench.execution import _seeded, execute
 from hgmvae_bench.files import LocalFiles
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.interruption import StopRequestedError
@@ -103,6 +103,19 @@ def test_a_checkpoint_of_another_torch_counts_as_none(tmp_path, monkeypatch):
     checkpoint.save(state())
     monkeypatch.setattr(torch, "__version__", "0.1")
     assert checkpoint.load() is None
+
+
+def test_a_checkpoint_of_another_kind_of_device_counts_as_none(tmp_path):
+    Checkpoint(LocalFiles(tmp_path), "run", "cuda").save(state())
+    assert Checkpoint(LocalFiles(tmp_path), "run", "cpu").load() is None
+    assert Checkpoint(LocalFiles(tmp_path), "run", "cuda").load() is not None
+
+
+def test_a_run_keeps_checkpoints_of_the_device_that_trains_it(tiny_grid, digits, tmp_path):
+    run = Run(next(iter(tiny_grid.cells)), 0, digits.digest)
+    for device in (CPU, torch.device("meta")):
+        seeded = _seeded(run, digits, Store(tmp_path), device)
+        assert seeded.checkpoint.device == device.type
 
 
 def test_a_short_run_writes_no_checkpoint(tiny_grid, digits, tmp_path):

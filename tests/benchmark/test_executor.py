@@ -17,7 +17,15 @@ from hgmvae_bench.executors import (
 )
 from hgmvae_bench.grid import Run
 from hgmvae_bench.records import Record
-from hgmvae_bench.tasks import ExecutorError, Finished, PutBack, Setup, Started, Task
+from hgmvae_bench.tasks import (
+    DoneElsewhere,
+    ExecutorError,
+    Finished,
+    PutBack,
+    Setup,
+    Started,
+    Task,
+)
 from hgmvae_bench.worker import Apart, OutOfMemory, Stop, Trained
 
 GIB = 2**30
@@ -190,6 +198,27 @@ def test_a_run_that_finds_too_little_memory_alone_fails(pool):
     assert event.record.status == "failed"
     assert event.record.error == "CUDA out of memory, with nothing beside it"
     assert len(pool.busy) == 1
+
+
+def test_scoring_that_dies_is_recorded_with_the_reason_and_its_last_words(pool):
+    store, (run, *_) = pool.setup.store, [task.run for task in pool.tasks]
+    store.add(record(run), 0)
+    store.log(run.key).parent.mkdir()
+    store.log(run.key).write_text("last words")
+    task = Task(run, ["sc"], store.runs()[run.key], 1)
+    (event,) = pool.lost([task], "the worker process died")
+    assert store.runs()[run.key].metrics == event.record.metrics
+    assert event.record.metrics["sc"].missing == "last words\nthe worker process died"
+    # One that died after its last deed.
+    assert list(pool.lost([task], "the worker process died")) == [DoneElsewhere(run)]
+
+
+def test_a_worker_whose_run_was_recorded_elsewhere_takes_the_next(pool):
+    list(pool.fill())
+    (worker,) = pool.busy
+    run = worker.tasks[0].run
+    assert say(pool, worker, DoneElsewhere(run)) == [DoneElsewhere(run)]
+    assert worker.tasks[0].run != run
 
 
 @pytest.fixture

@@ -82,6 +82,14 @@ def test_a_metric_has_a_value_or_a_reason():
         MetricValue(value=1, missing="why")
 
 
+def test_an_error_whose_words_are_no_text_can_be_recorded(tmp_path):
+    odd = os.fsdecode(b"no such file: \xff")
+    written = record(error=odd, metrics={"sc": MetricValue(missing=odd)})
+    Store(tmp_path).add(written)
+    assert Store(tmp_path).runs()["run"].record == written
+    assert written.error == r"no such file: \udcff"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -271,6 +279,19 @@ def test_a_record_that_another_process_wrote_first_stays(tmp_path):
     assert store.add(record(seed=2), number=1)
     assert store.runs()["run"].record.seed == 2
     assert list((tmp_path / "records").glob(".*")) == []
+
+
+def test_artifacts_are_those_of_the_record_that_stands(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    assert store.add(record(), 0, {"weights": b"first"})
+    assert not store.add(record(), 0, {"weights": b"second"})
+    assert (store.artifacts("run") / "weights").read_bytes() == b"first"
+    # The other process records the run after this one has looked.
+    monkeypatch.setattr(Store, "has", lambda self, name: False)
+    assert not store.add(record(), 0, {"weights": b"second"})
+    assert not store.artifacts("run").exists()
+    assert store.add(record(), 1, {"weights": b"again"})
+    assert (store.artifacts("run") / "weights").read_bytes() == b"again"
 
 
 def test_cleaning_leaves_what_a_living_process_writes(tmp_path):

@@ -7,9 +7,12 @@ import time
 import pytest
 
 from hgmvae_bench import tracking
+from hgmvae_bench.cli.driving import show_progress
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import Record
+from hgmvae_bench.remote import ORIGIN
+from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import EpochEnded, Finished, Started
 from hgmvae_bench.tracking import Occasion, TrackingError, TrackingReporter, open_tracker
 
@@ -109,3 +112,14 @@ def test_tensorboard_asks_for_a_folder_where_results_lie_elsewhere():
     pytest.importorskip("tensorboard", reason="the extra `tensorboard` is not installed")
     with pytest.raises(TrackingError, match="name one: --track tensorboard:FOLDER"):
         open_tracker("tensorboard", Occasion("tiny", None))
+
+
+def test_results_at_a_url_lie_elsewhere(tiny_grid, tmp_path):
+    pytest.importorskip("tensorboard", reason="the extra `tensorboard` is not installed")
+    (tmp_path / ORIGIN).write_text("s3://bucket/results")
+    with (
+        pytest.raises(TrackingError, match="name one: --track tensorboard:FOLDER"),
+        show_progress(tiny_grid, Store(tmp_path), ["tensorboard"]),
+    ):
+        pass
+    assert not (tmp_path / "tensorboard").exists()
