@@ -50,8 +50,9 @@ def mean_ranks(results: Results, metrics: Sequence[str] | None = None) -> Figure
     """A panel for each metric: every model's mean rank over datasets × latent dimensions.
 
     Bars reach half of Nemenyi's critical difference to either side: models whose bars do not
-    overlap differ, as far as blocks are independent (datasets are, latent dims of one are not). Small strokes are the ranks in the single blocks. A model's value in a block is
-    its mean over seeds; blocks in which a model has none are left out.
+    overlap differ, as far as blocks are independent (datasets are, latent dims of one are not).
+    Small strokes are the ranks in the single blocks. A model's value in a block is its mean over
+    seeds; blocks in which a model has none are left out.
 
     Args:
         results: of any number of datasets.
