@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -79,13 +79,44 @@ def parse_grid(text: str, filename: str) -> Grid:
     return Grid(spec, spec)
 
 
+EXPECTED = {
+    "dict_type": "expected keys with values",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "int_type": "expected an integer",
+    "list_type": "expected a list",
+    "string_pattern_mismatch": (
+        "expected letters, digits, spaces and any of . _ + -, a letter or digit first"
+    ),
+    "string_too_short": "expected text",
+    "string_type": "expected text",
+    "too_short": "expected at least one entry",
+}
+"""What pydantic's kinds of faults mean to a reader; of the others it speaks plainly itself."""
+
+
 def _explain(fault: Any) -> str:
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "missing":
+    kind, message = fault["type"], fault["msg"]
+    if kind == "missing":
         return "this key is required"
-    if fault["type"] == "extra_forbidden":
-        return "unknown key"
-    return f"{message[0].lower()}{message[1:]}, got {fault['input']!r}"
+    if kind == "extra_forbidden":
+        *parents, key = fault["loc"]
+        return str(UnknownNameError("key", str(key), _keys(parents)))
+    if kind == "value_error":
+        return str(fault["ctx"]["error"])  # whole sentences of our own
+    if kind == "model_type":
+        message = f"expected keys with values ({', '.join(_keys(fault['loc']))})"
+    got = "nothing" if fault["input"] is None else repr(fault["input"])
+    return f"{EXPECTED.get(kind, message[0].lower() + message[1:])}, got {got}"
+
+
+def _keys(location: Sequence[str | int]) -> list[str]:
+    """The keys that a part of a grid file may have."""
+    section: Any = GridSpec
+    if location:
+        annotation = GridSpec.model_fields[str(location[0])].annotation
+        *_, section = get_args(annotation) or (annotation,)
+    return list(section.model_fields)
 
 
 def _duplicate_keys(node: yaml.Node | None) -> Iterator[Fault]:
