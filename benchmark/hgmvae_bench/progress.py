@@ -40,10 +40,9 @@ def plan_text(survey: Survey) -> str:
         ("dataset", "model", "L", "done", "missing", "to score", "failed", "a run", "from")
     ]
     for plan in survey.cells:
-        cell = plan.cell
         time_of_run = "" if plan.seconds is None else _duration(plan.seconds)
         counts = (plan.done, plan.missing, plan.to_score, plan.failed)
-        named = (cell.dataset, cell.model, str(cell.latent_dim), *map(str, counts))
+        named = (plan.dataset, plan.model, str(plan.cell.latent_dim), *map(str, counts))
         rows.append((*named, time_of_run, plan.basis if plan.missing else ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

@@ -221,8 +221,8 @@ def unchecked(monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'run' in sys.argv:\n"
-        "    import hgmvae_bench.runner\n"
-        "    hgmvae_bench.runner.check_models = lambda plan, data: None\n"
+        "    import hgmvae_bench.preflight\n"
+        "    hgmvae_bench.preflight.check_cells = lambda grid, cells, data: None\n"
     )
     return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 

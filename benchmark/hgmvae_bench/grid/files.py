@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from hgmvae_bench.grid.cells import Grid
-from hgmvae_bench.grid.faults import Fault, GridError, Location, unknown_names
+from hgmvae_bench.grid.faults import Fault, GridError, Location, explain, unknown_names
 from hgmvae_bench.grid.spec import GridSpec
 from hgmvae_bench.plugins import UnknownNameError
 
@@ -62,6 +63,7 @@ def parse_grid(text: str, filename: str) -> Grid:
         problem = getattr(error, "problem", None) or error
         raise GridError(f"{filename}{line}: not valid YAML: {problem}") from error
 
+    told = functools.partial(_told, filename, node)
     spec: GridSpec | None = None
     try:
         spec = GridSpec.model_validate(content)
@@ -70,47 +72,22 @@ def parse_grid(text: str, filename: str) -> Grid:
     if spec is not None:
         faults += unknown_names(spec)
     if spec is None or faults:
-        raise GridError(
-            "\n".join(
-                f"{filename}:{_line(node, location)}: {_dotted(location)}{message}"
-                for location, message in faults
-            )
-        )
-    return Grid(spec, spec)
-
-
-EXPECTED = {
-    "dict_type": "expected keys with values",
-    "float_parsing": "expected a number",
-    "float_type": "expected a number",
-    "int_type": "expected an integer",
-    "list_type": "expected a list",
-    "string_pattern_mismatch": (
-        "expected letters, digits, spaces and any of . _ + -, a letter or digit first"
-    ),
-    "string_too_short": "expected text",
-    "string_type": "expected text",
-    "too_short": "expected at least one entry",
-}
-"""What pydantic's kinds of faults mean to a reader; of the others it speaks plainly itself."""
+        raise GridError("\n".join(told(*fault) for fault in faults))
+    return Grid(spec, spec, told)
 
 
 def _explain(fault: Any) -> str:
-    kind, message = fault["type"], fault["msg"]
+    kind, location = fault["type"], fault["loc"]
     if kind == "missing":
         return "this key is required"
     if kind == "extra_forbidden":
-        *parents, key = fault["loc"]
-        return str(UnknownNameError("key", str(key), _keys(parents)))
-    if kind == "value_error":
-        return str(fault["ctx"]["error"])  # whole sentences of our own
+        return str(UnknownNameError("key", str(location[-1]), _keys(location[:-1])))
     if kind == "model_type":
-        message = f"expected keys with values ({', '.join(_keys(fault['loc']))})"
-    got = "nothing" if fault["input"] is None else repr(fault["input"])
-    return f"{EXPECTED.get(kind, message[0].lower() + message[1:])}, got {got}"
+        fault["msg"] = f"expected keys with values ({', '.join(_keys(location))})"
+    return explain(fault)
 
 
-def _keys(location: Sequence[str | int]) -> list[str]:
+def _keys(location: Location) -> list[str]:
     """The keys that a part of a grid file may have."""
     section: Any = GridSpec
     if location:
@@ -133,6 +110,10 @@ def _duplicate_keys(node: yaml.Node | None) -> Iterator[Fault]:
                 stack.append(((*location, key.value), value))
         elif isinstance(current, yaml.SequenceNode):
             stack.extend(((*location, i), item) for i, item in enumerate(current.value))
+
+
+def _told(filename: str, node: yaml.Node | None, location: Location, message: str) -> str:
+    return f"{filename}:{_line(node, location)}: {_dotted(location)}{message}"
 
 
 def _line(node: yaml.Node | None, location: Location) -> int:
