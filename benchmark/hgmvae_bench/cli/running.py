@@ -40,6 +40,7 @@ from hgmvae_bench.cli.options import (
     metric_names,
     resolved,
 )
+from hgmvae_bench.wording import count
 
 if TYPE_CHECKING:
     from hgmvae_bench.grid import Cell, Grid, Run
@@ -270,13 +271,15 @@ def check(
     runs, plan = do(chosen, list(chosen.cells))
     if old is None:
         save_baseline(made := make_baseline(chosen, runs, store.runs()), baseline)
-        typer.echo(f"\n{len(made.cells)} cells, {chosen.spec.seeds} seeds each: {baseline}")
+        size = f"{count(len(made.cells), 'cell')}, {count(chosen.spec.seeds, 'seed')} each"
+        typer.echo(f"\n{size}: {baseline}")
         return
     outcome = compare(old, chosen, runs, store.runs())
     if outcome.shifts:
         suspects = [cell for cell in chosen.cells if cell.identity in outcome.suspects]
         typer.echo(
-            f"\n{len(outcome.shifts)} suspected; as many seeds again of {len(suspects)} cells:"
+            f"\n{len(outcome.shifts)} suspected; as many seeds again of "
+            f"{count(len(suspects), 'cell')}:"
         )
         doubled = chosen.select(seeds=2 * chosen.spec.seeds)
         runs, _ = do(doubled, suspects)
@@ -306,7 +309,8 @@ def merge(
     for source in sources:
         merged = merge_folder(source, into)
         typer.echo(
-            f"{source}: {len(merged.copied)} runs copied, {len(merged.identical)} were there"
+            f"{source}: {count(len(merged.copied), 'run')} copied, "
+            f"{len(merged.identical)} there before"
         )
         for key in merged.taken:
             typer.echo(f"  {key}: differs; the record of {source} counts")
