@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -254,7 +254,7 @@ def require_fit(baseline: Baseline, grid: Grid, runs: Iterable[Run]) -> None:
             faults += [f"{name}: {metric} is {change}" for metric in sorted(metrics)]
         if old.data_digest != of_cell[0].data_digest:
             faults.append(f"{name}: the content of {cell.dataset} is another")
-    wanted = {cell.identity for cell in Grid(grid.whole, grid.whole).cells}
+    wanted = {cell.identity for cell in replace(grid, spec=grid.whole).cells}
     if not faults:
         gone = [cell.name for cell in baseline.cells if cell.identity not in wanted]
         faults += [f"{name}: no longer in the grid" for name in gone]

@@ -4,7 +4,9 @@
 class UserError(Exception):
     """Something that the user can mend; the message names the thing and says what to do.
 
-    The command line shows the message without a traceback and exits with ``exit_status``.
+    The command line shows the message without a traceback, behind ``label``, and exits with
+    ``exit_status``.
     """
 
+    label = "error: "
     exit_status = 2

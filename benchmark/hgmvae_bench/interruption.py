@@ -25,6 +25,8 @@ class StoppedError(UserError):
         exit_status: 128 and the signal's number, as shells have it.
     """
 
+    label = ""  # It was asked for.
+
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_status = 128 + number

@@ -16,11 +16,12 @@ from typing import Any, Literal
 import torch
 
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.data.catalogue import load_all, resolve_dataset
+from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.execution import build_model
 from hgmvae_bench.grid import Cell, Grid
 from hgmvae_bench.plugins import WeightedMetric
+from hgmvae_bench.preflight import available_data, check_cells
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.registry import METRICS
 from hgmvae_bench.store import Store, StoredRun
@@ -41,6 +42,7 @@ class CellPlan:
 
     Attributes:
         cell: which.
+        dataset, model: as the grid names them.
         done: complete runs that lack no metric.
         missing: runs without a record.
         to_score: complete runs that lack metrics.
@@ -51,6 +53,8 @@ class CellPlan:
     """
 
     cell: Cell
+    dataset: str
+    model: str
     done: int
     missing: int
     to_score: int
@@ -97,8 +101,6 @@ class Survey:
             "cells": [
                 {
                     "cell": plan.cell.identity,
-                    "dataset": plan.cell.dataset,
-                    "model": plan.cell.model,
                     "latent_dim": plan.cell.latent_dim,
                     **{name: value for name, value in vars(plan).items() if name != "cell"},
                 }
@@ -142,40 +144,53 @@ def survey(
 
     Raises:
         hgmvae_bench.store.StoreError: if the results folder cannot be read.
+        GridError, PluginError: if the grid cannot be run as asked (`hgmvae_bench.preflight`).
     """
     by_cell: dict[str, list[StoredRun]] = {}
     for run in store.runs().values():
         by_cell.setdefault(run.summary.cell, []).append(run)
-    wanted = ((cell.dataset, cell.image_size) for cell in grid.cells)
-    data, lacking_data = load_all(wanted, data_root)
+    data, lacking_data = available_data(grid, data_root)
     needed = dict.fromkeys(name for metrics in grid.cells.values() for name in metrics)
-    estimate = _Estimates(store, by_cell, data, device, progress)
+    recorded = {
+        cell: _recorded(cell, by_cell, data.get((cell.dataset, cell.image_size)), grid.spec.seeds)
+        for cell in grid.cells
+    }
+    missing = {cell: grid.spec.seeds - len(runs) for cell, runs in recorded.items()}
+    check_cells(grid, [cell for cell, count in missing.items() if count], data)
+    estimate = _Estimates(store, by_cell, data, device, grid, progress)
     cells = []
     for cell, metrics in grid.cells.items():
-        digest = getattr(data.get((cell.dataset, cell.image_size)), "digest", None)
-        by_seed = {
-            run.summary.seed: run
-            for run in by_cell.get(cell.identity, [])
-            if digest in (None, run.summary.data_digest)
-        }
-        runs = [by_seed[seed] for seed in range(grid.spec.seeds) if seed in by_seed]
-        complete = [run for run in runs if run.summary.status == "complete"]
+        complete = [run for run in recorded[cell] if run.summary.status == "complete"]
         to_score = sum(any(name not in run.metrics for name in metrics) for run in complete)
-        missing = grid.spec.seeds - len(runs)
-        seconds, basis, size = estimate.of(cell) if missing else (None, "unknown", None)
+        seconds, basis, size = estimate.of(cell) if missing[cell] else (None, "unknown", None)
+        dataset, model, _ = grid.names[cell]
         cells.append(
             CellPlan(
                 cell,
+                dataset,
+                model,
                 done=len(complete) - to_score,
-                missing=missing,
+                missing=missing[cell],
                 to_score=to_score,
-                failed=len(runs) - len(complete),
+                failed=len(recorded[cell]) - len(complete),
                 seconds=seconds,
                 basis=basis,
                 bytes=size,
             )
         )
     return Survey(cells, lacking_data, _lacking_weights(needed, weights), workers)
+
+
+def _recorded(
+    cell: Cell, by_cell: Mapping[str, list[StoredRun]], data: ImageData | None, seeds: int
+) -> list[StoredRun]:
+    """A cell's runs by seed, on the data that is here; on whatever data if it is not."""
+    by_seed = {
+        run.summary.seed: run
+        for run in by_cell.get(cell.identity, [])
+        if data is None or run.summary.data_digest == data.digest
+    }
+    return [by_seed[seed] for seed in range(seeds) if seed in by_seed]
 
 
 def _lacking_weights(metrics: Iterable[str], folder: Path | None) -> dict[str, str]:
@@ -197,6 +212,7 @@ class _Estimates:
     by_cell: Mapping[str, list[StoredRun]]
     data: Mapping[tuple[str, int], ImageData]
     device: torch.device
+    grid: Grid
     progress: Callable[[str], None]
 
     def __post_init__(self) -> None:
@@ -240,7 +256,8 @@ class _Estimates:
         shape = channels, cell.image_size, cell.training.batch_size, cell.training.precision
         kind = (*shape, *_kind(cell.settings)[1:3])
         if kind not in self._calibrated:
-            self.progress(f"{cell.model} on images like those of {cell.dataset}")
+            dataset, model, _ = self.grid.names[cell]
+            self.progress(f"{model} on images like those of {dataset}")
             try:
                 self._calibrated[kind] = self._measure(cell)
             except (ValueError, RuntimeError, UserError):

@@ -177,6 +177,7 @@ class DatasetPlugin(Protocol):
 
         Raises:
             hgmvae_bench.data.DataError: if it is absent or damaged; the message says what to do.
+            ValueError: if it cannot have that image size.
         """
 
 

@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from hgmvae_bench.planning import Survey
 from hgmvae_bench.records import Record, ScoreRecord
 from hgmvae_bench.runner import Plan, Reporter
+from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import DoneElsewhere, EpochEnded, Event, Finished, PutBack, Started
+from hgmvae_bench.wording import count
 
 NOTHING_TO_DO = "nothing to train"
 
@@ -31,7 +33,7 @@ def summary(plan: Plan) -> str:
         )
     if not plan.tasks:
         counts[0:2] = [NOTHING_TO_DO]
-    return f"{plan.total} runs: {', '.join(counts)}"
+    return f"{count(plan.total, 'run')}: {', '.join(counts)}"
 
 
 def plan_text(survey: Survey) -> str:
@@ -40,10 +42,9 @@ def plan_text(survey: Survey) -> str:
         ("dataset", "model", "L", "done", "missing", "to score", "failed", "a run", "from")
     ]
     for plan in survey.cells:
-        cell = plan.cell
         time_of_run = "" if plan.seconds is None else _duration(plan.seconds)
         counts = (plan.done, plan.missing, plan.to_score, plan.failed)
-        named = (cell.dataset, cell.model, str(cell.latent_dim), *map(str, counts))
+        named = (plan.dataset, plan.model, str(plan.cell.latent_dim), *map(str, counts))
         rows.append((*named, time_of_run, plan.basis if plan.missing else ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -56,10 +57,11 @@ def plan_text(survey: Survey) -> str:
     total = survey.as_json()["total"]
     lines += [
         "",
-        f"{len(survey.cells)} cells: {total['done']} runs done, {total['missing']} missing, "
+        f"{count(len(survey.cells), 'cell')}: {count(total['done'], 'run')} done, "
+        f"{total['missing']} missing, "
         f"{total['to_score']} to score, {total['failed']} failed or diverged",
     ]
-    rest = f", without {survey.not_estimated} runs that cannot be estimated"
+    rest = f", without {count(survey.not_estimated, 'run')} that cannot be estimated"
     lines += [
         f"time for what is missing, {survey.workers} side by side: about "
         f"{_duration(survey.seconds)}{rest if survey.not_estimated else ''}",
@@ -70,8 +72,8 @@ def plan_text(survey: Survey) -> str:
     return "\n".join(lines) + "\n"
 
 
-def outcome(event: Finished | DoneElsewhere) -> str:
-    """One line on a run that has just been recorded."""
+def outcome(event: Finished | DoneElsewhere, store: Store) -> str:
+    """One line on a run that has just been recorded, with its log if that says anything."""
     if isinstance(event, DoneElsewhere):
         return f"{event.run.key}: done by another process"
     record, seconds = event.record, ""
@@ -79,7 +81,9 @@ def outcome(event: Finished | DoneElsewhere) -> str:
         seconds = f" in {sum(record.seconds.values()):.1f} s"
         if record.status != "complete":
             reason = (record.error or "").strip().splitlines()[-1]
-            return f"{record.key}: {record.status}{seconds}: {reason} (logs/{record.key}.log)"
+            log = store.log(record.key)
+            said = f" (logs/{log.name})" if log.is_file() and log.stat().st_size else ""
+            return f"{record.key}: {record.status}{seconds}: {reason}{said}"
     missing = [f"; {name} missing ({m.missing})" for name, m in record.metrics.items() if m.missing]
     return f"{record.key}: complete{seconds}{''.join(missing)}"
 
@@ -89,8 +93,8 @@ class PlainReporter:
 
     SECONDS_BETWEEN_EPOCHS = 30
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, store: Store) -> None:
+        self._console, self._store = console, store
         self._total = self._finished = 0
         self._told_at: dict[str, float] = {}
 
@@ -120,7 +124,7 @@ class PlainReporter:
             self._line(f"{key}: {event.reason}")
         else:
             self._finished += 1
-            self._line(f"[{self._finished}/{self._total}] {outcome(event)}")
+            self._line(f"[{self._finished}/{self._total}] {outcome(event, self._store)}")
 
     def _line(self, text: str) -> None:
         self._console.print(escape(text), soft_wrap=True, highlight=False)
@@ -129,7 +133,8 @@ class PlainReporter:
 class LiveReporter:
     """A bar for the grid, with the time left, and one for each run under way."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, store: Store) -> None:
+        self._store = store
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -175,7 +180,7 @@ class LiveReporter:
             else:
                 self._finished += 1
             if isinstance(event, Finished) and not _clean(event.record):
-                self._progress.console.print(escape(outcome(event)), highlight=False)
+                self._progress.console.print(escape(outcome(event, self._store)), highlight=False)
         done = self._finished + sum(self._shares.values())
         left = (time.monotonic() - self._started_at) * (self._total - done) / done if done else None
         status = f"{_duration(left)} left" if left is not None else ""
@@ -206,9 +211,10 @@ def _clean(record: Record | ScoreRecord) -> bool:
     return not any(value.missing for value in record.metrics.values())
 
 
-def reporter(console: Console) -> PlainReporter | LiveReporter:
-    """The reporter that fits the console."""
-    return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+def reporter(console: Console, store: Store) -> PlainReporter | LiveReporter:
+    """The reporter that fits the console, for runs that the store gets."""
+    kind = LiveReporter if console.is_terminal else PlainReporter
+    return kind(console, store)
 
 
 def _loss(event: EpochEnded) -> str:

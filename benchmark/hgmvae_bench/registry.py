@@ -106,8 +106,8 @@ class Registry(Generic[P]):
             ) from error
         if lacking := missing_members(plugin, self.protocol):
             raise PluginError(
-                f"the {self.kind} '{name}' of {entry.owner} is a {type(plugin).__name__} without "
-                f"{', '.join(lacking)}; see hgmvae_bench.plugins.{self.protocol.__name__}"
+                f"the {self.kind} '{name}' of {entry.owner}, of type {type(plugin).__name__}, "
+                f"lacks {', '.join(lacking)}; see hgmvae_bench.plugins.{self.protocol.__name__}"
             )
         return plugin
 

@@ -9,19 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from pydantic import ValidationError
-
 from hgmvae_bench import extensions
 from hgmvae_bench.checkpoints import Checkpoint
 from hgmvae_bench.collector import paused_collector
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.data.catalogue import load_all
 from hgmvae_bench.errors import UserError
-from hgmvae_bench.execution import build_model
 from hgmvae_bench.executors import Executor
 from hgmvae_bench.grid import Cell, Grid, Run
-from hgmvae_bench.plugins import BenchmarkModel
 from hgmvae_bench.records import Record
 from hgmvae_bench.sealing import named
 from hgmvae_bench.sharing import Claims, new_owner
@@ -54,6 +48,11 @@ class Plan:
     def tasks(self) -> list[Task]:
         """Everything to do, the quickest first."""
         return [*self.rescore, *self.train]
+
+    @property
+    def to_train(self) -> list[Cell]:
+        """The cells with runs to train."""
+        return list(dict.fromkeys(task.run.cell for task in self.train))
 
     @property
     def total(self) -> int:
@@ -155,21 +154,6 @@ def make_evaluation_plan(
     return plan
 
 
-def load_data(grid: Grid, root: Path) -> dict[tuple[str, int], ImageData]:
-    """Every dataset of a grid by name and image size.
-
-    Raises:
-        RunError: if some cannot be loaded; one line for each.
-    """
-    data, lacking = load_all(((cell.dataset, cell.image_size) for cell in grid.cells), root)
-    if lacking:
-        faults = "\n".join(f"{name}: {fault}" for name, fault in lacking.items())
-        present = "".join(f" --dataset {name}" for name, _ in data)
-        hint = f"\nto run the grid on what is there: add{present}" if present else ""
-        raise RunError(faults + hint)
-    return data
-
-
 def grid_runs(
     grid: Grid,
     data: Mapping[tuple[str, int], ImageData],
@@ -181,36 +165,6 @@ def grid_runs(
         for cell in (grid.cells if cells is None else cells)
         for seed in range(grid.spec.seeds)
     ]
-
-
-def check_models(plan: Plan, data: Mapping[tuple[str, int], ImageData]) -> None:
-    """Build every cell's model once, so that a bad setting shows before hours of training.
-
-    Raises:
-        RunError: if one cannot be built, or not be trained in so many epochs.
-    """
-    with torch.random.fork_rng(devices=[]):
-        for cell in dict.fromkeys(task.run.cell for task in plan.train):
-            try:
-                model = build_model(cell, data[cell.dataset, cell.image_size].input_dim)
-                _check_epochs(model, cell)
-            except ValidationError as error:
-                faults = (
-                    f"{'.'.join(map(str, f['loc']))}: {f['msg']}, got {f['input']!r}"
-                    for f in error.errors()
-                )
-                raise RunError(f"{cell.slug} cannot be built: {'; '.join(faults)}") from error
-            except ValueError as error:
-                raise RunError(f"{cell.slug} cannot be built: {error}") from error
-
-
-def _check_epochs(model: BenchmarkModel, cell: Cell) -> None:
-    check_epochs = getattr(model, "check_epochs", None)
-    if check_epochs is not None:
-        try:
-            check_epochs(cell.training.epochs)
-        except ValueError as error:
-            raise RunError(f"{cell.slug} cannot be trained as asked: {error}") from error
 
 
 def run_plan(

@@ -51,7 +51,7 @@ def test_a_shift_is_confirmed_by_further_seeds_and_exits_with_1(baseline):
     save_baseline(old.model_copy(update={"cells": cells}), folder / "shifted.json")
     outcome = cli(*CHECK[:4], "shifted.json", *CHECK[5:], "--model", "vae", cwd=folder)
     assert outcome.returncode == 1
-    assert "1 suspected; as many seeds again of 1 cells:\n4 runs: 2 to train" in outcome.stdout
+    assert "1 suspected; as many seeds again of 1 cell:\n4 runs: 2 to train" in outcome.stdout
     assert "shifted: digits_vae_L2: sc: old 100 ± 0.0007" in outcome.stdout
     assert len(list((folder / "r" / "records").iterdir())) == 4 + 2
 

@@ -107,8 +107,11 @@ def test_a_failed_run_exits_with_1(tiny_text, tmp_path):
     )
     outcome = cli("run", "--grid", "g.yaml", "--model", "vae", "--seeds", 1, cwd=tmp_path)
     assert outcome.returncode == 1
+    assert outcome.stdout.startswith("1 run: 1 to train,")
     assert "diverged" in outcome.stdout
     assert "1 × diverged" in outcome.stdout
+    # It has said nothing.
+    assert ".log)" not in outcome.stdout
     assert (tmp_path / "results" / "local" / "records").is_dir()
 
 

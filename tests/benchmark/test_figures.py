@@ -198,6 +198,24 @@ def test_training_curves_are_the_histories_and_divergence_shows(tmp_path):
     assert "3 seeds" in figure.get_suptitle()
 
 
+@pytest.mark.parametrize("name", ["3", "4", "training"])
+def test_where_every_run_diverged_the_advice_is_to_do_them_again(tmp_path, name):
+    results = made_up(tmp_path, lacking=[("vae", 4, seed) for seed in range(3)])
+    without = {
+        k: StoredRun(r.record.model_copy(update={"history": {}}), r.sha256, r.metrics)
+        for k, r in results.runs.items()
+    }
+    results = replace(results, runs=without).select(models=["vae"], latent_dims=[4])
+    with pytest.raises(FigureError, match=r"; 3 diverged: `hgmvae-bench run --retry-failed` does"):
+        FIGURES[name].draw(results)
+
+
+def test_a_file_of_an_unknown_format_is_refused(results, tmp_path):
+    with pytest.raises(FigureError, match=r"x.bmp: figures are written as .png or .svg"):
+        list(write_figures(FIGURES["training"], results, tmp_path / "x.bmp"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ranks_are_those_of_the_means(tmp_path):
     results = made_up(tmp_path)
     # SC grows from vae to swae in every block; it is better higher, DB lower.

@@ -107,11 +107,23 @@ def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_t
     ("old", "new", "message"),
     [
         ("seeds: 2", "seeds: 0", r"g.yaml:4: seeds: .*greater than or equal to 1, got 0"),
-        ("seeds: 2", "sedes: 2", r"g.yaml:4: sedes: unknown key"),
+        ("seeds: 2", "sedes: 2", r"g.yaml:4: sedes: unknown key 'sedes'; did you mean seeds"),
+        ("epochs: 1", "epoch: 1", r"g.yaml:6: training.epoch: .*'epoch'; did you mean epochs\?$"),
+        ("seeds: 2", "models: { x: { setings: {} } }", r"g.yaml:4: .*; did you mean settings\?"),
+        ("    rows:", "    row:", r"g.yaml:14: tables\[0\].row: .*; did you mean rows\?"),
+        ("seeds: 2", "seeds: true", r"g.yaml:4: seeds: expected an integer, got True$"),
+        ("batch_size: 64", "batch_size: yes", r"training.batch_size: expected an integer, got"),
+        ("train_images: 128", "train_images: on", r"train_images: expected an integer, got True"),
+        ("epochs: 1", "learning_rate: true", r"learning_rate: expected a number, got True$"),
+        ("epochs: 1", "learning_rate: high", r"learning_rate: expected a number, got 'high'$"),
+        ("network: { width: 2 }", "network: 5", r"network: expected keys with .*width\), got 5$"),
+        ("seeds: 2", "models: { x: 5 }", r"models.x: expected keys with .*settings\), got 5$"),
+        ("latent_dims: [2]", "latent_dims: [2, 2]", r"names a latent_dim twice: \[2, 2\]$"),
+        ("latent_dims: [2]", "latent_dims: 2", r"latent_dims: expected a list, got 2$"),
         ("width: 2", "width: wide", r"g.yaml:5: network.width: .*integer.*got 'wide'"),
         ("name: tiny", "tilte: x", r"g.yaml:1: name: this key is required"),
-        ("name: tiny", "name: ../tiny", r"g.yaml:2: name: string should match.*got '../tiny'"),
-        ('name: "1"', "name: a/b", r"g.yaml:8: tables\[0\].name: string should match"),
+        ("name: tiny", "name: ../tiny", r"g.yaml:2: name: expected letters, .*, got '../tiny'$"),
+        ('name: "1"', "name: a/b", r"g.yaml:8: tables\[0\].name: expected letters"),
         ("[vae, wae-imq]", "[vae, wae-img]", r"g.yaml:11: .*unknown model 'wae-img'.*wae-imq"),
         ("[digits]", "[digit]", r"g.yaml:10: .*unknown dataset 'digit'; did you mean digits"),
         ("[sc, accuracy]", "[sc, acuracy]", r"g.yaml:13: .*unknown metric 'acuracy'"),
@@ -141,6 +153,16 @@ def test_a_fault_is_named_with_its_line_and_key(tiny_text, old, new, message):
     assert old in tiny_text
     with pytest.raises(GridError, match=message):
         parse_grid(tiny_text.replace(old, new), "g.yaml")
+
+
+def test_a_file_that_says_nothing_is_told_which_keys_there_are():
+    with pytest.raises(GridError, match=r"^g.yaml:1: expected keys .*\(name, .*\), got nothing$"):
+        parse_grid("", "g.yaml")
+
+
+def test_numbers_may_be_written_as_yaml_takes_for_text(tiny_text):
+    text = tiny_text.replace("epochs: 1,", "epochs: 1, learning_rate: 1e-3,")
+    assert parse_grid(text, "g.yaml").spec.training.learning_rate == 1e-3
 
 
 def test_filters_leave_the_cells_that_they_name(tiny_grid):

@@ -93,6 +93,22 @@ def test_what_is_lacking_is_named_and_the_rest_estimated_without_it(tmp_path, mo
     assert json.loads(json.dumps(found.as_json()))["total"]["missing"] == 2 * len(found.cells)
 
 
+def test_variants_stand_under_their_own_names(tiny_text, tmp_path):
+    text = tiny_text.replace(
+        "tables:",
+        "datasets: { large: { dataset: digits, image_size: 64 } }\n"
+        "models: { strong: { model: beta-vae, settings: { beta: 9 } } }\ntables:",
+        1,
+    ).replace("[vae, wae-imq]", "[beta-vae, strong]")
+    grid = parse_grid(text.replace("[digits]", "[large]"), "tiny.yaml")
+    told = []
+    found = look(grid, tmp_path, progress=told.append)
+    named = [(cell["dataset"], cell["model"]) for cell in found.as_json()["cells"]]
+    assert named == [("large", "beta-vae"), ("large", "strong")]
+    assert told == [f"{model} on images like those of large" for _, model in named]
+    assert plan_text(found).splitlines()[2].split()[:3] == ["large", "strong", "2"]
+
+
 def test_planning_writes_nothing(tiny_grid, tmp_path):
     look(tiny_grid, tmp_path / "nowhere", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -72,7 +72,9 @@ def test_a_plugin_that_cannot_be_imported_names_its_owner():
 
 def test_a_plugin_that_lacks_something_is_refused_with_what_it_lacks():
     models = registry(Entry("odd", "math:pi", "theirs"))
-    with pytest.raises(PluginError, match="theirs is a float without build, reference, settings, "):
+    with pytest.raises(
+        PluginError, match="theirs, of type float, lacks build, reference, settings, "
+    ):
         models["odd"]
 
 

@@ -17,11 +17,10 @@ from hgmvae_bench.execution import build_model
 from hgmvae_bench.executor import available_cores
 from hgmvae_bench.executors import LocalExecutor
 from hgmvae_bench.grid import parse_grid
+from hgmvae_bench.preflight import check_cells, load_data
 from hgmvae_bench.records import Record
 from hgmvae_bench.runner import (
     RunError,
-    check_models,
-    load_data,
     make_evaluation_plan,
     make_plan,
     run_plan,
@@ -58,7 +57,7 @@ def run(grid, root, recorder=None, *, executor=ONE_BY_ONE, retry_failed=False):
     store, recorder = Store(root), recorder or Recorder()
     data = load_data(grid, root)
     plan = make_plan(grid, data, store.runs(), retry_failed=retry_failed)
-    check_models(plan, data)
+    check_cells(grid, plan.to_train, data)
     complete = run_plan(
         plan,
         store,
@@ -294,26 +293,6 @@ def _kill_one_worker():
         time.sleep(0.05)
 
 
-def test_data_that_is_not_there_is_named_before_anything_is_trained(tiny_text, tmp_path):
-    grid = parse_grid(
-        tiny_text.replace("[digits]", "[digits, mnist]").replace(
-            "rows: [metric]", "rows: [metric, dataset]"
-        ),
-        "tiny.yaml",
-    )
-    with pytest.raises(RunError, match=r"(?s)mnist: .*add --dataset digits"):
-        run(grid, tmp_path)
-    assert not (tmp_path / "records").exists()
-
-
-def test_a_bad_setting_is_named_before_anything_is_trained(tiny_text, tmp_path):
-    models = "models: { vae: { model: gmvae, settings: { n_components: -3 } } }\n"
-    text = tiny_text.replace("tables:", models + "tables:", 1)
-    with pytest.raises(RunError, match=r"L2 cannot be built: n_components: Input .*, got -3$"):
-        run(parse_grid(text, "tiny.yaml"), tmp_path)
-    assert not (tmp_path / "records").exists()
-
-
 def test_another_model_of_pythae_runs_and_is_scored_again(tiny_grid, tmp_path):
     grid = tiny_grid.joined_by(["pythae:RAE_L2"]).select(models=["pythae:RAE_L2"], seeds=1)
     complete, _ = run(grid, tmp_path)
@@ -322,20 +301,6 @@ def test_another_model_of_pythae_runs_and_is_scored_again(tiny_grid, tmp_path):
     ((_, metrics),) = results(tmp_path).values()
     assert set(metrics) == {"sc", "accuracy", "ssim"}
     assert all(value is not None for value, *_ in metrics.values())
-
-
-def test_pythae_without_a_name_is_no_model(tiny_text, tmp_path):
-    grid = parse_grid(tiny_text.replace("[vae, wae-imq]", "[pythae]"), "tiny.yaml")
-    with pytest.raises(RunError, match="needs the name of a model, as in pythae:RAE_L2"):
-        run(grid, tmp_path)
-
-
-@pytest.mark.parametrize("model", ["vade", "hgmvae-u"])
-def test_a_training_that_ends_in_its_warm_up_is_refused(tiny_text, tmp_path, model):
-    grid = parse_grid(tiny_text.replace("[vae, wae-imq]", f"[{model}]"), "tiny.yaml")
-    with pytest.raises(RunError, match=f"digits_{model}_L2 cannot be trained as asked: .*epoch"):
-        run(grid, tmp_path)
-    assert not (tmp_path / "records").exists()
 
 
 def test_a_changed_data_file_is_noticed(tiny_grid, tmp_path):

@@ -10,7 +10,8 @@ from hgmvae_bench.executor import available_cores
 from hgmvae_bench.executors import LocalExecutor
 from hgmvae_bench.extensions import Extension, using
 from hgmvae_bench.grid import Run, parse_grid
-from hgmvae_bench.runner import load_data, make_plan, run_plan
+from hgmvae_bench.preflight import load_data
+from hgmvae_bench.runner import make_plan, run_plan
 from hgmvae_bench.sharing import Claims
 from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import EpochEnded, Finished, PutBack, Started, Task

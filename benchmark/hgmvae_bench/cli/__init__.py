@@ -45,5 +45,5 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        typer.secho(f"{error.label}{error}", fg=typer.colors.RED, err=True)
         sys.exit(error.exit_status)

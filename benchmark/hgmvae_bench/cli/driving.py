@@ -91,7 +91,7 @@ def show_progress(grid: Grid, store: Store, track: list[str] | None) -> Iterator
     def warn(text: str) -> None:
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
-    with reporter(console) as progress, tracking(track or [], occasion, warn) as trackers:
+    with reporter(console, store) as progress, tracking(track or [], occasion, warn) as trackers:
         remote = Remote.of(store.root)
         senders = [PushingReporter(remote, warn)] if remote is not None else []
         yield Reporters([progress, *trackers, *senders])

@@ -40,6 +40,7 @@ from hgmvae_bench.cli.options import (
     metric_names,
     resolved,
 )
+from hgmvae_bench.wording import count
 
 if TYPE_CHECKING:
     from hgmvae_bench.grid import Cell, Grid, Run
@@ -94,7 +95,8 @@ def run(
 
     # Only now, as these need torch: a name that is not known is answered at once.
     from hgmvae_bench.data import catalogue
-    from hgmvae_bench.runner import check_models, load_data, make_plan
+    from hgmvae_bench.preflight import check_cells, load_data
+    from hgmvae_bench.runner import make_plan
     from hgmvae_bench.store import Store
 
     resources, engine = choose_engine(executor, device, workers, ray_address, ray_cpus, ray_gpus)
@@ -104,7 +106,7 @@ def run(
         for path in store.repair():
             typer.echo(f"moved aside: {path}", err=True)
     plan = make_plan(chosen, images, store.runs(), retry_failed=retry_failed)
-    check_models(plan, images)
+    check_cells(chosen, plan.to_train, images)
     with show_progress(chosen, store, track) as reporter:
         store.add_grid(chosen)
         complete = drive(
@@ -189,7 +191,8 @@ def evaluate(
     """
     from hgmvae_bench.data import catalogue
     from hgmvae_bench.formats import to_text
-    from hgmvae_bench.runner import load_data, make_evaluation_plan
+    from hgmvae_bench.preflight import load_data
+    from hgmvae_bench.runner import make_evaluation_plan
     from hgmvae_bench.store import Store
     from hgmvae_bench.tables import build_table
 
@@ -242,8 +245,9 @@ def check(
     from hgmvae_bench.baseline import load_baseline, make_baseline, require_fit, save_baseline
     from hgmvae_bench.data import catalogue
     from hgmvae_bench.grid import load_grid
+    from hgmvae_bench.preflight import check_cells, load_data
     from hgmvae_bench.regression import compare, summary
-    from hgmvae_bench.runner import check_models, grid_runs, load_data, make_plan
+    from hgmvae_bench.runner import grid_runs, make_plan
     from hgmvae_bench.store import Store
 
     resources, engine = choose_engine("local", device, workers)
@@ -258,7 +262,7 @@ def check(
 
     def do(wanted: Grid, cells: list[Cell]) -> tuple[list[Run], Plan]:
         plan = make_plan(wanted, images, store.runs(), cells=cells)
-        check_models(plan, images)
+        check_cells(wanted, plan.to_train, images)
         with show_progress(wanted, store, None) as reporter:
             drive(wanted, plan, store, data_root, resources, engine, weights, reporter, None)
         return grid_runs(wanted, images, cells), plan
@@ -267,13 +271,15 @@ def check(
     runs, plan = do(chosen, list(chosen.cells))
     if old is None:
         save_baseline(made := make_baseline(chosen, runs, store.runs()), baseline)
-        typer.echo(f"\n{len(made.cells)} cells, {chosen.spec.seeds} seeds each: {baseline}")
+        size = f"{count(len(made.cells), 'cell')}, {count(chosen.spec.seeds, 'seed')} each"
+        typer.echo(f"\n{size}: {baseline}")
         return
     outcome = compare(old, chosen, runs, store.runs())
     if outcome.shifts:
         suspects = [cell for cell in chosen.cells if cell.identity in outcome.suspects]
         typer.echo(
-            f"\n{len(outcome.shifts)} suspected; as many seeds again of {len(suspects)} cells:"
+            f"\n{len(outcome.shifts)} suspected; as many seeds again of "
+            f"{count(len(suspects), 'cell')}:"
         )
         doubled = chosen.select(seeds=2 * chosen.spec.seeds)
         runs, _ = do(doubled, suspects)
@@ -303,7 +309,8 @@ def merge(
     for source in sources:
         merged = merge_folder(source, into)
         typer.echo(
-            f"{source}: {len(merged.copied)} runs copied, {len(merged.identical)} were there"
+            f"{source}: {count(len(merged.copied), 'run')} copied, "
+            f"{len(merged.identical)} there before"
         )
         for key in merged.taken:
             typer.echo(f"  {key}: differs; the record of {source} counts")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from hgmvae_bench.data import DataError
 from hgmvae_bench.data.source import FileState, Progress, Report, silent
 from hgmvae_bench.plugins import DatasetPlugin
 from hgmvae_bench.registry import DATASETS
-
-if TYPE_CHECKING:
-    from hgmvae_bench.data import ImageData
 
 
 @runtime_checkable
@@ -63,28 +59,6 @@ def resolve_dataset(name: str) -> DatasetPlugin:
     if not isinstance(plugin, ParametricDataset):
         raise ValueError(f"the dataset '{registered}' takes no argument, got '{name}'")
     return plugin.with_argument(argument)
-
-
-def load_all(
-    wanted: Iterable[tuple[str, int]], root: Path
-) -> tuple[dict[tuple[str, int], ImageData], dict[str, str]]:
-    """Load datasets by name and image size.
-
-    Returns:
-        Those that are there, and, by name, what is the matter with the others.
-
-    Raises:
-        UnknownNameError, PluginError: as `resolve_dataset` does.
-    """
-    data: dict[tuple[str, int], ImageData] = {}
-    lacking: dict[str, str] = {}
-    for name, image_size in dict.fromkeys(wanted):
-        if name not in lacking:
-            try:
-                data[name, image_size] = resolve_dataset(name).load(root, image_size=image_size)
-            except (DataError, ValueError) as error:
-                lacking[name] = str(error)
-    return data, lacking
 
 
 def default_root() -> Path:

@@ -81,9 +81,10 @@ def metrics_by_latent_dim(results: Results, metrics: Sequence[str] = ("sc", "ch"
     ]
     drawn = [entry for entry in entries if entry.n]
     if not drawn:
+        evaluate = f"compute them with `hgmvae-bench evaluate --metrics {','.join(metrics)}`"
         raise FigureError(
-            f"no run on {results.dataset} has a value of {', '.join(metrics)}; compute them with "
-            f"`hgmvae-bench evaluate --metrics {','.join(metrics)}`"
+            f"no run on {results.dataset} has a value of {', '.join(metrics)}; "
+            f"{results.retry() or evaluate}"
         )
     figure, panels = style.panels(len(metrics), columns=3, height=2.2)
     any_published = False
@@ -175,7 +176,7 @@ def training_curves(results: Results) -> Figure:
     if not found:
         raise FigureError(
             f"no run on {results.dataset} at latent dimension {results.latent_dim} has a training "
-            "history; train with `hgmvae-bench run`"
+            f"history; {results.retry() or 'train with `hgmvae-bench run`'}"
         )
     terms = [*(term for term in TERMS if term in found), *sorted(found - TERMS.keys())]
     figure, panels = style.panels(len(terms), columns=4, height=1.45)

@@ -44,8 +44,13 @@ def write_figures(
             figure as PNG and as SVG.
 
     Raises:
-        FigureError: if several figures should go into one file.
+        FigureError: if several figures should go into one file, or the file's suffix is unknown.
     """
+    if output.suffix.lower() not in {"", *FORMATS} and not output.is_dir():
+        raise FigureError(
+            f"{output}: figures are written as {' or '.join(sorted(FORMATS))}; a folder with a "
+            "point in its name has to exist"
+        )
     if output.suffix.lower() in FORMATS:
         parts = [values for values, _ in results.parts(kind.scope)]
         if len(parts) > 1:

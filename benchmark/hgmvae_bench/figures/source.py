@@ -193,9 +193,17 @@ class Results:
             reasons = ", ".join(f"{model}: {self.lacking(model)}" for model in self.models)
             raise FigureError(
                 f"no trained model of {self.dataset} at latent dimension {self.latent_dim} to "
-                f"draw ({reasons}); train with `hgmvae-bench run`"
+                f"draw ({reasons}); {self.retry() or 'train with `hgmvae-bench run`'}"
             )
         return chosen
+
+    def retry(self) -> str:
+        """What to do if every recorded run diverged or failed; nothing if one is complete."""
+        counts = Counter(r.summary.status for names in self.cells for r in self.of(names))
+        if not counts or counts["complete"]:
+            return ""
+        told = ", ".join(f"{n} {status}" for status, n in counts.items())
+        return f"{told}: `hgmvae-bench run --retry-failed` does them again"
 
     def lacking(self, model: str) -> str:
         """Why there is no run of ``model`` to look at."""

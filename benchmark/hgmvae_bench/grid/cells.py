@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import yaml
 
 from hgmvae_bench.collector import paused_collector
 from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.grid.faults import GridError, name_faults
+from hgmvae_bench.grid.faults import GridError, Location, name_faults
 from hgmvae_bench.grid.spec import (
     Axis,
     DatasetVariant,
@@ -116,10 +116,12 @@ class Grid:
     Attributes:
         spec: what is to be run.
         whole: the same before cells were filtered out, kept with the results.
+        told: gives a fault as a line: the grid's file, the line and key there, and what is wrong.
     """
 
     spec: GridSpec
     whole: GridSpec
+    told: Callable[[Location, str], str] = field(repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -209,6 +211,15 @@ class Grid:
                 cells.setdefault(cell.identity, (cell, {}))[1].update(metrics)
         return {cell: list(metrics) for cell, metrics in cells.values()}
 
+    @cached_property
+    def names(self) -> dict[Cell, tuple[str, str, int]]:
+        """Dataset, model and latent dim of every cell as the tables name them, the first first."""
+        names: dict[Cell, tuple[str, str, int]] = {}
+        for table in self.spec.tables:
+            for entry in itertools.product(table.datasets, table.models, table.latent_dims):
+                names.setdefault(self.cell(*entry), entry)
+        return names
+
     def joined_by(self, models: list[str]) -> Grid:
         """The grid with those of the models that have an argument (``pythae:NAME``) in every table.
 
@@ -228,7 +239,7 @@ class Grid:
             ]
             return spec.model_copy(update={"tables": tables})
 
-        return Grid(joined(self.spec), joined(self.whole))
+        return replace(self, spec=joined(self.spec), whole=joined(self.whole))
 
     def select(
         self,
@@ -284,9 +295,10 @@ class Grid:
                 )
                 for name in names
             }
-        return Grid(
-            self.spec.model_copy(update={**changes, "tables": tables}),
-            self.whole.model_copy(update=changes),
+        return replace(
+            self,
+            spec=self.spec.model_copy(update={**changes, "tables": tables}),
+            whole=self.whole.model_copy(update=changes),
         )
 
 

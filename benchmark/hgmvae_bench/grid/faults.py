@@ -22,6 +22,31 @@ class GridError(UserError, ValueError):
     """A grid file that cannot be used; one line per fault: file, line, key, what was expected."""
 
 
+EXPECTED = {
+    "dict_type": "expected keys with values",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "int_type": "expected an integer",
+    "list_type": "expected a list",
+    "string_pattern_mismatch": (
+        "expected letters, digits, spaces and any of . _ + -, a letter or digit first"
+    ),
+    "string_too_short": "expected text",
+    "string_type": "expected text",
+    "too_short": "expected at least one entry",
+}
+"""What pydantic's kinds of faults mean to a reader; of the others it speaks plainly itself."""
+
+
+def explain(fault: Any) -> str:
+    """One of pydantic's faults in plain words: what was expected, and what was got."""
+    kind, message = fault["type"], fault["msg"]
+    if kind == "value_error":
+        return str(fault["ctx"]["error"])  # whole sentences of our own
+    got = "nothing" if fault["input"] is None else repr(fault["input"])
+    return f"{EXPECTED.get(kind, message[0].lower() + message[1:])}, got {got}"
+
+
 def unknown_names(spec: GridSpec) -> Iterator[Fault]:
     """Names that no plug-in answers to, and settings that a model does not have."""
     for key, dataset in spec.datasets.items():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from hgmvae_bench.grid.cells import Grid
-from hgmvae_bench.grid.faults import Fault, GridError, Location, unknown_names
+from hgmvae_bench.grid.faults import Fault, GridError, Location, explain, unknown_names
 from hgmvae_bench.grid.spec import GridSpec
 from hgmvae_bench.plugins import UnknownNameError
 
@@ -70,6 +71,7 @@ def parse_grid(text: str, filename: str) -> Grid:
         problem = getattr(error, "problem", None) or error
         raise GridError(f"{filename}{place}: not valid YAML: {problem}") from error
 
+    told = functools.partial(_told, filename, node)
     spec: GridSpec | None = None
     try:
         spec = GridSpec.model_validate(content)
@@ -78,13 +80,8 @@ def parse_grid(text: str, filename: str) -> Grid:
     if spec is not None:
         faults += unknown_names(spec)
     if spec is None or faults:
-        raise GridError(
-            "\n".join(
-                f"{filename}:{_line(node, location)}: {_dotted(location)}{message}"
-                for location, message in faults
-            )
-        )
-    return Grid(spec, spec)
+        raise GridError("\n".join(told(*fault) for fault in faults))
+    return Grid(spec, spec, told)
 
 
 class _Loader(yaml.SafeLoader):
@@ -100,12 +97,23 @@ class _Loader(yaml.SafeLoader):
 
 
 def _explain(fault: Any) -> str:
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "missing":
+    kind, location = fault["type"], fault["loc"]
+    if kind == "missing":
         return "this key is required"
-    if fault["type"] == "extra_forbidden":
-        return "unknown key"
-    return f"{message[0].lower()}{message[1:]}, got {fault['input']!r}"
+    if kind == "extra_forbidden":
+        return str(UnknownNameError("key", str(location[-1]), _keys(location[:-1])))
+    if kind == "model_type":
+        fault["msg"] = f"expected keys with values ({', '.join(_keys(location))})"
+    return explain(fault)
+
+
+def _keys(location: Location) -> list[str]:
+    """The keys that a part of a grid file may have."""
+    section: Any = GridSpec
+    if location:
+        annotation = GridSpec.model_fields[str(location[0])].annotation
+        *_, section = get_args(annotation) or (annotation,)
+    return list(section.model_fields)
 
 
 def _duplicate_keys(node: yaml.Node | None) -> Iterator[Fault]:
@@ -128,6 +136,10 @@ def _duplicate_keys(node: yaml.Node | None) -> Iterator[Fault]:
                 stack.append(((*location, key.value), value))
         elif isinstance(current, yaml.SequenceNode):
             stack.extend(((*location, i), item) for i, item in enumerate(current.value))
+
+
+def _told(filename: str, node: yaml.Node | None, location: Location, message: str) -> str:
+    return f"{filename}:{_line(node, location)}: {_dotted(location)}{message}"
 
 
 def _line(node: yaml.Node | None, location: Location) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hgmvae_bench.plugins import Setting
 
@@ -12,7 +12,18 @@ Axis = Literal["dataset", "metric", "model", "latent_dim"]
 Name = Annotated[str, Field(min_length=1)]
 # Files are called after it.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$")]
-LatentDim = Annotated[int, Field(ge=1, strict=True)]
+# YAML's ``true`` and ``yes`` would pass for 1.
+Count = Annotated[int, Field(ge=1, strict=True)]
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {value!r}")
+    return value
+
+
+# Not strict: YAML takes ``1e-3``, without a point, for text.
+Number = Annotated[float, BeforeValidator(_no_boolean)]
 
 
 class _Strict(BaseModel):
@@ -26,7 +37,7 @@ class NetworkSettings(_Strict):
         width: channels of the first of five convolutions; each further one doubles them.
     """
 
-    width: int = Field(default=32, ge=1)
+    width: Count = 32
 
 
 class TrainingSettings(_Strict):
@@ -42,11 +53,11 @@ class TrainingSettings(_Strict):
             Metrics are float32 always, and loss terms too, but for their products in ``tf32``.
     """
 
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=128, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    train_images: int | None = Field(default=None, ge=2)
+    epochs: Count = 10
+    batch_size: int = Field(default=128, ge=2, strict=True)
+    learning_rate: Number = Field(default=1e-3, gt=0)
+    weight_decay: Number = Field(default=1e-2, ge=0)
+    train_images: int | None = Field(default=None, ge=2, strict=True)
     precision: Literal["float32", "tf32", "bf16"] = "float32"
 
 
@@ -61,7 +72,7 @@ class DatasetVariant(_Strict):
 
     dataset: Name | None = None
     title: Name | None = None
-    image_size: int | None = Field(default=None, ge=1)
+    image_size: Count | None = None
 
 
 class ModelVariant(_Strict):
@@ -95,7 +106,7 @@ class TableSpec(_Strict):
     title: Name
     datasets: list[Name] = Field(min_length=1)
     models: list[Name] = Field(min_length=1)
-    latent_dims: list[LatentDim] = Field(min_length=1)
+    latent_dims: list[Count] = Field(min_length=1)
     metrics: list[Name] = Field(min_length=1)
     rows: list[Axis]
     columns: list[Axis]
@@ -154,7 +165,7 @@ class GridSpec(_Strict):
 
     name: FileName
     title: Name
-    seeds: int = Field(default=10, ge=1)
+    seeds: Count = 10
     network: NetworkSettings = NetworkSettings()
     training: TrainingSettings = TrainingSettings()
     datasets: dict[Name, DatasetVariant] = Field(default_factory=dict)

@@ -19,7 +19,8 @@ from hgmvae_bench.execution import execute
 from hgmvae_bench.extensions import Extension, using
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.interruption import StoppedError, stop_on_signals
-from hgmvae_bench.runner import load_data, make_plan, run_plan
+from hgmvae_bench.preflight import load_data
+from hgmvae_bench.runner import make_plan, run_plan
 from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import EpochEnded, ExecutorError, Finished, PutBack, Started
 
