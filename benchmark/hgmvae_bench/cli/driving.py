@@ -86,13 +86,13 @@ def show_progress(grid: Grid, store: Store, track: list[str] | None) -> Iterator
     from hgmvae_bench.tracking import Occasion, tracking
 
     console = Console()
-    occasion = Occasion(grid.spec.name, store.root)
+    remote = Remote.of(store.root)
+    occasion = Occasion(grid.spec.name, store.root if remote is None else None)
 
     def warn(text: str) -> None:
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     with reporter(console, store) as progress, tracking(track or [], occasion, warn) as trackers:
-        remote = Remote.of(store.root)
         senders = [PushingReporter(remote, warn)] if remote is not None else []
         yield Reporters([progress, *trackers, *senders])
 
