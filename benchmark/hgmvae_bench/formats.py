@@ -144,7 +144,7 @@ def to_latex(sheet: Sheet) -> str:
     frame = _written(sheet.frame, _latex, escape_latex)
     # An unnamed header has no use for a row of its own for the names of the index.
     bare = frame.columns.name is None and frame.columns.nlevels == 1
-    styler = _index_as_columns(frame).style.hide() if bare else frame.style
+    styler = _index_as_columns(frame, grouped=sheet.long).style.hide() if bare else frame.style
     caption, label = escape_latex(sheet.title), f"tab:{sheet.name}"
     legend = escape_latex(sheet.legend)
     if sheet.ranked:
@@ -166,6 +166,9 @@ def to_latex(sheet: Sheet) -> str:
         caption=f"{caption}. {legend}",
         label=label,
     )
+    if sheet.long:
+        # A row that leaves its first name to the one before it stays on that one's page.
+        table = re.sub(r"\\\\(?=\n +&)", r"\\\\*", table)
     end = "" if sheet.long else "\\end{table}\n"
     return f"% {PACKAGES}\n{table.removesuffix(end)}{below}{end}"
 
@@ -213,11 +216,21 @@ def _broken(frame: pd.DataFrame, widths: tuple[float, ...]) -> str:
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
-def _index_as_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """The names of the rows as columns, each said once as long as it and those before it last."""
+def _index_as_columns(frame: pd.DataFrame, *, grouped: bool = False) -> pd.DataFrame:
+    """The names of the rows as columns, each said once as long as it and those before it last.
+
+    Args:
+        frame: with one name or more for each row.
+        grouped: say all names again where any but the last changes, so that groups of rows can
+            stand on pages of their own.
+    """
     names = frame.index.to_frame(index=False)
-    for level in reversed(range(names.shape[1])):
-        names.loc[names.iloc[:, : level + 1].duplicated(), names.columns[level]] = ""
+    depth = names.shape[1]
+    said = [
+        names.iloc[:, : max(level + 1, depth - 1) if grouped else level + 1].duplicated()
+        for level in range(depth)
+    ]
+    names = names.mask(pd.concat(said, axis=1).to_numpy(), "")
     return pd.concat([names, frame.reset_index(drop=True)], axis=1)
 
 
