@@ -113,7 +113,7 @@ def to_text(sheet: Sheet) -> str:
     legend = sheet.legend
     if sheet.ranked:
         legend += f" ¹ best, ² second, ³ third; {TIE} not told apart from the best."
-    notes = [f"[{mark}] {note}" for mark, note in sheet.notes.items()]
+    notes = [textwrap.fill(f"[{mark}] {note}", WIDTH) for mark, note in sheet.notes.items()]
     table = _broken(frame, sheet.widths) if sheet.widths else frame.to_string()
     legend = textwrap.fill(legend, WIDTH)
     return "\n".join([sheet.heading, "", table, "", legend, *notes]) + "\n"
@@ -265,7 +265,8 @@ _LATEX = {
     "_": r"\_",
     "{": r"\{",
     "}": r"\}",
-    "~": r"\textasciitilde{}",
+    # The text accent of that name is raised, which no path has.
+    "~": r"$\sim$",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",

@@ -291,7 +291,7 @@ def _of_control(
     """A control's value if it may stand beside the runs' values, and what is to be said of it."""
     recorded = control.metrics[metric]
     if recorded.value is None:
-        return None, recorded.missing or ""
+        return None, recorded.missing_in_short
     if not control.comparable:
         return None, f"{recorded.value:.3g}, of other images than the models': not comparable"
     for run in runs:
@@ -331,7 +331,7 @@ def _aggregate(
         elif recorded is None:
             lacking["not scored"] += 1
         elif recorded.value is None:
-            lacking[recorded.missing or ""] += 1
+            lacking[recorded.missing_in_short] += 1
         else:
             by_seed[run.summary.seed] = recorded.value
     if len(runs) < planned:
