@@ -107,6 +107,19 @@ def letters(notes: Iterable[str]) -> dict[str, str]:
     return marks
 
 
+def headings(columns: pd.Index[Any], separator: str) -> list[str]:
+    """One heading for each column: its names joined, a number with what it is of: ``L = 8``."""
+    return [
+        separator.join(
+            f"L = {each}" if name == "L" else str(each)
+            for name, each in zip(
+                columns.names, label if isinstance(label, tuple) else (label,), strict=True
+            )
+        )
+        for label in columns
+    ]
+
+
 def to_text(sheet: Sheet) -> str:
     """For the terminal: the best three raised ¹ ² ³, footnotes in brackets."""
     frame = _written(sheet.frame, _text, str)
@@ -127,7 +140,7 @@ def to_csv(sheet: Sheet) -> str:
 def to_markdown(sheet: Sheet) -> str:
     """A pipe table: the best bold, the second bold italic, the third italic."""
     frame = _written(sheet.frame, _markdown, _escape_markdown)
-    flat = frame.set_axis([_joined(name) for name in frame.columns], axis=1).reset_index()
+    flat = frame.set_axis(headings(frame.columns, " / "), axis=1).reset_index()
     lines = [list(map(str, flat.columns)), ["---"] * len(flat.columns), *flat.to_numpy().tolist()]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     legend = _escape_markdown(sheet.legend)
@@ -250,10 +263,6 @@ def _latex(entry: Entry) -> str:
     styled = LATEX_STYLES.get(entry.rank or 0, "%s") % escape_latex(entry.text)
     raised = ("=" if entry.tied else "") + (rf"\mathrm{{{entry.note}}}" if entry.note else "")
     return styled + (f"$^{{{raised}}}$" if raised else "")
-
-
-def _joined(label: Any) -> str:
-    return " / ".join(label) if isinstance(label, tuple) else str(label)
 
 
 _LATEX = {

@@ -1,5 +1,6 @@
 import io
 import itertools
+import re
 
 import pandas as pd
 import pytest
@@ -272,3 +273,18 @@ def test_markdown_marks_the_best_three_and_escapes(tiny_text):
     assert lines[4] == (
         "| SC↑ | **0.400 ± 0.000** | ***0.300 ± 0.000*** | *0.200 ± 0.000* | 0.100 ± 0.000 |"
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "heads"),
+    [
+        ("[metric, model]", "[latent_dim]", "| Metric | Model | L = 2 | L = 4 |"),
+        ("[metric]", "[latent_dim, model]", "| Metric | L = 2 / VAE | L = 2 / WAE-IMQ | L = 4 /"),
+    ],
+)
+def test_markdown_says_what_the_numbers_above_its_columns_are(tiny_text, rows, columns, heads):
+    text = tiny_text.replace("latent_dims: [2]", "latent_dims: [2, 4]")
+    text = re.sub(r"rows: .*", f"rows: {rows}", re.sub(r"columns: .*", f"columns: {columns}", text))
+    grid = parse_grid(text, "g.yaml")
+    lines = to_markdown(build_table(grid, grid.table("1"), []).sheet).splitlines()
+    assert lines[2].startswith(heads)

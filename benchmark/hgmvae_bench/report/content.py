@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hgmvae_bench.figures.source import CellNames, Results
-from hgmvae_bench.formats import Entry, Sheet
+from hgmvae_bench.formats import Entry, Sheet, headings
 from hgmvae_bench.registry import METRICS
 from hgmvae_bench.store import StoredRun
 
@@ -108,14 +108,8 @@ def page_table(sheet: Sheet, *, controls: Collection[str] = (), prose: bool = Fa
         title=sheet.heading,
         headings=[str(name or "") for name in index.names],
         columns=[
-            Line(
-                title=" · ".join(
-                    f"L = {each}" if name == "L" else str(each)
-                    for name, each in zip(columns.names, _tuple(label), strict=True)
-                ),
-                **_belongs(columns.names, label, controls),
-            )
-            for label in columns
+            Line(title=title, **_belongs(columns.names, label, controls))
+            for title, label in zip(headings(columns, " · "), columns, strict=True)
         ],
         rows=[
             Line(
