@@ -210,6 +210,16 @@ def test_ranks_are_those_of_the_means(tmp_path):
     assert "N = 3" in panel.get_xlabel()
 
 
+def test_the_bars_of_the_ranks_are_seen_whole(tmp_path):
+    # Two blocks: 1.7 ranks either way, of three.
+    results = made_up(tmp_path, lacking=[("swae", 4, seed) for seed in range(3)])
+    half = critical_difference(3, 2) / 2
+    for panel in FIGURES["ranks"].draw(results).axes:
+        low, high = panel.get_xlim()
+        assert low < 1 - half < 3 + half < high
+        assert panel.get_xticks().tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     # q of Demšar 2006, Table 5(a), at 5 %; the difference by its formula.
     ("k", "q"),

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator
 
 from hgmvae_bench.figures import style
 from hgmvae_bench.figures.source import FigureError, Results
@@ -50,8 +49,9 @@ def mean_ranks(results: Results, metrics: Sequence[str] | None = None) -> Figure
     """A panel for each metric: every model's mean rank over datasets × latent dimensions.
 
     Bars reach half of Nemenyi's critical difference to either side: models whose bars do not
-    overlap differ, as far as blocks are independent (datasets are, latent dims of one are not). Small strokes are the ranks in the single blocks. A model's value in a block is
-    its mean over seeds; blocks in which a model has none are left out.
+    overlap differ, as far as blocks are independent (datasets are, latent dims of one are not).
+    Small strokes are the ranks in the single blocks. A model's value in a block is its mean over
+    seeds; blocks in which a model has none are left out.
 
     Args:
         results: of any number of datasets.
@@ -158,6 +158,5 @@ def _draw(panel: Axes, results: Results, ranks: Ranks) -> None:
         )
     panel.set_yticks(range(len(order)), [results.model_title(ranks.models[i]) for i in order])
     panel.invert_yaxis()
-    # Nothing is lost with what lies outside: bars that overlap there overlap at the border too.
-    panel.set_xlim(0.8, len(order) + 0.2)
-    panel.xaxis.set_major_locator(MultipleLocator(1))
+    # No limits: with few models or blocks, bars reach beyond the ranks that there are.
+    panel.set_xticks(range(1, len(order) + 1))
