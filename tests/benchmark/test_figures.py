@@ -106,6 +106,14 @@ def test_fig_3_draws_the_means_of_the_records(tmp_path):
     assert "3 seeds" in figure.get_suptitle()
 
 
+def test_fig_3_has_no_panel_of_a_metric_that_no_run_has(tmp_path):
+    results = made_up(tmp_path)
+    for run in results.runs.values():
+        del run.metrics["ch"]
+    figure = FIGURES["3"].draw(results)
+    assert [panel.get_title() for panel in figure.axes] == ["SC ↑", "DB ↓"]
+
+
 def test_fig_3_has_bands_of_one_standard_deviation(tmp_path):
     panel = FIGURES["3"].draw(made_up(tmp_path)).axes[0]
     values = [value_of("sc", "vae", 8, seed) for seed in range(3)]
