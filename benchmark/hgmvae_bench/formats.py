@@ -107,6 +107,11 @@ def letters(notes: Iterable[str]) -> dict[str, str]:
     return marks
 
 
+def as_printed(value: float, form: str) -> str:
+    """A number as it is printed: in the form of a format specification, with a real minus."""
+    return format(value, form).replace("-", "−")
+
+
 def headings(columns: pd.Index[Any], separator: str) -> list[str]:
     """One heading for each column: its names joined, a number with what it is of: ``L = 8``."""
     return [

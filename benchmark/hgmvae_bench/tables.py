@@ -293,7 +293,8 @@ def _of_control(
     if recorded.value is None:
         return None, recorded.missing_in_short
     if not control.comparable:
-        return None, f"{recorded.value:.3g}, of other images than the models': not comparable"
+        value = formats.as_printed(recorded.value, ".3g")
+        return None, f"{value}, of other images than the models': not comparable"
     for run in runs:
         other = run.metrics.get(metric)
         if other is None or other.value is None or other.fingerprint == recorded.fingerprint:
@@ -411,4 +412,4 @@ def _number(entry: Entry, decimals: int) -> str:
     if entry.mean is None:
         return "–"
     spread = "" if entry.std is None else f" ± {entry.std:.{decimals}f}"
-    return f"{entry.mean:.{decimals}f}{spread}"
+    return formats.as_printed(entry.mean, f".{decimals}f") + spread

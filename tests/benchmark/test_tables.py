@@ -288,3 +288,12 @@ def test_markdown_says_what_the_numbers_above_its_columns_are(tiny_text, rows, c
     grid = parse_grid(text, "g.yaml")
     lines = to_markdown(build_table(grid, grid.table("1"), []).sheet).splitlines()
     assert lines[2].startswith(heads)
+
+
+def test_negative_values_have_a_minus(tiny_grid):
+    runs = [stored(tiny_grid, m, s, -0.25) for m in ("vae", "wae-imq") for s in (0, 1)]
+    sheet = build_table(tiny_grid, tiny_grid.table("1"), runs).sheet
+    assert "−0.250 ± 0.000" in to_text(sheet)
+    assert "**−0.250 ± 0.000**" in to_markdown(sheet)
+    assert r"\textbf{$-$0.250 $\pm$ 0.000}" in to_latex(sheet)
+    assert ",-0.25," in to_csv(sheet)

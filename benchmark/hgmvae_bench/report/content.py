@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hgmvae_bench.figures.source import CellNames, Results
-from hgmvae_bench.formats import Entry, Sheet, headings
+from hgmvae_bench.formats import Entry, Sheet, as_printed, headings
 from hgmvae_bench.registry import METRICS
 from hgmvae_bench.store import StoredRun
 
@@ -239,9 +239,9 @@ def fairness(results: Results) -> PageTable:
                 str(len(runs)),
                 " to ".join(f"{n:,}" for n in sorted({run.n_parameters for run in runs})),
                 " to ".join(map(str, sorted({len(loss) for loss in losses}))) or "–",
-                "–" if first is None else f"{first:.1f}",
-                "–" if last is None else f"{last:.1f}",
-                "–" if reduced is None else f"{100 * reduced:.1f} %",
+                "–" if first is None else as_printed(first, ".1f"),
+                "–" if last is None else as_printed(last, ".1f"),
+                "–" if reduced is None else f"{as_printed(100 * reduced, '.1f')} %",
                 *(
                     f"{statistics.fmean(run.seconds.get(stage, 0.0) for run in runs):.1f}"
                     for stage in ("training", "scoring")
