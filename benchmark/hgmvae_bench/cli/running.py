@@ -242,7 +242,7 @@ def check(
     from hgmvae_bench.baseline import load_baseline, make_baseline, require_fit, save_baseline
     from hgmvae_bench.data import catalogue
     from hgmvae_bench.grid import load_grid
-    from hgmvae_bench.regression import compare, summary
+    from hgmvae_bench.regression import LEAST_SEEDS, compare, summary
     from hgmvae_bench.runner import check_models, grid_runs, load_data, make_plan
     from hgmvae_bench.store import Store
 
@@ -268,6 +268,9 @@ def check(
     if old is None:
         save_baseline(made := make_baseline(chosen, runs, store.runs()), baseline)
         typer.echo(f"\n{len(made.cells)} cells, {chosen.spec.seeds} seeds each: {baseline}")
+        if chosen.spec.seeds < LEAST_SEEDS:
+            few = f"warning: a baseline of fewer than {LEAST_SEEDS} seeds finds gross shifts only"
+            typer.secho(few, fg=typer.colors.YELLOW, err=True)
         return
     outcome = compare(old, chosen, runs, store.runs())
     if outcome.shifts:
