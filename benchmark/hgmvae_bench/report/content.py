@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -258,6 +259,17 @@ def fairness(results: Results) -> PageTable:
         "different models are different sums of terms: their reduction says whether a training "
         "came to rest, and does not compare models. Times were taken as the runs were done, side "
         "by side or not.",
+    )
+
+
+def commands(results: Results) -> str:
+    """What makes the same runs and the same page, with the plug-ins that the runs had."""
+    used = [run.record.provenance.get("plugins", {}) for run in _runs(results)]
+    names = dict.fromkeys(name for plugins in used for name in plugins)
+    plugins = "".join(f" --plugin {shlex.quote(name)}" for name in names)
+    return (
+        f"hgmvae-bench run --grid grid.yaml --results results{plugins}\n"
+        f"hgmvae-bench report --results results --output report.html{plugins}"
     )
 
 
