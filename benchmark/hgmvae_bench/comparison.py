@@ -227,8 +227,10 @@ def _laid_out(table: Table, rows: list[Compared], marks: Mapping[str, str]) -> p
         published, run, settings = (marks.get(note, "") for note in _notes(each))
         decimals = table.decimals(each.metric)
         spread = "" if each.std is None else f" ± {each.std:.{decimals}f}"
-        measured = "–" if each.mean is None else f"{each.mean:.{decimals}f}{spread}"
-        difference = "" if each.difference is None else f"{each.difference:+.{decimals}f}"
+        form = f".{decimals}f"
+        measured = "–" if each.mean is None else formats.as_printed(each.mean, form) + spread
+        off = each.difference
+        difference = "" if off is None else formats.as_printed(off, f"+{form}")
         places.append(
             (
                 table.titles["dataset"][each.dataset],
@@ -239,10 +241,10 @@ def _laid_out(table: Table, rows: list[Compared], marks: Mapping[str, str]) -> p
         )
         lines.append(
             [
-                formats.Entry(f"{each.published:.3f}", note=published),
+                formats.Entry(formats.as_printed(each.published, ".3f"), note=published),
                 formats.Entry(measured, note=run),
                 formats.Entry(str(each.n)),
-                formats.Entry(difference.replace("-", "−")),
+                formats.Entry(difference),
                 formats.Entry(each.verdict, note=settings),
             ]
         )

@@ -107,13 +107,31 @@ def letters(notes: Iterable[str]) -> dict[str, str]:
     return marks
 
 
+def as_printed(value: float, form: str) -> str:
+    """A number as it is printed: in the form of a format specification, with a real minus."""
+    return format(value, form).replace("-", "−")
+
+
+def headings(columns: pd.Index[Any], separator: str) -> list[str]:
+    """One heading for each column: its names joined, a number with what it is of: ``L = 8``."""
+    return [
+        separator.join(
+            f"L = {each}" if name == "L" else str(each)
+            for name, each in zip(
+                columns.names, label if isinstance(label, tuple) else (label,), strict=True
+            )
+        )
+        for label in columns
+    ]
+
+
 def to_text(sheet: Sheet) -> str:
     """For the terminal: the best three raised ¹ ² ³, footnotes in brackets."""
     frame = _written(sheet.frame, _text, str)
     legend = sheet.legend
     if sheet.ranked:
         legend += f" ¹ best, ² second, ³ third; {TIE} not told apart from the best."
-    notes = [f"[{mark}] {note}" for mark, note in sheet.notes.items()]
+    notes = [textwrap.fill(f"[{mark}] {note}", WIDTH) for mark, note in sheet.notes.items()]
     table = _broken(frame, sheet.widths) if sheet.widths else frame.to_string()
     legend = textwrap.fill(legend, WIDTH)
     return "\n".join([sheet.heading, "", table, "", legend, *notes]) + "\n"
@@ -127,7 +145,7 @@ def to_csv(sheet: Sheet) -> str:
 def to_markdown(sheet: Sheet) -> str:
     """A pipe table: the best bold, the second bold italic, the third italic."""
     frame = _written(sheet.frame, _markdown, _escape_markdown)
-    flat = frame.set_axis([_joined(name) for name in frame.columns], axis=1).reset_index()
+    flat = frame.set_axis(headings(frame.columns, " / "), axis=1).reset_index()
     lines = [list(map(str, flat.columns)), ["---"] * len(flat.columns), *flat.to_numpy().tolist()]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     legend = _escape_markdown(sheet.legend)
@@ -252,10 +270,6 @@ def _latex(entry: Entry) -> str:
     return styled + (f"$^{{{raised}}}$" if raised else "")
 
 
-def _joined(label: Any) -> str:
-    return " / ".join(label) if isinstance(label, tuple) else str(label)
-
-
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -265,7 +279,8 @@ _LATEX = {
     "_": r"\_",
     "{": r"\{",
     "}": r"\}",
-    "~": r"\textasciitilde{}",
+    # The text accent of that name is raised, which no path has.
+    "~": r"$\sim$",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",

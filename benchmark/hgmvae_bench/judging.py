@@ -256,7 +256,11 @@ def _failures(judged: JudgedClaim) -> str:
     """The contests that fail, with their numbers."""
     failed = [
         f"{METRICS[one.contest.metric].title} on {one.contest.dataset}: "
-        f"{one.ahead} {one.ahead_mean:.4g}, {one.behind} {one.behind_mean:.4g}"
+        + ", ".join(
+            f"{place} {formats.as_printed(mean, '.4g')}"
+            for place, mean in ((one.ahead, one.ahead_mean), (one.behind, one.behind_mean))
+            if mean is not None
+        )
         for one in judged.contests
         if one.outcome == "fails"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,14 @@ class MetricValue(_Frozen):
         if (self.value is None) == (self.missing is None):
             raise ValueError("a metric has either a value or a reason for missing")
         return self
+
+    @property
+    def missing_in_short(self) -> str:
+        """The reason in a table's words: without addresses and paths, and what to do about it.
+
+        Messages have these in brackets, behind a semicolon or on further lines.
+        """
+        return re.sub(r" \([^()]*/.*|[;\n].*", "", self.missing or "", flags=re.DOTALL)
 
     @classmethod
     def of(cls, value: float, fingerprint: Fingerprint, seconds: float) -> MetricValue:

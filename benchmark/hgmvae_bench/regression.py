@@ -26,6 +26,12 @@ FALSE_ALARMS = 0.01
 LEAST_SHIFT = 0.02
 """Share of the old mean below which no difference counts as a shift."""
 
+WIDE = 0.5
+"""Share of the old mean beyond which a threshold lets nearly anything pass."""
+
+LEAST_SEEDS = 5
+"""Seeds of a baseline with which most thresholds of two new seeds are not `WIDE`."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -62,6 +68,11 @@ class Comparison:
     def nearness(self) -> float:
         """The deviation in thresholds; a shift has more than 1."""
         return self.deviation / self.threshold if self.threshold else float(self.shifted)
+
+    @property
+    def wide(self) -> bool:
+        """Whether the threshold is so wide that next to nothing would be a shift."""
+        return self.threshold > WIDE * abs(float(np.mean(self.old)))
 
     def __str__(self) -> str:
         """One line with cell, measure, old, new, what is allowed, and the threshold."""
@@ -247,9 +258,15 @@ def summary(check: Check) -> str:
     compared = f"{len(check.comparisons)} comparisons"
     if check.passed:
         nearest = max(check.comparisons, key=lambda comparison: comparison.nearness)
+        wide = sum(comparison.wide for comparison in check.comparisons)
+        warning = (
+            f"\nwarning: {wide} thresholds are wider than {WIDE:.0%} of the old mean, so that the "
+            "check finds little; more seeds in the baseline narrow them, and more new ones"
+        )
         return (
             f"passed: {compared}, no shift beyond noise; the nearest, at "
             f"{nearest.nearness:.0%} of its threshold:\n  {nearest}"
+            f"{warning if 2 * wide > len(check.comparisons) else ''}"
         )
     found = [f"  shifted: {shift}" for shift in check.shifts]
     found += [f"  missing: {fault}" for fault in check.missing]

@@ -291,9 +291,10 @@ def _of_control(
     """A control's value if it may stand beside the runs' values, and what is to be said of it."""
     recorded = control.metrics[metric]
     if recorded.value is None:
-        return None, recorded.missing or ""
+        return None, recorded.missing_in_short
     if not control.comparable:
-        return None, f"{recorded.value:.3g}, of other images than the models': not comparable"
+        value = formats.as_printed(recorded.value, ".3g")
+        return None, f"{value}, of other images than the models': not comparable"
     for run in runs:
         other = run.metrics.get(metric)
         if other is None or other.value is None or other.fingerprint == recorded.fingerprint:
@@ -331,7 +332,7 @@ def _aggregate(
         elif recorded is None:
             lacking["not scored"] += 1
         elif recorded.value is None:
-            lacking[recorded.missing or ""] += 1
+            lacking[recorded.missing_in_short] += 1
         else:
             by_seed[run.summary.seed] = recorded.value
     if len(runs) < planned:
@@ -411,4 +412,4 @@ def _number(entry: Entry, decimals: int) -> str:
     if entry.mean is None:
         return "–"
     spread = "" if entry.std is None else f" ± {entry.std:.{decimals}f}"
-    return f"{entry.mean:.{decimals}f}{spread}"
+    return formats.as_printed(entry.mean, f".{decimals}f") + spread

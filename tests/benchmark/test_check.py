@@ -36,9 +36,11 @@ def test_a_baseline_is_written_and_its_own_runs_pass(baseline):
     folder, outcome = baseline
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.endswith("2 cells, 2 seeds each: b.json\n")
+    assert outcome.stderr == "warning: a baseline of fewer than 5 seeds finds gross shifts only\n"
     outcome = cli(*CHECK, cwd=folder)
     assert outcome.returncode == 0, outcome.stderr
     assert "passed: " in outcome.stdout
+    assert "so that the check finds little" in outcome.stdout
     assert "4 of 4 runs had been done before and say nothing of what changed" in outcome.stdout
 
 

@@ -75,6 +75,19 @@ def test_the_paper_tables_compile_and_fit_the_page(paper_export):
         assert "n = 0 of 5: 5 × not run" in text
 
 
+def test_a_table_of_several_pages_breaks_between_groups_that_name_all_they_are_of(paper_export):
+    folder, _, _ = paper_export
+    body = (folder / "table-1-paper.tex").read_text().split("\\endlastfoot\n")[1]
+    lines = body.split("\\end{longtable}")[0].splitlines()
+    names = [[name.strip() for name in line.split("&")[:4]] for line in lines[:8]]
+    assert names[0] == ["MNIST", "SC$\\uparrow$", "GMVAE", "2"]
+    assert names[1:7] == [["", "", "", str(latent_dim)] for latent_dim in (4, 8, 16, 32, 64, 128)]
+    assert names[7] == ["MNIST", "SC$\\uparrow$", "HGMVAE-G", "2"]
+    # LaTeX breaks no page after a row that ends with a star.
+    assert [line.endswith(r"\\*") for line in lines[:8]] == [*[True] * 6, False, True]
+    assert lines[8].startswith(" & ")
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
 def test_names_that_mean_something_to_latex_compile(tmp_path, tiny_text):
     variant = {"model": "vae", "title": NASTY}

@@ -107,6 +107,14 @@ def test_fig_3_draws_the_means_of_the_records(tmp_path):
     assert "3 seeds" in figure.get_suptitle()
 
 
+def test_fig_3_has_no_panel_of_a_metric_that_no_run_has(tmp_path):
+    results = made_up(tmp_path)
+    for run in results.runs.values():
+        del run.metrics["ch"]
+    figure = FIGURES["3"].draw(results)
+    assert [panel.get_title() for panel in figure.axes] == ["SC ↑", "DB ↓"]
+
+
 def test_fig_3_has_bands_of_one_standard_deviation(tmp_path):
     panel = FIGURES["3"].draw(made_up(tmp_path)).axes[0]
     values = [value_of("sc", "vae", 8, seed) for seed in range(3)]
@@ -227,6 +235,16 @@ def test_ranks_are_those_of_the_means(tmp_path):
     panel = FIGURES["ranks"].draw(results).axes[0]
     assert [label.get_text() for label in panel.get_yticklabels()][:2] == ["SWAE", "β-VAE"]
     assert "N = 3" in panel.get_xlabel()
+
+
+def test_the_bars_of_the_ranks_are_seen_whole(tmp_path):
+    # Two blocks: 1.7 ranks either way, of three.
+    results = made_up(tmp_path, lacking=[("swae", 4, seed) for seed in range(3)])
+    half = critical_difference(3, 2) / 2
+    for panel in FIGURES["ranks"].draw(results).axes:
+        low, high = panel.get_xlim()
+        assert low < 1 - half < 3 + half < high
+        assert panel.get_xticks().tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

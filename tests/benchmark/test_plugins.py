@@ -1,5 +1,6 @@
 """Registries, plug-ins that are installed, and plug-ins named with --plugin."""
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from hgmvae_bench.extensions import Extension, ExtensionError, in_use, using
+from hgmvae_bench.outputs import Outputs
 from hgmvae_bench.plugins import ModelPlugin, PluginError, UnknownNameError
 from hgmvae_bench.registry import METRICS, MODELS, Registry
 from hgmvae_bench.store import Store
@@ -148,9 +150,14 @@ def grid_with(tiny_text, **names):
 
 
 @pytest.fixture(scope="module")
-def docs_model():
-    """The code of the page on adding a model."""
-    return re.search(r"```python\n(.*?)```", (DOCS / "plugins.md").read_text(), re.DOTALL)[1]
+def docs_code():
+    """The examples on the page on plug-ins: a model, a dataset and a metric."""
+    return re.findall(r"```python\n(.*?)```", (DOCS / "plugins.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def docs_model(docs_code):
+    return docs_code[0]
 
 
 def test_the_model_of_the_docs_has_twenty_lines(docs_model):
@@ -184,6 +191,35 @@ def test_the_model_of_the_docs_runs_in_a_grid_and_is_missed_without_its_file(
     assert "unknown model 'free-bits'" in missed.stderr
     assert "name its file with --plugin" in missed.stderr
     assert "Traceback" not in missed.stderr
+
+
+def test_the_dataset_and_the_metric_of_the_docs_run_in_a_grid(docs_code, tiny_text, tmp_path):
+    _, dataset, metric = docs_code
+    (tmp_path / "corners.py").write_text(dataset)
+    (tmp_path / "length.py").write_text(metric)
+    text = grid_with(tiny_text, models="vae", datasets="corners", metrics="code-length, accuracy")
+    (tmp_path / "g.yaml").write_text(text)
+    plugins = ("--plugin", "corners.py", "--plugin", "length.py")
+    done = cli("run", "--grid", "g.yaml", "--results", "r", *plugins, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    (run,) = Store(tmp_path / "r").runs().values()
+    length = run.record.metrics["code-length"]
+    assert length.value is not None
+    assert length.value > 0
+    assert length.fingerprint == {"split": "test", "n_images": 64}
+
+
+def test_the_docs_name_all_that_a_metric_is_offered():
+    table = (DOCS / "plugins.md").read_text().split("| attribute |")[1].split("\n\n")[0]
+    named = {
+        name
+        for line in table.splitlines()[2:]
+        for name in re.findall(r"`(\w+)(?:\(.*?\))?`", line.split("|")[1])
+    }
+    fields = {field.name for field in dataclasses.fields(Outputs)}
+    offered = {name for name in fields | vars(Outputs).keys() if not name.startswith("_")}
+    # The codec and the key are the suite's own.
+    assert named == offered - {"codec", "identity"}
 
 
 @pytest.fixture(scope="module")

@@ -367,3 +367,15 @@ def test_the_nearest_comparison_is_shown_when_all_is_well():
     text = summary(check)
     assert text.startswith("passed: 3 comparisons, no shift beyond noise; the nearest, at 75% of")
     assert "b: db: old 2 ± 1.4 (n = 2), new -4.5 (-4, -5), better; allowed -6 to 10" in text
+
+
+@pytest.mark.parametrize(("n_old", "spread", "warned"), [(2, 0.7, True), (10, 0.3, False)])
+def test_a_pass_that_says_little_says_so(cells, n_old, spread, warned):
+    runs = runs_with(cells, range(n_old + 1))
+    stored = filled(runs, np.random.default_rng(0).normal(5, spread, (len(runs), 4)))
+    old = [run for run in runs if run.seed < n_old]
+    check = compare(make_baseline(cells, old, stored), cells, runs[n_old :: n_old + 1], stored)
+    assert check.passed
+    wide = sum(c.threshold > abs(np.mean(c.old)) / 2 for c in check.comparisons)
+    warning = f"\nwarning: {wide} thresholds are wider than 50% of the old mean"
+    assert (warning in summary(check)) is warned

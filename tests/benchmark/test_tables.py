@@ -1,5 +1,6 @@
 import io
 import itertools
+import re
 
 import pandas as pd
 import pytest
@@ -170,6 +171,27 @@ def test_a_missing_metric_gives_its_reason(tiny_grid):
     assert entry.note == "1 × no weights; 1 × not run"
 
 
+ALEXNET = "AlexNet of torchvision: alexnet.pth is not here and cannot be downloaded"
+
+
+@pytest.mark.parametrize(
+    ("reason", "short"),
+    [
+        (f"{ALEXNET} (alexnet.pth cannot be: https://d.org/a.pth: no (0 bytes)); get it", ALEXNET),
+        (f"{ALEXNET} (/home/me/alexnet.pth is being downloaded); get it from d.org", ALEXNET),
+        ("error: ValueError: shape (3, 4)\nis 1/2 of it", "error: ValueError: shape (3, 4)"),
+        ("the dataset has no classes", "the dataset has no classes"),
+    ],
+)
+def test_a_reason_is_short_in_a_table_and_whole_in_the_record(tiny_grid, reason, short):
+    run = stored(tiny_grid, "vae", 0, 0.1)
+    run.metrics["sc"] = MetricValue(missing=reason)
+    table = build_table(tiny_grid, tiny_grid.table("1"), [run])
+    assert entries(table)["sc", "vae"].note == f"1 × {short}; 1 × not run"
+    assert run.metrics["sc"].missing == reason
+    assert max(map(len, to_text(table.sheet).splitlines())) <= 100
+
+
 def test_values_with_different_fingerprints_are_refused(tiny_grid, runs):
     runs.append(stored(tiny_grid, "vae", 2, 0.1, fingerprint={"split": "test", "n_images": 99}))
     with pytest.raises(
@@ -209,7 +231,7 @@ def test_text_has_the_layout_of_the_grid(tiny_grid, runs):
 
 def test_latex_marks_the_best_three_and_escapes(tiny_text):
     text = tiny_text.replace("[vae, wae-imq]", "[vae, beta-vae, wae-imq, odd]").replace(
-        "tables:", 'models: { odd: { model: wae-rbf, title: "50% & a_b" } }\ntables:', 1
+        "tables:", 'models: { odd: { model: wae-rbf, title: "50% & ~a_b" } }\ntables:', 1
     )
     grid = parse_grid(text, "g.yaml")
     models = ("vae", "beta-vae", "wae-imq", "odd")
@@ -219,7 +241,7 @@ def test_latex_marks_the_best_three_and_escapes(tiny_text):
     assert r"\textbf{\textit{0.300}}" in latex
     assert r" \textit{0.200}" in latex
     assert " 0.100" in latex
-    assert r"50\% \& a\_b" in latex
+    assert r"50\% \& $\sim$a\_b" in latex
     assert r"$\beta$-VAE" in latex
     assert r"\toprule" in latex
 
@@ -251,3 +273,27 @@ def test_markdown_marks_the_best_three_and_escapes(tiny_text):
     assert lines[4] == (
         "| SC↑ | **0.400 ± 0.000** | ***0.300 ± 0.000*** | *0.200 ± 0.000* | 0.100 ± 0.000 |"
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "heads"),
+    [
+        ("[metric, model]", "[latent_dim]", "| Metric | Model | L = 2 | L = 4 |"),
+        ("[metric]", "[latent_dim, model]", "| Metric | L = 2 / VAE | L = 2 / WAE-IMQ | L = 4 /"),
+    ],
+)
+def test_markdown_says_what_the_numbers_above_its_columns_are(tiny_text, rows, columns, heads):
+    text = tiny_text.replace("latent_dims: [2]", "latent_dims: [2, 4]")
+    text = re.sub(r"rows: .*", f"rows: {rows}", re.sub(r"columns: .*", f"columns: {columns}", text))
+    grid = parse_grid(text, "g.yaml")
+    lines = to_markdown(build_table(grid, grid.table("1"), []).sheet).splitlines()
+    assert lines[2].startswith(heads)
+
+
+def test_negative_values_have_a_minus(tiny_grid):
+    runs = [stored(tiny_grid, m, s, -0.25) for m in ("vae", "wae-imq") for s in (0, 1)]
+    sheet = build_table(tiny_grid, tiny_grid.table("1"), runs).sheet
+    assert "−0.250 ± 0.000" in to_text(sheet)
+    assert "**−0.250 ± 0.000**" in to_markdown(sheet)
+    assert r"\textbf{$-$0.250 $\pm$ 0.000}" in to_latex(sheet)
+    assert ",-0.25," in to_csv(sheet)

@@ -246,7 +246,7 @@ def check(
     from hgmvae_bench.data import catalogue
     from hgmvae_bench.grid import load_grid
     from hgmvae_bench.preflight import check_cells, load_data
-    from hgmvae_bench.regression import compare, summary
+    from hgmvae_bench.regression import LEAST_SEEDS, compare, summary
     from hgmvae_bench.runner import grid_runs, make_plan
     from hgmvae_bench.store import Store
 
@@ -273,6 +273,9 @@ def check(
         save_baseline(made := make_baseline(chosen, runs, store.runs()), baseline)
         size = f"{count(len(made.cells), 'cell')}, {count(chosen.spec.seeds, 'seed')} each"
         typer.echo(f"\n{size}: {baseline}")
+        if chosen.spec.seeds < LEAST_SEEDS:
+            few = f"warning: a baseline of fewer than {LEAST_SEEDS} seeds finds gross shifts only"
+            typer.secho(few, fg=typer.colors.YELLOW, err=True)
         return
     outcome = compare(old, chosen, runs, store.runs())
     if outcome.shifts:

@@ -51,8 +51,9 @@ def metrics_by_latent_dim(results: Results, metrics: Sequence[str] = ("sc", "ch"
     """Fig. 3: a panel for each metric, a line for each model, a band of ± one standard deviation.
 
     The values are those of the tables: means over the seeds that have one. A latent dimension at
-    which no seed has one leaves a gap. What the paper printed for the same dataset, model and
-    latent dimension stands beside them as hollow markers, of the models that have a line.
+    which no seed has one leaves a gap, and a metric that no run has no panel. What the paper
+    printed for the same dataset, model and latent dimension stands beside them as hollow markers,
+    of the models that have a line.
 
     Args:
         results: of one dataset.
@@ -86,9 +87,10 @@ def metrics_by_latent_dim(results: Results, metrics: Sequence[str] = ("sc", "ch"
             f"no run on {results.dataset} has a value of {', '.join(metrics)}; "
             f"{results.retry() or evaluate}"
         )
-    figure, panels = style.panels(len(metrics), columns=3, height=2.2)
+    shown = [metric for metric in metrics if any(entry.metric == metric for entry in drawn)]
+    figure, panels = style.panels(len(shown), columns=3, height=2.2)
     any_published = False
-    for panel, metric in zip(panels, metrics, strict=True):
+    for panel, metric in zip(panels, shown, strict=True):
         for model in models:
             of_model = [e for e in entries if (e.metric, e.model) == (metric, model)]
             if any(entry.n for entry in of_model):

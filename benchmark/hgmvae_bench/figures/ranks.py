@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator
 
 from hgmvae_bench.figures import style
 from hgmvae_bench.figures.source import FigureError, Results
@@ -159,6 +158,5 @@ def _draw(panel: Axes, results: Results, ranks: Ranks) -> None:
         )
     panel.set_yticks(range(len(order)), [results.model_title(ranks.models[i]) for i in order])
     panel.invert_yaxis()
-    # Nothing is lost with what lies outside: bars that overlap there overlap at the border too.
-    panel.set_xlim(0.8, len(order) + 0.2)
-    panel.xaxis.set_major_locator(MultipleLocator(1))
+    # No limits: with few models or blocks, bars reach beyond the ranks that there are.
+    panel.set_xticks(range(1, len(order) + 1))

@@ -114,5 +114,5 @@ def _download(url: str, target: Path) -> str | None:
     try:
         fetch_file([url], target, md5=None, progress=silent, by_hand="")
     except DataError as error:
-        return str(error).removesuffix("; ")
+        return str(error).removesuffix("; ").replace(f"{Path.home()}/", "~/")
     return None

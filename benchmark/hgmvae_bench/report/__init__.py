@@ -117,8 +117,7 @@ def build_report(results: Results, *, figures: Collection[Source] = EVERYTHING) 
         unsuccessful=content.unsuccessful(results),
         fairness=content.fairness(results),
         cells=content.cells(results, environment_of),
-        commands="hgmvae-bench run --grid grid.yaml --results results\n"
-        "hgmvae-bench report --results results --output report.html",
+        commands=content.commands(results),
         grid=grid.text,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hgmvae_bench.figures.source import CellNames, Results
-from hgmvae_bench.formats import Entry, Sheet
+from hgmvae_bench.formats import Entry, Sheet, as_printed, headings
 from hgmvae_bench.registry import METRICS
 from hgmvae_bench.store import StoredRun
 
@@ -108,14 +109,8 @@ def page_table(sheet: Sheet, *, controls: Collection[str] = (), prose: bool = Fa
         title=sheet.heading,
         headings=[str(name or "") for name in index.names],
         columns=[
-            Line(
-                title=" · ".join(
-                    f"L = {each}" if name == "L" else str(each)
-                    for name, each in zip(columns.names, _tuple(label), strict=True)
-                ),
-                **_belongs(columns.names, label, controls),
-            )
-            for label in columns
+            Line(title=title, **_belongs(columns.names, label, controls))
+            for title, label in zip(headings(columns, " · "), columns, strict=True)
         ],
         rows=[
             Line(
@@ -245,9 +240,9 @@ def fairness(results: Results) -> PageTable:
                 str(len(runs)),
                 " to ".join(f"{n:,}" for n in sorted({run.n_parameters for run in runs})),
                 " to ".join(map(str, sorted({len(loss) for loss in losses}))) or "–",
-                "–" if first is None else f"{first:.1f}",
-                "–" if last is None else f"{last:.1f}",
-                "–" if reduced is None else f"{100 * reduced:.1f} %",
+                "–" if first is None else as_printed(first, ".1f"),
+                "–" if last is None else as_printed(last, ".1f"),
+                "–" if reduced is None else f"{as_printed(100 * reduced, '.1f')} %",
                 *(
                     f"{statistics.fmean(run.seconds.get(stage, 0.0) for run in runs):.1f}"
                     for stage in ("training", "scoring")
@@ -264,6 +259,17 @@ def fairness(results: Results) -> PageTable:
         "different models are different sums of terms: their reduction says whether a training "
         "came to rest, and does not compare models. Times were taken as the runs were done, side "
         "by side or not.",
+    )
+
+
+def commands(results: Results) -> str:
+    """What makes the same runs and the same page, with the plug-ins that the runs had."""
+    used = [run.record.provenance.get("plugins", {}) for run in _runs(results)]
+    names = dict.fromkeys(name for plugins in used for name in plugins)
+    plugins = "".join(f" --plugin {shlex.quote(name)}" for name in names)
+    return (
+        f"hgmvae-bench run --grid grid.yaml --results results{plugins}\n"
+        f"hgmvae-bench report --results results --output report.html{plugins}"
     )
 
 

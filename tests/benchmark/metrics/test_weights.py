@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
 
@@ -128,6 +129,17 @@ def test_failed_download(file, hub, server, monkeypatch) -> None:
     found = published(file, f"{server}/other.pth")
     with pytest.raises(MetricMissingError, match=r"cannot be downloaded \(.*404.*put it into"):
         found.load(None)
+
+
+def test_a_fault_of_the_download_does_not_name_the_user_either(file, hub, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setenv("HOME", str(hub.parent))
+    hub.mkdir(parents=True)
+    with (
+        filelock.FileLock(hub / "net-1234.pth.lock"),
+        pytest.raises(MetricMissingError, match=rf"\(~/{hub.name}/net-1234.pth is being"),
+    ):
+        published(file).load(None)
 
 
 def test_what_a_record_will_keep_does_not_name_the_user(file, hub, server, monkeypatch) -> None:

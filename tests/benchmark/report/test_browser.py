@@ -90,7 +90,8 @@ def test_a_click_sorts_by_number_up_down_and_back(tab):
     orders = []
     for _ in range(3):
         head.get_by_role("button").click()
-        numbers = [float(text.split(" ")[0].split("±")[0]) for text in column(tab, "table-1", 2)]
+        texts = [text.replace("−", "-") for text in column(tab, "table-1", 2)]
+        numbers = [float(text.split(" ")[0].split("±")[0]) for text in texts]
         orders.append((head.get_attribute("aria-sort"), numbers))
     (up, ascending), (down, descending), (none, back) = orders
     assert (up, down, none) == ("ascending", "descending", None)
@@ -185,6 +186,13 @@ def test_the_address_of_a_run_leads_to_its_details(tab, file):
 def test_only_tables_scroll_sideways(tab, width):
     tab.set_viewport_size({"width": width, "height": 800})
     assert tab.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("width", [1200, 1100])
+def test_what_each_cell_cost_fits_the_page(tab, width):
+    tab.set_viewport_size({"width": width, "height": 800})
+    box = tab.locator(".scroll", has=tab.locator("#costs"))
+    assert box.evaluate("box => box.scrollWidth - box.clientWidth") == 0
 
 
 def test_pictures_are_drawn(tab):

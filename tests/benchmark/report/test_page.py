@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -157,6 +158,23 @@ def test_a_grid_of_the_papers_cells_is_held_against_the_paper(tmp_path, elements
     assert re.search(r"SC↑GMVAE80\.404.*reproduced", compared)
     assert re.search(r"SC↑HGMVAE-G80\.442.*worse", compared)
     assert "Against the paper" not in elements.text
+
+
+def test_the_commands_to_reproduce_it_name_the_plugins(results, elements):
+    commands = [
+        "run --grid grid.yaml --results results",
+        "report --results results --output report.html",
+    ]
+    assert "".join(f"hgmvae-bench {each}\n" for each in commands).strip() in elements.text
+    assert "--plugin" not in elements.text
+    runs = {}
+    for key, run in results.runs.items():
+        provenance = {**run.record.provenance, "plugins": {"my bits.py": "d", "mine": None}}
+        record = run.record.model_copy(update={"provenance": provenance})
+        runs[key] = StoredRun(record, run.sha256, run.metrics)
+    text = Elements(build_report(replace(results, runs=runs), figures=())).text
+    options = " --plugin 'my bits.py' --plugin mine\n"
+    assert "".join(f"hgmvae-bench {each}{options}" for each in commands).strip() in text
 
 
 def test_figures_that_cannot_be_drawn_say_why(results):
