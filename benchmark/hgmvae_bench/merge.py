@@ -39,6 +39,7 @@ class Merged:
     Attributes:
         copied: keys of runs that the target lacked.
         identical: keys of runs whose record is the same in both.
+        repeated: keys of runs that were done in both, with the same results in other times.
         taken: keys of runs that differ and whose record of the source counts now.
         kept: keys of runs that differ and whose record of the target counts.
         grids: names of grids that differ; the target's stay.
@@ -46,6 +47,7 @@ class Merged:
 
     copied: list[str] = field(default_factory=list)
     identical: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     grids: list[str] = field(default_factory=list)
@@ -111,10 +113,10 @@ def _merge_run(
         _copy_extras(theirs, ours, key)
         newest = record_name(key, "retry", run.retries)
         _copy_record(theirs, ours, newest, record_name(key, "retry", mine.retries + 1))
-        merged.taken.append(key)
+        (merged.repeated if _same_results(run, mine) else merged.taken).append(key)
         _copy_scores(theirs, ours, names, run, mine)
     else:
-        merged.kept.append(key)
+        (merged.repeated if _same_results(run, mine) else merged.kept).append(key)
 
 
 def _claim(ours: Store, claims: Claims, key: str) -> None:
@@ -125,6 +127,16 @@ def _claim(ours: Store, claims: Claims, key: str) -> None:
             f"another process is doing {key} in {ours.root}, or has just done it; "
             "what was copied stays: call again when that has ended"
         )
+
+
+def _same_results(one: StoredRun, other: StoredRun) -> bool:
+    """Whether two records of a run tell the same of it, time and place aside."""
+
+    def told(run: StoredRun) -> tuple[str, dict[str, list[float]], dict[str, float | None]]:
+        values = {name: metric.value for name, metric in run.record.metrics.items()}
+        return run.record.status, run.record.history, values
+
+    return told(one) == told(other)
 
 
 def _precedence(run: StoredRun) -> tuple[bool, float, str]:

@@ -178,6 +178,17 @@ def test_every_attempt_of_a_run_comes_along(tiny_grid, tmp_path):
     assert counting(tmp_path / "b") == {attempts[1].key: attempts[1]}
 
 
+def test_the_same_results_at_another_time_are_no_difference(tiny_grid, tmp_path):
+    early, late = (record(tiny_grid, 0, day=day) for day in (1, 2))
+    a, b = machine(tmp_path / "a", tiny_grid, late), machine(tmp_path / "b", tiny_grid, early)
+    told = merge(a, b)
+    assert told.repeated == [early.key]
+    assert told.taken == told.kept == []
+    told = merge(b, a)
+    assert told.repeated == [early.key]
+    assert counting(a) == counting(b) == {early.key: early}
+
+
 def test_another_grid_of_the_same_name_is_told_of_and_kept_out(tiny_grid, tmp_path):
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
     b = machine(tmp_path / "b", tiny_grid.select(seeds=1))

@@ -313,7 +313,7 @@ def merge(
         merged = merge_folder(source, into)
         typer.echo(
             f"{source}: {count(len(merged.copied), 'run')} copied, "
-            f"{len(merged.identical)} there before"
+            f"{len(merged.identical) + len(merged.repeated)} there before"
         )
         for key in merged.taken:
             typer.echo(f"  {key}: differs; the record of {source} counts")
