@@ -73,13 +73,13 @@ def test_a_run_says_that_it_decodes_images_the_first_time_only(tiny_text, tmp_pa
         (tmp_path / "pets" / kind).mkdir(parents=True)
         for i in range(10):
             Image.new("RGB", (40, 30), (20 * i, 0, 0)).save(tmp_path / "pets" / kind / f"{i}.png")
-    # Refused for its epochs, which comes after the images: nothing needs to be trained here.
-    text = tiny_text.replace("[digits]", "['folder:pets']").replace("[vae, wae-imq]", "[vade]")
+    # Refused for its few images once they are decoded: nothing needs to be trained here.
+    text = tiny_text.replace("[digits]", "['folder:pets']")
     (tmp_path / "g.yaml").write_text(text)
     said = "decoding 20 images of pets once, into"
     for is_first in (True, False):
         outcome = cli("run", "--grid", "g.yaml", "--data", ".", cwd=tmp_path)
-        assert "pretrain" in outcome.stderr
+        assert "folder:pets has only 16 training images, got 128" in outcome.stderr
         assert (said in outcome.stderr) == is_first, outcome.stderr
 
 
