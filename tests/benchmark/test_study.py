@@ -76,8 +76,14 @@ def test_the_measured_part_of_the_papers_grid_is_what_its_page_says():
     assert {cell.identity for cell in load_grid("paper").cells} >= set(cells)
     assert f"{len(cells)} of its 83 cells are here" in page
     assert Store(folder).grid().spec == load_grid("paper").spec
-    seeds = {"HGMVAE-U": 10, "GMVAE": 10, "HGMVAE-G": 2, "VAE": 2}
-    models = {"hgmvae-u": "HGMVAE-U", "gmvae": "GMVAE", "hgmvae-g": "HGMVAE-G", "vae": "VAE"}
+    seeds = {"HGMVAE-U": 10, "GMVAE": 10, "HGMVAE-G": 2, "VAE": 2, "β-VAE": 2}
+    models = {
+        "hgmvae-u": "HGMVAE-U",
+        "gmvae": "GMVAE",
+        "hgmvae-g": "HGMVAE-G",
+        "vae": "VAE",
+        "beta-vae": "β-VAE",
+    }
     for model, title in models.items():
         line = re.search(rf"^\| {title} \|(.*)\|$", page, re.MULTILINE)
         of_model = table[(table["model"] == model) & (table["latent_dim"] == 8)]
