@@ -27,11 +27,18 @@ With two or three the prediction interval reaches 9.8 or 2.8 standard deviations
 (t · √(1/n + 1/10)), with four 1.9: what lies within the wider ones may be far off all the same.
 """
 
+WIDEST = 0.25
+"""Share of the published value that the interval reaches to either side if it is to be reproduced.
+
+By a wider one, of runs that differ much from seed to seed, values far from theirs would be too.
+"""
+
 LEGEND = (
     "Published values are means of ten runs. Reproduced: the published value lies where, judging "
     "by the measured seeds, the mean of ten further runs falls with 95 %, plus rounding; better, "
-    f"worse: it does not; undecided: it does by fewer than {LEAST_SEEDS} seeds, by which nearly "
-    "anything would, or there is but one; missing: no seed has a value."
+    f"worse: it does not; undecided: it does, but by fewer than {LEAST_SEEDS} seeds or an interval "
+    f"of more than ± {WIDEST:.0%} of it, by which much else would, or there is but one seed; "
+    "missing: no seed has a value."
 )
 
 
@@ -154,7 +161,8 @@ def verdict(
         return "undecided"
     low, high = bounds
     if low <= published <= high:
-        return "reproduced" if n >= LEAST_SEEDS else "undecided"
+        told = n >= LEAST_SEEDS and (high - low) / 2 <= WIDEST * abs(published)
+        return "reproduced" if told else "undecided"
     return "better" if (mean > published) == (direction == "higher") else "worse"
 
 

@@ -38,9 +38,11 @@ def by_cell(rows):
 @pytest.mark.parametrize(
     ("published", "mean", "bounds", "direction", "n", "expected"),
     [
-        (1.0, 1.5, (0.9, 2.1), "higher", 4, "reproduced"),
-        (0.9, 1.5, (0.9, 2.1), "lower", 10, "reproduced"),
-        (1.0, 1.5, (0.9, 2.1), "higher", 3, "undecided"),
+        (1.0, 1.15, (0.9, 1.4), "higher", 4, "reproduced"),
+        (0.9, 1.1, (0.9, 1.3), "lower", 10, "reproduced"),
+        (-1.0, -1.1, (-1.3, -0.9), "higher", 10, "reproduced"),
+        (1.0, 1.15, (0.9, 1.4), "higher", 3, "undecided"),
+        (1.0, 1.15, (0.88, 1.42), "higher", 4, "undecided"),
         (0.8, 1.5, (0.9, 2.1), "higher", 10, "better"),
         (0.8, 1.5, (0.9, 2.1), "lower", 10, "worse"),
         (2.2, 1.5, (0.9, 2.1), "higher", 2, "worse"),
