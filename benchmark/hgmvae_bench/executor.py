@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -27,10 +27,9 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
-from hgmvae_bench.capture import tail
 from hgmvae_bench.interruption import deaf_children
+from hgmvae_bench.recording import death_record, store_result
 from hgmvae_bench.records import Record, ScoreRecord
-from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import (
     DoneElsewhere,
     Event,
@@ -286,7 +285,7 @@ class _Pool:
     def failed(self, task: Task, reason: str) -> Finished | DoneElsewhere:
         """Record a task that was lost with its worker, unless it died after its last deed."""
         record = death_record(task, reason, self.setup.store, self.setup.device)
-        return stored(task, record, self.setup.store)
+        return store_result(task, record, self.setup.store)
 
 
 TRAINING_SHARE, SCORING_SHARE = 0.6, 0.3
@@ -365,37 +364,3 @@ def process_context(device: str) -> SpawnContext | ForkServerContext:
 def _cause_of_death(code: int) -> str:
     cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     return f"the worker process died: {cause}" + (" (out of memory?)" if code == -9 else "")
-
-
-def stored(
-    task: Task,
-    record: Record | ScoreRecord,
-    store: Store,
-    artifacts: Mapping[str, bytes] | None = None,
-) -> Finished | DoneElsewhere:
-    """Store what a task has come to, unless another process has recorded it."""
-    if isinstance(record, ScoreRecord):
-        added = store.add_scores(record, task.number)
-    else:
-        added = store.add(record, task.number, artifacts)
-    return Finished(task.run, record) if added else DoneElsewhere(task.run)
-
-
-def death_record(task: Task, reason: str, store: Store, device: str) -> Record | ScoreRecord:
-    """What is recorded of a task that was lost with its worker: its last words, and the reason."""
-    import torch
-
-    from hgmvae_bench.provenance import provenance
-    from hgmvae_bench.records import MetricValue
-
-    words = tail(store.log(task.run.key))
-    reason = f"{words}\n{reason}" if words else reason
-    if task.stored is not None:
-        return ScoreRecord(
-            key=task.run.key,
-            record_sha256=task.stored.sha256,
-            metrics={name: MetricValue(missing=reason) for name in task.metrics},
-        )
-    return Record.of(
-        task.run, status="failed", error=reason, provenance=provenance(torch.device(device))
-    )

@@ -26,7 +26,6 @@ from hgmvae_bench.checkpoints import Checkpoint
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.errors import UserError
-from hgmvae_bench.executor import death_record, stored
 from hgmvae_bench.grid import Run
 from hgmvae_bench.interruption import handlers_kept
 from hgmvae_bench.plugins import PreparingMetric
@@ -39,6 +38,7 @@ from hgmvae_bench.ray_node import (
     artifacts,
     work,
 )
+from hgmvae_bench.recording import death_record, store_result
 from hgmvae_bench.registry import METRICS
 from hgmvae_bench.sealing import named
 from hgmvae_bench.tasks import (
@@ -226,7 +226,7 @@ class _Driver:
             return
         self.keep_log(run, log)
         if isinstance(result, Done):
-            event = stored(one.task, result.record, self.setup.store, result.files)
+            event = store_result(one.task, result.record, self.setup.store, result.files)
             Checkpoint(self.setup.store.files, run.key).remove()
             yield event
         elif isinstance(result, OutOfMemory):
@@ -275,7 +275,7 @@ class _Driver:
                 words = remote.remote(self.setup.results, run.key)
                 self.keep_log(run, ray.get(words, timeout=SECONDS_FOR_LAST_WORDS))
         record = death_record(one.task, reason, self.setup.store, "cpu")
-        yield stored(one.task, record, self.setup.store)
+        yield store_result(one.task, record, self.setup.store)
 
     def keep_log(self, run: Run, content: bytes) -> None:
         if content:

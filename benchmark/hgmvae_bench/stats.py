@@ -104,9 +104,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _interval(values: Sequence[float], variances: float) -> Interval:
+def _interval(values: Sequence[float], variance_ratio: float) -> Interval:
     """Around the mean, of something whose variance is so many times that of a value."""
     mean = statistics.fmean(values)
     margin = float(stats.t.ppf(1 - ALPHA / 2, len(values) - 1)) * statistics.stdev(values)
-    margin *= math.sqrt(variances)
+    margin *= math.sqrt(variance_ratio)
     return mean - margin, mean + margin
