@@ -22,7 +22,7 @@ from hgmvae_bench.grid import Cell, Grid, Run, flat
 from hgmvae_bench.grid.cells import identity_of
 from hgmvae_bench.records import Fingerprint
 from hgmvae_bench.seeding import digest
-from hgmvae_bench.store import StoredRun
+from hgmvae_bench.stored_run import StoredRun
 
 LOSS_TERM = "final {}"
 """Name of the measure that a loss term's mean over the last epoch is."""

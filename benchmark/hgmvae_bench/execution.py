@@ -26,7 +26,8 @@ from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.records import MetricValue, Record, ScoreRecord, Status
 from hgmvae_bench.registry import missing_members, resolve_model
 from hgmvae_bench.seeding import derive_seed
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.tasks import Task
 from hgmvae_bench.training import OnEpoch, Seeded, keep, train
 

@@ -23,7 +23,8 @@ from hgmvae_bench.records import ControlRecord, MetricValue, ScoreRecord
 from hgmvae_bench.sealing import named, parse_name, record_name
 from hgmvae_bench.sharing import FOLDER as CLAIMS
 from hgmvae_bench.sharing import Claims, new_owner
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 
 Scored = TypeVar("Scored", ScoreRecord, ControlRecord)
 

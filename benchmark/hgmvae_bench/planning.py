@@ -24,7 +24,8 @@ from hgmvae_bench.plugins import WeightedMetric
 from hgmvae_bench.preflight import available_data, check_cells
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.registry import METRICS
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.trainee import Trainee
 
 Basis = Literal["its own runs", "like runs", "calibration, training only", "unknown"]

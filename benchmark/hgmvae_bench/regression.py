@@ -18,7 +18,7 @@ from hgmvae_bench.baseline import Baseline, by_cell, measure, require_same_finge
 from hgmvae_bench.grid import Grid, Run
 from hgmvae_bench.prediction import Variances, moderate, prediction_factor
 from hgmvae_bench.registry import METRICS
-from hgmvae_bench.store import StoredRun
+from hgmvae_bench.stored_run import StoredRun
 
 FALSE_ALARMS = 0.01
 """Probability that a check of unchanged code finds a shift, over all of its comparisons."""

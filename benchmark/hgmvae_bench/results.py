@@ -16,7 +16,8 @@ import pandas as pd
 from hgmvae_bench import comparison, judging
 from hgmvae_bench.records import Record
 from hgmvae_bench.sealing import StoreError
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.tables import Table, build_table
 
 _TEXT = [

@@ -19,7 +19,8 @@ from hgmvae_bench.grid import Cell, Grid, Run
 from hgmvae_bench.records import Record
 from hgmvae_bench.sealing import named
 from hgmvae_bench.sharing import Claims, new_owner
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.tasks import DoneElsewhere, Event, Finished, Setup, Task
 from hgmvae_bench.work import SECONDS_BETWEEN_LOOKS, Work
 

@@ -23,12 +23,12 @@ and what has no record is done again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -38,7 +38,7 @@ from hgmvae_bench.collector import paused_collector
 from hgmvae_bench.files import FileState, LocalFiles
 from hgmvae_bench.grid import Grid, load_grid
 from hgmvae_bench.plugins import UnknownNameError
-from hgmvae_bench.records import ControlRecord, MetricValue, Record, ScoreRecord, Status
+from hgmvae_bench.records import ControlRecord, Record, ScoreRecord
 from hgmvae_bench.remote import Remote
 from hgmvae_bench.sealing import (
     FaultError,
@@ -51,114 +51,12 @@ from hgmvae_bench.sealing import (
     unsealed,
     validated,
 )
+from hgmvae_bench.stored_run import RECORDS, IndexedRun, StoredRun, Summary, joined
 
-Metric = TypeVar("Metric")
-
-RECORDS = "records"
 CONTROLS = "controls"
 DAMAGED = "damaged"
 
 _SHOWN = 10
-
-
-class Summary(NamedTuple):
-    """The part of a record that lists and tables need; `hgmvae_bench.records.Record` explains."""
-
-    key: str
-    cell: str
-    seed: int
-    data_digest: str
-    status: Status
-    error: str | None
-    n_parameters: int
-    seconds: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run as a results folder knows it.
-
-    Attributes:
-        record: the newest record of the run.
-        sha256: of the record's content.
-        metrics: the record's metrics and those added later.
-        retries: number that the newest record has in its name, 0 for the first.
-        scorings: the highest number of metrics added later, 0 if none were.
-    """
-
-    record: Record
-    sha256: str
-    metrics: Mapping[str, MetricValue]
-    retries: int = 0
-    scorings: int = 0
-
-    @property
-    def summary(self) -> Summary:
-        """What can be said without reading the whole record."""
-        return Summary(*(getattr(self.record, name) for name in Summary._fields))
-
-
-class _IndexedRun(StoredRun):
-    """A run whose record is read from its file when something beyond the summary is asked for."""
-
-    def __init__(
-        self, files: LocalFiles, name: str, entry: index.Entry, retries: int, scorings: int
-    ) -> None:
-        vars(self).update(
-            sha256=entry.sha256, retries=retries, scorings=scorings, _files=files, _name=name
-        )
-        vars(self).update(_entry=entry, _scores=[])
-
-    def add_scores(self, entry: index.Entry) -> None:
-        """Take the metrics of one score record, if they belong to this record."""
-        vars(self)["_scores"].append(entry)
-
-    @cached_property
-    def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = from_json(vars(self)["_entry"].summary)
-        return facts
-
-    @cached_property
-    def summary(self) -> Summary:
-        """What can be said without reading the whole record."""
-        return Summary(*map(self._facts.__getitem__, Summary._fields))
-
-    @cached_property
-    def metrics(self) -> Mapping[str, MetricValue]:
-        """The record's metrics and those added later."""
-        metrics = self._facts["metrics"]
-        for entry in vars(self)["_scores"]:
-            score = from_json(entry.summary)
-            if score["record_sha256"] == self.sha256:
-                metrics = _joined(metrics, score["metrics"], lambda m: m["value"] is None)
-        return _Metrics(metrics)
-
-    @cached_property
-    def record(self) -> Record:
-        """The newest record of the run, read from its file."""
-        files, name = vars(self)["_files"], vars(self)["_name"]
-        with named(files.root / RECORDS / name, "read"):
-            _, body = unsealed(files.read(f"{RECORDS}/{name}"))
-            return validated(body, Record)
-
-
-class _Metrics(Mapping[str, MetricValue]):
-    """Metrics by name, each made when it is asked for: a plan only needs the names."""
-
-    def __init__(self, raw: Mapping[str, Any]) -> None:
-        self._raw = raw
-
-    def __getitem__(self, name: str) -> MetricValue:
-        return MetricValue.model_validate(self._raw[name])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._raw
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._raw)
-
-    def __len__(self) -> int:
-        return len(self._raw)
 
 
 @dataclass(frozen=True)
@@ -260,7 +158,7 @@ class Store:
         for key, number, _ in scores:
             scorings[key] = max(number, scorings.get(key, 0))
         for key, (number, name) in newest.items():
-            contents.runs[key] = _IndexedRun(
+            contents.runs[key] = IndexedRun(
                 self.files, name, entries[name], number, scorings.get(key, 0)
             )
         for key, _, entry in sorted(scores):
@@ -357,7 +255,7 @@ class Store:
         controls: dict[str, ControlRecord] = {}
         for record in self.control_records():
             known = controls[record.key].metrics if record.key in controls else {}
-            metrics = _joined(known, record.metrics, lambda m: m.value is None)
+            metrics = joined(known, record.metrics, lambda m: m.value is None)
             controls[record.key] = record.model_copy(update={"metrics": metrics})
         return controls
 
@@ -514,18 +412,6 @@ class _Contents:
 
     runs: dict[str, Any] = field(default_factory=dict)
     faults: dict[str, FaultError] = field(default_factory=dict)
-
-
-def _joined(
-    known: Mapping[str, Metric], later: Mapping[str, Metric], missing: Callable[[Metric], bool]
-) -> dict[str, Metric]:
-    """Metrics with those added later; a value stays where a later attempt came to none."""
-    counting = {
-        name: metric
-        for name, metric in later.items()
-        if not missing(metric) or name not in known or missing(known[name])
-    }
-    return {**known, **counting}
 
 
 _RECORD_FIELDS = {*Summary._fields, "metrics"}

@@ -21,7 +21,7 @@ from hgmvae_bench.plugins import Direction
 from hgmvae_bench.records import ControlRecord
 from hgmvae_bench.registry import METRICS
 from hgmvae_bench.stats import ALPHA, holm, mean_interval, welch_test
-from hgmvae_bench.store import StoredRun
+from hgmvae_bench.stored_run import StoredRun
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 HEADINGS: dict[Axis, str] = {

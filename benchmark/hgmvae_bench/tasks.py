@@ -11,7 +11,8 @@ from hgmvae_bench.errors import UserError
 from hgmvae_bench.extensions import Extension
 from hgmvae_bench.grid import Run
 from hgmvae_bench.records import Record, ScoreRecord
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 
 
 class Task(NamedTuple):

@@ -13,7 +13,7 @@ from filelock import FileLock
 from hgmvae_bench.grid import Grid, Run
 from hgmvae_bench.paper import values_by_cell
 from hgmvae_bench.records import MetricValue, Record
-from hgmvae_bench.store import StoredRun
+from hgmvae_bench.stored_run import StoredRun
 
 # pandas before 3 reads the last digits of numbers quickly rather than exactly unless it is told to.
 EXACTLY = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}

@@ -6,7 +6,7 @@ from hgmvae_bench.formats import to_text
 from hgmvae_bench.grid import Run, load_grid
 from hgmvae_bench.judging import frame_of, judge, sheet_of
 from hgmvae_bench.records import MetricValue, Record
-from hgmvae_bench.store import StoredRun
+from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.tables import build_table
 
 GMVAE, G, U = (Place(model, 8) for model in ("gmvae", "hgmvae-g", "hgmvae-u"))

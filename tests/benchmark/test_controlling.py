@@ -13,7 +13,8 @@ from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.metrics import classifier
 from hgmvae_bench.records import MetricValue, Record
 from hgmvae_bench.sealing import StoreError
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.tables import TableError, build_table
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.records import MetricValue, Record
 from hgmvae_bench.regression import Comparison, compare, summary
 from hgmvae_bench.seeding import digest
-from hgmvae_bench.store import StoredRun
+from hgmvae_bench.stored_run import StoredRun
 
 CELLS = """
 name: cells

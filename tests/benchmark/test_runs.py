@@ -26,7 +26,8 @@ from hgmvae_bench.runner import (
     run_plan,
 )
 from hgmvae_bench.sharing import Claims
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.tasks import EpochEnded, Finished, Started
 
 

@@ -10,7 +10,7 @@ from hgmvae_bench.formats import to_csv, to_latex, to_markdown, to_text
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import MetricValue, Record
-from hgmvae_bench.store import StoredRun
+from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.tables import TableError, build_table
 
 FINGERPRINT = {"split": "test", "n_images": 360}

@@ -18,7 +18,7 @@ from hgmvae_bench.figures import style
 from hgmvae_bench.figures.source import FigureError, Results
 from hgmvae_bench.outputs import Codes, ModelCodec
 from hgmvae_bench.seeding import derive_seed
-from hgmvae_bench.store import StoredRun
+from hgmvae_bench.stored_run import StoredRun
 
 Pixels = npt.NDArray[np.uint8]
 

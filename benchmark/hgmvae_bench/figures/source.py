@@ -15,7 +15,8 @@ from hgmvae_bench.data.catalogue import default_root, resolve_dataset
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.grid import Cell, Grid, Run
 from hgmvae_bench.grid.spec import GridSpec
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 
 if TYPE_CHECKING:
     from hgmvae_bench.data import ImageData

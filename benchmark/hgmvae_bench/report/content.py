@@ -13,7 +13,7 @@ from typing import Any
 from hgmvae_bench.figures.source import CellNames, Results
 from hgmvae_bench.formats import Entry, Sheet, as_printed, headings
 from hgmvae_bench.registry import METRICS
-from hgmvae_bench.store import StoredRun
+from hgmvae_bench.stored_run import StoredRun
 
 Facts = dict[str, Any]
 

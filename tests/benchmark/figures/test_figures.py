@@ -23,7 +23,8 @@ from hgmvae_bench.figures.style import STYLE, save, to_png, to_svg
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.records import MetricValue, Record
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 
 MADE_UP = """
 name: made-up

@@ -17,7 +17,8 @@ from hgmvae_bench.grid import Run, load_grid
 from hgmvae_bench.records import MetricValue, Record
 from hgmvae_bench.report import build_report
 from hgmvae_bench.sealing import StoreError
-from hgmvae_bench.store import Store, StoredRun
+from hgmvae_bench.store import Store
+from hgmvae_bench.stored_run import StoredRun
 
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 
