@@ -135,6 +135,7 @@ def plan(
     """Say what a grid still needs: runs, data, weights, time and disk. Nothing is trained.
 
     Time comes from the records of like runs, or from a few training steps where there are none.
+    What `run` would refuse (settings that fit neither data nor model) is refused here too.
     """
     import json
 
