@@ -8,6 +8,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,6 +22,7 @@ from hgmvae_bench.grid import Cell
 from hgmvae_bench.outputs import to_unit
 from hgmvae_bench.precision import networks_in
 from hgmvae_bench.randomness import Randomness
+from hgmvae_bench.stacking import Single, Stack
 from hgmvae_bench.trainee import Trainee
 
 PAST_ALL_STAGES = 10**6
@@ -40,9 +42,8 @@ def new_trainee(cell: Cell, images: Tensor, device: torch.device, seed: int) -> 
     randomness = Randomness(seed, device)
     with randomness():
         model = build_model(cell, _shape(images)).to(device)
-    return Trainee(
-        model, images, cell.training, batch_seed=seed, randomness=randomness, device=device
-    )
+    models = Single(model, randomness)
+    return Trainee(models, images, cell.training, batch_seeds=[seed], device=device)
 
 
 def train_epoch(trainees: Sequence[Trainee]) -> None:
@@ -51,6 +52,25 @@ def train_epoch(trainees: Sequence[Trainee]) -> None:
         pass
     for trainee in trainees:
         trainee.finish_epoch()
+
+
+def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int) -> Epoch:
+    """Several seeds as one model of stacked weights, as ``run --stack-seeds`` trains them.
+
+    Raises:
+        StackingError: if the cell's model cannot be stacked.
+    """
+    on_device = images.to(device)
+    randomness = [Randomness(seed, device) for seed in range(n_seeds)]
+    models = []
+    for one in randomness:
+        with one():
+            models.append(build_model(cell, _shape(images)).to(device))
+    stack, seeds = Stack(models, randomness), range(n_seeds)
+    batch = to_unit(on_device[: cell.training.batch_size])
+    stack.check(batch, epoch=PAST_ALL_STAGES, dataset_size=len(images))
+    trainee = Trainee(stack, on_device, cell.training, batch_seeds=seeds, device=device)
+    return partial(train_epoch, [trainee])
 
 
 @contextmanager

@@ -98,18 +98,29 @@ def _upsample_thin(maps: Tensor, weight: Tensor) -> Iterator[tuple[tuple[int, in
 
 
 class _Downsampling(torch.autograd.Function):
-    """Convolution of stride 2: (B, H, W, C) and (O, 3, 3, C) to (B, H/2, W/2, O)."""
+    """Convolution of stride 2: (B, H, W, C) and (O, 3, 3, C) to (B, H/2, W/2, O).
+
+    The patches are a second output, so that ``vmap`` can keep them for the backward pass.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor) -> Tensor:
+    def forward(maps: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         n, height, width, _ = maps.shape
         columns = patches(maps)
+        return (columns @ weight.flatten(1).T).view(n, height // 2, width // 2, -1), columns
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        [_, weight], [_, columns] = inputs, output
+        ctx.mark_non_differentiable(columns)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(columns, weight)
-        return (columns @ weight.flatten(1).T).view(n, height // 2, width // 2, -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None]:
-        [gradient] = gradients
+        [gradient, _] = gradients
         columns, weight = ctx.saved_tensors
         for_maps, for_weight = ctx.needs_input_grad
         gradient = gradient.contiguous()
@@ -122,10 +133,15 @@ class _Downsampling(torch.autograd.Function):
 class _Upsampling(torch.autograd.Function):
     """Transposed convolution of stride 2: (B, H, W, C) and (C, 3, 3, O) to (B, 2H, 2W, O)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(maps, weight)
+    def forward(maps: Tensor, weight: Tensor) -> Tensor:
         return _adjoint(maps, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -151,7 +167,8 @@ def downsample(maps: Tensor, weight: Tensor) -> Tensor:
     """
     if maps.shape[1:3] == (2, 2):  # the other five taps see nothing but padding
         return (maps.flatten(1) @ weight[:, 1:, 1:].flatten(1).T).view(-1, 1, 1, len(weight))
-    result: Tensor = _Downsampling.apply(maps, weight)
+    result: Tensor
+    result, _ = _Downsampling.apply(maps, weight)
     return result
 
 
@@ -219,6 +236,7 @@ def _suits_onednn(maps: Tensor, side: int) -> bool:
         and maps.device.type == "cpu"
         and maps.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._functorch.is_batchedtensor(maps)  # It cannot lay its channels last.
     )
 
 

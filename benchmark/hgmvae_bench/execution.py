@@ -95,6 +95,7 @@ def train_together(
     *,
     store: Store,
     device: torch.device,
+    stacked: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> None:
     """Train several seeds of a cell at once, and leave each in its checkpoint.
@@ -107,6 +108,7 @@ def train_together(
         data: its dataset.
         store: where the checkpoints go.
         device: where to train.
+        stacked: whether as one model of stacked weights, as `hgmvae_bench.training.train` says.
         on_epoch: called after every epoch of a run with its index, the epoch's number and the mean
             of every loss term.
 
@@ -124,6 +126,7 @@ def train_together(
                 data.first_train_images(training.train_images).train_images,
                 training,
                 device=device,
+                stacked=stacked,
                 on_epoch=on_epoch,
             )
     except torch.OutOfMemoryError:
@@ -132,7 +135,8 @@ def train_together(
         raise TogetherError(f"{type(error).__name__}: {error}") from error
     trained = [(one, r) for one, r in zip(seeded, results, strict=True) if r.cost is None]
     for one, result in trained:
-        keep(one, result, share(meter.stages["training"], len(trained)))
+        cost = share(meter.stages["training"], len(trained))
+        keep(one, result, cost | {"stacked": result.stacked})
 
 
 @tf32(enabled=False)  # Training puts it to use where the settings ask for it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -53,12 +53,14 @@ class LocalExecutor:
         most: how many they may become on a GPU whose memory has room for more.
         together: seeds of a cell that one more worker trains together; none does if 1.
         most_together: how many they may become on a GPU whose memory has room for more.
+        stacked: whether it trains them as one model of stacked weights, not in turns.
     """
 
     workers: int
     most: int | None = None
     together: int = 1
     most_together: int | None = None
+    stacked: bool = False
 
     @property
     def threads(self) -> int:
@@ -78,7 +80,7 @@ class LocalExecutor:
         """Do every task, as `Executor.execute` says."""
         yield from execute_all(
             tasks,
-            setup,
+            replace(setup, stacked=self.stacked),
             side_by_side=Bound(self.workers, self.most or self.workers),
             together=Bound(self.together, self.most_together or self.together),
         )
@@ -95,6 +97,7 @@ class Resources:
         address: of a Ray cluster.
         cpus: CPU cores of a run on a cluster.
         gpus: share of a GPU that a run on a cluster takes.
+        stacked: whether seeds that are trained together are one model of stacked weights.
     """
 
     device: str
@@ -102,15 +105,17 @@ class Resources:
     address: str | None = None
     cpus: int = 1
     gpus: float = 0.0
+    stacked: bool = False
 
 
 def _local(resources: Resources) -> Executor:
     workers = resources.workers
     if resources.device == "cuda":
         if workers is not None:
-            return LocalExecutor(workers, together=workers)
+            return LocalExecutor(workers, together=workers, stacked=resources.stacked)
         # Until one has shown what scoring takes, one is scored at a time. One core is for training.
-        return LocalExecutor(1, max(1, available_cores() - 1), FIRST_TOGETHER, MOST_TOGETHER)
+        most = max(1, available_cores() - 1)
+        return LocalExecutor(1, most, FIRST_TOGETHER, MOST_TOGETHER, resources.stacked)
     return LocalExecutor(workers or available_cores())
 
 

@@ -24,6 +24,7 @@ from hgmvae_bench.plugins import WeightedMetric
 from hgmvae_bench.preflight import available_data, check_cells
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.registry import METRICS
+from hgmvae_bench.stacking import Single
 from hgmvae_bench.store import Store
 from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.trainee import Trainee
@@ -277,11 +278,10 @@ class _Estimates:
         count = cell.training.batch_size * (WARM_UP_STEPS + MEASURED_STEPS)
         images = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=noise)
         trainee = Trainee(
-            model,
+            Single(model, randomness),
             images.to(self.device),
             cell.training,
-            batch_seed=0,
-            randomness=randomness,
+            batch_seeds=[0],
             device=self.device,
         )
         began = 0.0

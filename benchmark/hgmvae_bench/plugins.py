@@ -56,7 +56,10 @@ class BenchmarkModel(Protocol):
     A model whose training step may be recorded once and replayed on a GPU (CUDA graphs) says so by
     ``stage(epoch)``: an integer that is the same for epochs whose steps do the same work, or None
     for an epoch whose steps must run in Python. Such a step reads no tensor back and changes
-    nothing but tensors, in place. Without this method every step runs in Python.
+    nothing but tensors, in place. Without this method every step runs in Python. Seeds of such a
+    model can be trained as one (``run --stack-seeds``) if they differ in nothing but parameters and
+    buffers, and its step can be mapped over these by ``torch.func.vmap``; where one or the other is
+    not so, they take turns, and the log says why.
 
     A model whose training has stages may define ``check_epochs(epochs)``, which raises a ValueError
     if so many epochs do not reach them all: such a grid is refused before anything is trained.

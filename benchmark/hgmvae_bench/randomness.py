@@ -21,7 +21,7 @@ class Randomness:
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self._cpu = torch.Generator().manual_seed(seed).get_state()
+        self._cpu = torch.Generator().manual_seed(seed)
         self._device: torch.Generator | None = None
         if device.type == "cuda":
             self._device = torch.Generator(device).manual_seed(seed)
@@ -30,31 +30,36 @@ class Randomness:
                 torch.cuda.current_device() if device.index is None else device.index
             ]
 
+    @property
+    def generator(self) -> torch.Generator:
+        """What to draw from on the run's device by name, where the state is not in force."""
+        return self._cpu if self._device is None else self._device
+
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Put the state in force; what was before comes back afterwards."""
         outer = torch.get_rng_state()
-        torch.set_rng_state(self._cpu)
+        torch.set_rng_state(self._cpu.get_state())
         if self._device is not None:
             outer_device = self._default.graphsafe_get_state()
             self._default.graphsafe_set_state(self._device)
         try:
             yield
         finally:
-            self._cpu = torch.get_rng_state()
+            self._cpu.set_state(torch.get_rng_state())
             torch.set_rng_state(outer)
             if self._device is not None:
                 self._default.graphsafe_set_state(outer_device)
 
     def state(self) -> dict[str, torch.Tensor]:
         """What it will draw: the state of its generators."""
-        states = {"cpu": self._cpu.clone()}
+        states = {"cpu": self._cpu.get_state()}
         if self._device is not None:
             states["device"] = self._device.get_state()
         return states
 
     def restore(self, states: Mapping[str, torch.Tensor]) -> None:
         """Draw from here on what it would have drawn when ``state`` gave these."""
-        self._cpu = states["cpu"]
+        self._cpu.set_state(states["cpu"])
         if self._device is not None:
             self._device.set_state(states["device"])

@@ -29,6 +29,7 @@ from hgmvae_bench.contenders import (
     new_trainee,
     pythae_trainer,
     seeds_side_by_side,
+    stacked_seeds,
     train_epoch,
 )
 from hgmvae_bench.data import ImageData
@@ -39,10 +40,14 @@ from hgmvae_bench.outputs import ModelCodec, Outputs
 from hgmvae_bench.plugins import BenchmarkModel
 from hgmvae_bench.precision import check_precision, tf32
 from hgmvae_bench.provenance import provenance
+from hgmvae_bench.stacking import StackingError
 from hgmvae_bench.stats import Interval, median_interval
 
 RIVALS = ("bare loop", "pythae")
 """The contenders that every other is compared with."""
+
+STACKED = "suite, stacked seeds"
+"""The contender that there is on a GPU alone."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +174,12 @@ def measure(
     check_precision(training.precision, device)
     torch.set_num_threads(threads)
     images = _repeated(data.train_images, steps * training.batch_size)
-    throughputs, trained = [], []
+    throughputs: list[Throughput] = []
+    trained: list[BenchmarkModel] = []
     for cell in cells:
         on_progress(f"training {cell.model}")
         alone = new_trainee(cell, images.to(device), device, seed=0)
-        trained.append(alone.model)
+        trained += alone.models.members
         with seeds_side_by_side(cell, images, device, side_by_side, threads) as suite:
             contenders: dict[str, Epoch] = {
                 "suite": suite,
@@ -181,9 +187,14 @@ def measure(
                 "bare loop": bare_loop(cell, images, device),
                 "pythae": pythae_trainer(cell, images, device),
             }
+            if device.type == "cuda":
+                try:
+                    contenders[STACKED] = stacked_seeds(cell, images, device, side_by_side)
+                except StackingError as reason:
+                    on_progress(f"{cell.model} without stacked seeds: {reason}")
             with tf32(enabled=training.precision == "tf32"):
                 seconds = _take_turns(contenders, repeats, device)
-        n_seeds = {"suite": side_by_side}
+        n_seeds = {"suite": side_by_side, STACKED: side_by_side}
         throughputs += [
             Throughput(
                 cell.model, name, [len(images) * n_seeds.get(name, 1) / time for time in times]

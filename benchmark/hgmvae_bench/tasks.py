@@ -46,6 +46,7 @@ class Setup:
         owner: name of the driver, under which its workers write.
         time_limit: seconds after which a run counts as hung; None for none.
         context: what records say of the grid that they were made for.
+        stacked: whether seeds that are trained together are one model of stacked weights.
     """
 
     results: Path
@@ -57,6 +58,7 @@ class Setup:
     owner: str = ""
     time_limit: float | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
+    stacked: bool = False
 
     @property
     def store(self) -> Store:

@@ -95,7 +95,14 @@ def serve(pipe: Connection, setup: Setup) -> None:
                     )
                 if len(runs) > 1:
                     _refer(runs, store)
-                    train_together(runs, data[wanted], store=store, device=device, on_epoch=tell)
+                    train_together(
+                        runs,
+                        data[wanted],
+                        store=store,
+                        device=device,
+                        stacked=setup.stacked,
+                        on_epoch=tell,
+                    )
                     message = Trained()
                 else:
                     record = perform(

@@ -233,8 +233,8 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         """Keep codes and their variances (B, L) for the fit, in place of the oldest."""
         codes, variances = codes[-MAX_CODES:], variances[-MAX_CODES:]
         rows = (self._n_codes + torch.arange(len(codes), device=codes.device)) % MAX_CODES
-        self._codes.index_copy_(0, rows, codes)
-        self._variances.index_copy_(0, rows, variances)
+        self._codes.index_put_((rows,), codes)
+        self._variances.index_put_((rows,), variances)
         self._n_codes.add_(len(codes))
 
     def _sample_coefficients(self, posterior: Posterior) -> Tensor:

@@ -56,6 +56,18 @@ def test_a_run_ends_with_the_tables_on_the_terminal_and_the_files_on_disk(tiny):
     assert len(list((tiny / "r" / "records").iterdir())) == 4
 
 
+@pytest.mark.parametrize(("where", "reason"), [("cpu", "a CPU"), ("ray", "Ray")])
+def test_seeds_that_are_not_trained_together_are_not_stacked(tmp_path, where, reason):
+    how = ["--executor", "ray"] if where == "ray" else ["--device", "cpu"]
+    outcome = invoke("run", "--grid", "smoke", "--stack-seeds", *how, "--results", tmp_path)
+    assert outcome.exit_code == 2
+    assert "Invalid value for --stack-seeds" in outcome.output
+    assert f"every seed has a process of its own on {reason}; leave it out" in " ".join(
+        outcome.output.replace("│", " ").split()
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_second_run_trains_nothing_and_says_so_within_seconds(tiny):
     before = cpu_seconds()
     outcome = cli("run", "--grid", "tiny.yaml", "--results", "r", cwd=tiny)

@@ -63,6 +63,9 @@ def test_only_a_gpu_trains_seeds_together_unless_it_is_told_how_many():
     expected = LocalExecutor(1, max(1, cores - 1), FIRST_TOGETHER, MOST_TOGETHER)
     assert open_executor("local", gpu) == expected
     assert open_executor("local", replace(gpu, workers=6)) == LocalExecutor(6, together=6)
+    for resources in (gpu, replace(gpu, workers=6)):
+        stacked = open_executor("local", replace(resources, stacked=True))
+        assert stacked == replace(open_executor("local", resources), stacked=True)
     assert open_executor("local", cpu) == LocalExecutor(cores, together=1)
     assert open_executor("local", replace(cpu, workers=6)) == LocalExecutor(6, together=1)
 

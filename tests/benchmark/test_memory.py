@@ -19,6 +19,7 @@ from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.networks import Network
 from hgmvae_bench.registry import MODELS
 from hgmvae_bench.randomness import Randomness
+from hgmvae_bench.stacking import Single
 from hgmvae_bench.trainee import Trainee
 
 torch.set_num_threads(1)
@@ -31,7 +32,7 @@ model = plugin.build(
     network=Network(shape, 32), settings=plugin.settings,
 )
 trainee = Trainee(
-    model, images, TrainingSettings(), batch_seed=0, randomness=Randomness(0, cpu), device=cpu
+    Single(model, Randomness(0, cpu)), images, TrainingSettings(), batch_seeds=[0], device=cpu
 )
 for step, _ in enumerate(trainee.steps(1)):
     if step == 3:

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from hgmvae_bench import contenders, speed
-from hgmvae_bench.contenders import seeds_side_by_side, with_torch_layers
+from hgmvae_bench.contenders import seeds_side_by_side, stacked_seeds, with_torch_layers
 from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
 from hgmvae_bench.networks import Network
-from hgmvae_bench.registry import MODELS
+from hgmvae_bench.registry import resolve_model
 from hgmvae_bench.speed import Ratio, Report, Throughput, _take_turns, measure, to_text
+from hgmvae_bench.stacking import StackingError
 
 CPU = torch.device("cpu")
 
@@ -21,7 +22,7 @@ def cell(model="vae"):
         dataset="digits",
         image_size=32,
         model=model,
-        model_settings=MODELS[model].settings,
+        model_settings=resolve_model(model).settings,
         latent_dim=2,
         network=NetworkSettings(width=2),
         training=TrainingSettings(batch_size=16),
@@ -130,6 +131,13 @@ def test_seeds_side_by_side_have_processes_that_every_epoch_waits_for(digits):
         victim.join()
         with pytest.raises((EOFError, OSError)):
             epoch()
+
+
+def test_stacked_seeds_are_trained_as_one(digits):
+    images = digits.train_images[:64]
+    stacked_seeds(cell(), images, CPU, 2)()
+    with pytest.raises(StackingError, match="requires_grad_"):
+        stacked_seeds(cell("pythae:RAE_GP"), images, CPU, 2)
 
 
 def test_a_process_trains_an_epoch_at_each_message(digits, monkeypatch):

@@ -76,6 +76,25 @@ def test_what_is_trained_together_is_scored_later_as_if_it_had_been_alone(
     assert list((tmp_path / "together" / "checkpoints").iterdir()) == []
 
 
+def test_seeds_that_are_stacked_say_so_in_their_records(tiny_text, digits, tmp_path):
+    text = tiny_text.replace("[vae, wae-imq]", "[vae]")
+    (cell,) = parse_grid(text, "tiny.yaml").cells
+    runs = [Run(cell, seed, digits.digest) for seed in range(2)]
+    apart, together = Store(tmp_path / "apart"), Store(tmp_path / "together")
+    train_together(runs, digits, store=together, device=CPU, stacked=True)
+    for run in runs:
+        alone = execute(run, digits, ["sc"], store=apart, device=CPU)
+        stacked = execute(run, digits, ["sc"], store=together, device=CPU)
+        training = stacked.provenance["stages"]["training"]
+        assert (training["together"], training["stacked"]) == (2, True)
+        # Sums are taken in another order; the run is the same.
+        assert stacked.key == alone.key
+        for term, means in alone.history.items():
+            assert stacked.history[term] == pytest.approx(means, rel=1e-3)
+        expected = pytest.approx(alone.metrics["sc"].value, abs=0.02)
+        assert stacked.metrics["sc"].value == expected
+
+
 PLUGIN = """
 import os, signal, torch
 from hgmvae_bench.registry import MODELS as KNOWN
@@ -115,7 +134,7 @@ class Recorder:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def run(grid, root, *, together, stopping=lambda events: False):
+def run(grid, root, *, together, stacked=False, stopping=lambda events: False):
     store, recorder = Store(root), Recorder()
     run_plan(
         make_plan(grid, load_data(grid, root), store.runs()),
@@ -123,7 +142,7 @@ def run(grid, root, *, together, stopping=lambda events: False):
         data_root=root,
         device="cpu",
         # One thread a worker, as in this process: sums in another order would round differently.
-        executor=LocalExecutor(available_cores(), together=together),
+        executor=LocalExecutor(available_cores(), together=together, stacked=stacked),
         reporter=recorder,
         stopping=lambda: stopping(recorder.events),
     )
@@ -193,6 +212,17 @@ def test_seeds_that_are_stopped_together_all_go_on_where_they_were(grid_of, digi
             event.run, digits, ["sc", "accuracy"], store=Store(tmp_path / "alone"), device=CPU
         )
         assert outcome(event.record) == outcome(alone)
+
+
+@pytest.mark.slow
+def test_workers_stack_the_seeds_of_a_cell_if_they_are_told_to(grid_of, digits, tmp_path):
+    grid, root = grid_of("well"), tmp_path / "r"
+    run(grid, root, together=3, stacked=True)
+    records = [stored.record for stored in Store(root).runs().values()]
+    assert [record.status for record in records] == ["complete"] * 3
+    for record in records:
+        training = record.provenance["stages"]["training"]
+        assert (training["together"], training["stacked"]) == (3, True)
 
 
 def test_what_goes_wrong_in_a_training_of_several_says_so(grid_of, digits, tmp_path):

@@ -14,6 +14,7 @@ from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.networks import Network
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.registry import MODELS
+from hgmvae_bench.stacking import Single
 from hgmvae_bench.trainee import Trainee
 from hgmvae_bench.training import Seeded, train
 
@@ -192,16 +193,15 @@ def test_models_trained_together_are_as_if_each_were_alone(digits):
 def test_of_several_faults_in_an_epoch_the_first_is_named():
     """A GPU goes on to the epoch's end; what comes after a fault may be finite again."""
     trainee = Trainee(
-        Mean(losses=[1.0, math.inf, 1.0, math.nan, 1.0]),
+        Single(Mean(losses=[1.0, math.inf, 1.0, math.nan, 1.0]), Randomness(0, CPU)),
         images(20),
         TrainingSettings(batch_size=4),
-        batch_seed=0,
-        randomness=Randomness(0, CPU),
+        batch_seeds=[0],
         device=CPU,
     )
     trainee._on_gpu = True
     assert len(list(trainee.steps(1))) == 5
-    assert trainee.finish_epoch() == ({}, "step 2: the loss is not finite")
+    assert trainee.finish_epoch() == [({}, "step 2: the loss is not finite")]
 
 
 def test_one_of_several_models_may_diverge():
@@ -234,7 +234,7 @@ class Replay:
         self.trainee, self.epoch = trainee, epoch
 
     def replay(self):
-        with self.trainee._randomness():
+        with self.trainee.models.in_force():
             self.trainee._step(self.epoch)
 
 
@@ -248,7 +248,7 @@ def test_a_step_of_one_stage_can_be_replayed_in_all_its_epochs(digits, monkeypat
 
     class Recording(Trainee):
         def _rehearse(self, epoch):
-            with self._randomness():
+            with self.models.in_force():
                 self._step(epoch)
 
         def __init__(self, *args, **options):
@@ -281,11 +281,10 @@ def test_a_step_that_cannot_be_recorded_is_done_over(digits, monkeypatch, caplog
     settings = TrainingSettings(batch_size=32)
     trainees = [
         Rehearsed(
-            s.model,
+            Single(s.model, s.randomness),
             digits.train_images[:320],
             settings,
-            batch_seed=0,
-            randomness=s.randomness,
+            batch_seeds=[0],
             device=CPU,
         )
         for s in (waiting, sound)
@@ -305,24 +304,26 @@ def test_a_step_that_cannot_be_recorded_is_done_over(digits, monkeypatch, caplog
         next(trainee.steps(1))
     with caplog.at_level(logging.WARNING):
         trainees[0]._rehearse(1)
-    with trainees[1]._randomness():
+    with trainees[1].models.in_force():
         trainees[1]._step(1)
     assert caplog.messages == [
         "VAE is trained without CUDA graphs: called a synchronizing CUDA operation"
     ]
     assert trainees[0]._records_steps is False
     assert int(trainees[0]._step_number) == int(trainees[1]._step_number) == 2
-    one, other = (t.state() for t in trainees)  # weights, statistics, optimiser, generators
+    [one], [other] = (t.states() for t in trainees)  # weights, statistics, optimiser, generators
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("at_the_end", [None, RuntimeError("capture invalidated")])
 def test_too_little_memory_for_a_graph_is_told_as_such(monkeypatch, at_the_end):
     trainee = Mock(_optimizers=[], _step=Mock(side_effect=torch.OutOfMemoryError("full")))
+    trainee.models.generators = [torch.Generator()]
     graph = Mock(capture_end=Mock(side_effect=at_the_end))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         Trainee._capture(trainee, 1)
+    graph.register_generator_state.assert_called_once_with(*trainee.models.generators)
     graph.capture_end.assert_called_once_with()
     graph.replay.assert_not_called()
 
@@ -337,7 +338,7 @@ def test_replayed_steps_on_a_gpu_equal_eager_ones(digits, monkeypatch, caplog, n
     with caplog.at_level(logging.WARNING):
         replayed = trained(models, digits, gpu, epochs=7)
     assert caplog.messages == []
-    monkeypatch.setattr(trainee_module, "_stage", lambda model, epoch: None)
+    monkeypatch.setattr(trainee_module, "stage", lambda model, epoch: None)
     eager = trained([small(name, s, digits, gpu) for s in (0, 1)], digits, gpu, epochs=7)
     for one, other in zip(replayed[0], eager[0], strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)

@@ -31,8 +31,14 @@ def choose_engine(
     ray_address: str | None = None,
     ray_cpus: int = 1,
     ray_gpus: float | None = None,
+    *,
+    stacked: bool = False,
 ) -> tuple[Resources, Executor]:
-    """What runs are given, and what does them."""
+    """What runs are given, and what does them.
+
+    Raises:
+        typer.BadParameter: if seeds are to be stacked where each has a process of its own.
+    """
     from hgmvae_bench.executors import Resources, open_executor
 
     if executor == "ray":
@@ -41,7 +47,14 @@ def choose_engine(
         chosen = "cuda" if gpus and device is not Device.cpu else "cpu"
     else:
         gpus, chosen = 0.0, resolved(device).value
-    resources = Resources(chosen, workers, ray_address, ray_cpus, gpus)
+    if stacked and (executor == "ray" or chosen != "cuda"):
+        raise typer.BadParameter(
+            "every seed has a process of its own "
+            + ("on Ray" if executor == "ray" else "on a CPU")
+            + "; leave it out",
+            param_hint="--stack-seeds",
+        )
+    resources = Resources(chosen, workers, ray_address, ray_cpus, gpus, stacked)
     return resources, open_executor(executor, resources)
 
 

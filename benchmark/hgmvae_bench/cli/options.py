@@ -94,6 +94,13 @@ Workers = Annotated[
         "[default: one a core; on a GPU as many as its measured memory holds]",
     ),
 ]
+StackSeeds = Annotated[
+    bool,
+    typer.Option(
+        "--stack-seeds",
+        help="On a GPU, train the seeds of a cell as one model of stacked weights, not in turns.",
+    ),
+]
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="Folder of pretrained weights for FID and LPIPS.")
 ]

@@ -33,6 +33,7 @@ from hgmvae_bench.cli.options import (
     RayGpus,
     Results,
     Seeds,
+    StackSeeds,
     TimeLimit,
     Track,
     Weights,
@@ -53,6 +54,7 @@ def run(
     data: Data = None,
     device: DeviceOption = Device.auto,
     workers: Workers = None,
+    stack_seeds: StackSeeds = False,
     executor: ExecutorName = "local",
     ray_address: RayAddress = None,
     ray_cpus: RayCpus = 1,
@@ -99,7 +101,9 @@ def run(
     from hgmvae_bench.runner import make_plan
     from hgmvae_bench.store import Store
 
-    resources, engine = choose_engine(executor, device, workers, ray_address, ray_cpus, ray_gpus)
+    resources, engine = choose_engine(
+        executor, device, workers, ray_address, ray_cpus, ray_gpus, stacked=stack_seeds
+    )
     store, data_root = Store(results), data or catalogue.default_root()
     images = load_data(chosen, data_root)
     if repair:
