@@ -68,7 +68,11 @@ class Trainee:
             for parameters in self._objectives.values()
         ]
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
-        self._device = device
+        # Where models do what they do between epochs, which may be much: each on one of its own.
+        self._streams = [
+            torch.cuda.Stream(device) if self._on_gpu and models.shape else self._stream
+            for _ in models.members
+        ]
         steps = len(images) // self._batch_size
         # What a replayed step reads and writes stays where it is for the whole training.
         self._permutation = torch.zeros(
@@ -108,12 +112,12 @@ class Trainee:
             for step in range(n_steps):
                 recording = current is not None and self._records_steps
                 if self._graph is not None:
-                    with self._on_stream():
+                    with _on(self._stream):
                         self._graph.replay()
                 elif recording and step == WARM_UP_STEPS:
                     self._rehearse(epoch)
                 else:
-                    with self.models.in_force(), self._on_stream():
+                    with self.models.in_force(), _on(self._stream):
                         if recording and step > WARM_UP_STEPS:
                             self._graph = self._capture(epoch)
                         else:
@@ -158,14 +162,11 @@ class Trainee:
 
     def update_beside_others(self, index: int) -> None:
         """The same from a thread of its own, where the global generators are not the model's."""
-        if not self._on_gpu:
+        stream = self._streams[index]
+        with _on(stream):
             self.models.members[index].update()
-            return
-        # The models of a stack may do much between epochs: each on a stream of its own.
-        stream = torch.cuda.Stream(self._device)
-        with torch.cuda.stream(stream):
-            self.models.members[index].update()
-        stream.synchronize()
+        if stream is not None:
+            stream.synchronize()
 
     def states(self) -> list[dict[str, Tensor]]:
         """Of each model everything that decides its further training, between two epochs."""
@@ -205,18 +206,15 @@ class Trainee:
             self.models.randomness[index].restore(below("generator.", state))
             self._orders[index].set_state(state["order"])
 
-    def _on_stream(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
-
     def _rehearse(self, epoch: int) -> None:
         """Do a step that shows whether steps can be recorded, and find out before one is.
 
         What waits for the GPU cannot be recorded, and an attempt could not be undone.
         """
-        with self._on_stream():
+        with _on(self._stream):
             before = [{n: value.clone() for n, value in s.items()} for s in self.states()]
         try:
-            with self.models.in_force(), self._on_stream(), _refusing_to_wait():
+            with self.models.in_force(), _on(self._stream), _refusing_to_wait():
                 self._step(epoch)
         except torch.OutOfMemoryError:
             raise  # Without a graph it would take no less.
@@ -225,10 +223,10 @@ class Trainee:
                 "%s is trained without CUDA graphs: %s", type(self._first).__name__, error
             )
             self._records_steps = False
-            with self._on_stream():
+            with _on(self._stream):
                 self.restore(before)
                 self._step_number.sub_(1)
-            with self.models.in_force(), self._on_stream():
+            with self.models.in_force(), _on(self._stream):
                 self._step(epoch)
 
     def _capture(self, epoch: int) -> torch.cuda.CUDAGraph:
@@ -290,6 +288,10 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, by the rest of their names."""
     found = {name: value for name, value in tensors.items() if name.startswith(prefix)}
     return {name.removeprefix(prefix): value for name, value in found.items()}
+
+
+def _on(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
 @contextmanager
