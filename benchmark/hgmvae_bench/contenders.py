@@ -68,7 +68,7 @@ def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int
             models.append(build_model(cell, _shape(images)).to(device))
     stack, seeds = Stack(models, randomness), range(n_seeds)
     batch = to_unit(on_device[: cell.training.batch_size])
-    stack.check(batch, epoch=PAST_ALL_STAGES, dataset_size=len(images))
+    stack.check(batch, cell.training.precision, epoch=PAST_ALL_STAGES, dataset_size=len(images))
     trainee = Trainee(stack, on_device, cell.training, batch_seeds=seeds, device=device)
     return partial(train_epoch, [trainee])
 

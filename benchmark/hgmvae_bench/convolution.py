@@ -121,6 +121,8 @@ class _Downsampling(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None]:
         [gradient, _] = gradients
+        if gradient is None:  # the patches' is never made, and so neither is a missing one
+            return None, None
         columns, weight = ctx.saved_tensors
         for_maps, for_weight = ctx.needs_input_grad
         gradient = gradient.contiguous()

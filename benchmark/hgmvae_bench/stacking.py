@@ -7,20 +7,25 @@ epochs, and for whoever saves or scores them, they are models like any other.
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
 from hgmvae_bench.plugins import BenchmarkModel
+from hgmvae_bench.precision import Precision, networks_in, tf32
 from hgmvae_bench.randomness import Randomness
 
-TOLERANCE = 1e-3
+TOLERANCES: Mapping[Precision, float] = {"float32": 1e-4, "tf32": 1e-2, "bf16": 1e-2}
 """By how much of its own a model's loss may differ from the one it has among others."""
 
 
@@ -152,7 +157,7 @@ class Stack:
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], lane: Tensor, batch: Tensor
         ) -> tuple[dict[str, Tensor], Tensor]:
             def call(inputs: Mapping[str, Tensor]) -> Any:
-                with _OwnDraws(lane, self.generators):
+                with _Lane(lane, self.generators):
                     return functional_call(self._base, (parameters, buffers), (inputs,), options)
 
             terms = _terms(self.members[0], call, batch)
@@ -173,53 +178,83 @@ class Stack:
         """Stacked rows."""
         return torch.stack(list(rows))
 
-    def check(self, images: Tensor, **options: Any) -> None:
+    def check(self, images: Tensor, precision: Precision, **options: Any) -> None:
         """Make sure that the models have the losses here that they have alone.
 
-        All is left as it was: weights, buffers and generators.
+        All is left as it was, weights, buffers and generators; after an error the models are their
+        own again.
 
         Args:
             images: (B, C, H, W) in [0, 1], the same for each.
+            precision: of the training.
             **options: of the models' ``forward``.
 
         Raises:
             StackingError: if they have not, or cannot be called so.
         """
-        states = [one.state() for one in self.randomness]
-        buffers = {name: value.clone() for name, value in self._buffers.items()}
-        losses = list(_objectives(self.members[0]))
-
-        def restore() -> None:
-            for one, state in zip(self.randomness, states, strict=True):
-                one.restore(state)
-            for name, value in buffers.items():
-                self._buffers[name].copy_(value)
-
         try:
-            with torch.no_grad():
-                terms = self.terms(images.repeat(len(self.members), 1, 1, 1), **options)
-                found = torch.stack([terms[loss].float() for loss in losses], -1)
-                restore()
-                alone = []
-                for model, randomness in zip(self.members, self.randomness, strict=True):
-                    own = Single(model, randomness)
-                    with own.in_force():
-                        terms = own.terms(images, **options)
-                    alone.append(torch.stack([terms[loss].float() for loss in losses]))
-        except torch.OutOfMemoryError:
+            with tf32(enabled=precision == "tf32"):
+                self._compare(images, precision, **options)
+        except (torch.OutOfMemoryError, StackingError):
+            self._part()
             raise
         except Exception as error:
+            self._part()
             raise StackingError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+
+    def _compare(self, images: Tensor, precision: Precision, **options: Any) -> None:
+        objectives, tolerance = self.objectives(), TOLERANCES[precision]
+        before = self._generator_states(), {n: b.clone() for n, b in self._buffers.items()}
+        try:
+            with networks_in(precision, self._base):
+                terms = self.terms(images.repeat(len(self.members), 1, 1, 1), **options)
+            for loss, parameters in objectives.items():
+                torch.autograd.grad(
+                    terms[loss].sum(), parameters, retain_graph=True, allow_unused=True
+                )
+            drawn = self._generator_states()
+            self._restore(*before)
+            alone = []
+            for model, randomness in zip(self.members, self.randomness, strict=True):
+                own = Single(model, randomness)
+                with own.in_force(), networks_in(precision, model), torch.no_grad():
+                    alone.append(own.terms(images, **options))
+            for seed, (one, other) in enumerate(
+                zip(drawn, self._generator_states(), strict=True), start=1
+            ):
+                if any(not torch.equal(one[name], other[name]) for name in one):
+                    raise StackingError(f"model {seed} draws other numbers than alone")
         finally:
-            restore()
-        expected = torch.stack(alone)
-        far = ~torch.isclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
-        if far.any():
-            seed, loss = far.nonzero()[0].tolist()
-            raise StackingError(
-                f"{losses[loss]} of model {seed + 1} is {found[seed, loss]:.6g} among the others "
-                f"and {expected[seed, loss]:.6g} alone"
-            )
+            self._restore(*before)
+        for loss in objectives:
+            for seed, own_terms in enumerate(alone):
+                found, expected = terms[loss][seed].item(), own_terms[loss].item()
+                if not (
+                    math.isclose(found, expected, rel_tol=tolerance, abs_tol=tolerance)
+                    or (found != found and expected != expected)
+                ):
+                    raise StackingError(
+                        f"{loss} of model {seed + 1} is {found:.7g} among the others and "
+                        f"{expected:.7g} alone"
+                    )
+
+    def _generator_states(self) -> list[dict[str, Tensor]]:
+        return [one.state() for one in self.randomness]
+
+    def _restore(
+        self, generators: Sequence[Mapping[str, Tensor]], buffers: Mapping[str, Tensor]
+    ) -> None:
+        for one, state in zip(self.randomness, generators, strict=True):
+            one.restore(state)
+        for name, value in buffers.items():
+            self._buffers[name].copy_(value)
+
+    def _part(self) -> None:
+        """Give each model tensors of its own again."""
+        for model in self.members:
+            assert isinstance(model, nn.Module)  # noqa: S101
+            for tensor in itertools.chain(model.parameters(), model.buffers()):
+                tensor.data = tensor.data.clone()
 
 
 def _stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -276,10 +311,12 @@ def _watching(decoder: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-class _OwnDraws(TorchFunctionMode):
-    """Inside ``vmap``, lets each model draw from its own generator what it would draw alone.
+class _Lane(TorchFunctionMode):
+    """Inside ``vmap``, what one model of several needs of torch's functions.
 
-    It knows the functions of `_DRAWS` and `_DRAWS_LIKE`; ``vmap`` refuses all others.
+    A model draws from its own generator what it would draw alone, by the functions of `_DRAWS` and
+    `_DRAWS_LIKE`; ``vmap`` refuses all others. Batch norm is torch's own with a channel for each
+    channel of each model: by ``vmap`` it would have no kernel on a GPU, and none in bf16.
     """
 
     def __init__(self, lane: Tensor, generators: Sequence[torch.Generator]) -> None:
@@ -295,12 +332,16 @@ class _OwnDraws(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = dict(kwargs or {})
+        if func is F.batch_norm:
+            return _Normalise.apply(*_BATCH_NORM.bind(*args, **options).args)
         if func in _DRAWS_LIKE:
             like, *rest = args
             func, args = _DRAWS_LIKE[func], (*rest, like.shape)
             options = {"dtype": like.dtype, "device": like.device} | options
         if func not in _DRAWS:
             return func(*args, **options)
+        if "generator" in options:
+            raise StackingError("it draws from a generator of its own")
         return _Draw.apply(self._lane, partial(func, *args, **options), self._generators)
 
 
@@ -310,10 +351,11 @@ _DRAWS_LIKE: dict[Any, Callable[..., Tensor]] = {
     torch.rand_like: torch.rand,
     torch.randint_like: torch.randint,
 }
+_BATCH_NORM = inspect.signature(F.batch_norm)
 
 
 class _Draw(torch.autograd.Function):
-    """A random tensor for each lane of ``vmap``, from the lane's own generator."""
+    """A random tensor for each model, from the model's own generator."""
 
     @staticmethod
     def forward(
@@ -334,3 +376,26 @@ class _Draw(torch.autograd.Function):
         generators: Sequence[torch.Generator],
     ) -> tuple[Tensor, int]:
         return torch.stack([draw(generator=generator) for generator in generators]), 0
+
+
+class _Normalise(torch.autograd.Function):
+    """``F.batch_norm`` of several models at once, as one of all their channels."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return F.batch_norm(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing: under ``vmap`` the slope is that of the one batch norm."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], maps: Tensor, *arguments: Any
+    ) -> tuple[Tensor, int]:
+        # Running statistics are written in place, so that they have to be views here.
+        arguments = tuple(a.view(-1) if isinstance(a, Tensor) else a for a in arguments)
+        [axis, *_] = in_dims
+        assert axis is not None  # noqa: S101
+        result = F.batch_norm(maps.movedim(axis, 1).flatten(1, 2), *arguments)
+        return result.unflatten(1, (info.batch_size, -1)), 1

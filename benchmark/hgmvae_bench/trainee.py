@@ -236,8 +236,9 @@ class Trainee:
         assert self._stream is not None  # noqa: S101
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        for generator in self.models.generators:
-            graph.register_generator_state(generator)
+        if torch.__version__ < "2.14":  # Later ones find out by themselves.
+            for generator in self.models.generators:
+                graph.register_generator_state(generator)
         graph.capture_begin(capture_error_mode="thread_local")
         try:
             self._step(epoch)

@@ -207,12 +207,15 @@ def _stack(
     """Models as one for all epochs from ``epoch`` on, if they can be."""
     model = seeded[0].model
     try:
-        for later in range(epoch, settings.epochs + 1):
-            if stage(model, later) is None:
-                raise StackingError(f"it does not say that the steps of epoch {later} are alike")
+        # Of each stage its first epoch.
+        stages = {stage(model, later): later for later in range(settings.epochs, epoch - 1, -1)}
+        if None in stages:
+            reason = f"it does not say that the steps of epoch {stages[None]} are alike"
+            raise StackingError(reason)
         stack = Stack([one.model for one in seeded], [one.randomness for one in seeded])
         batch = to_unit(images[: settings.batch_size])
-        stack.check(batch, epoch=epoch, dataset_size=len(images))
+        for first in sorted(stages.values()):
+            stack.check(batch, settings.precision, epoch=first, dataset_size=len(images))
     except StackingError as reason:
         name = type(model).__name__
         logger.warning("%s: %d seeds take turns, not as one: %s", name, len(seeded), reason)

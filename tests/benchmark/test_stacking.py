@@ -1,5 +1,6 @@
 """Several models as one: what each draws, what becomes of one that fails, who cannot be stacked."""
 
+import copy
 import logging
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pythae.models.base.base_utils import ModelOutput
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.func import vmap
 
@@ -16,7 +18,9 @@ from hgmvae_bench.convolution import downsample, upsample
 from hgmvae_bench.files import LocalFiles
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.interruption import StopRequestedError
+from hgmvae_bench.networks import Network
 from hgmvae_bench.randomness import Randomness
+from hgmvae_bench.registry import MODELS
 from hgmvae_bench.stacking import Single, Stack, StackingError
 from hgmvae_bench.trainee import Trainee
 from hgmvae_bench.training import Seeded, train
@@ -107,9 +111,14 @@ def test_each_model_draws_what_it_would_alone(draw):
     [
         (lambda: Noisy(F.dropout), "RuntimeError: vmap: called random operation"),
         (lambda: Noisy(lambda x: x * float(x.mean())), "RuntimeError: "),
+        (
+            lambda: Noisy(lambda x: torch.rand(x.shape, generator=torch.Generator())),
+            "it draws from a generator of its own",
+        ),
+        (lambda: Noisy(lambda x: torch.randn_like(x.mT).mT), "model 1 draws other numbers"),
         (lambda: Noisy(lambda x: torch.randn_like(x, memory_format=torch.preserve_format)), "Type"),
     ],
-    ids=["another draw", "reads a tensor back", "unknown option"],
+    ids=["another draw", "reads a tensor back", "a generator", "another layout", "unknown option"],
 )
 def test_models_that_cannot_be_stacked_take_turns(model, reason, caplog):
     expected = fit(seeded(model(), model()), stacked=False)
@@ -134,6 +143,31 @@ def test_models_that_differ_in_more_than_tensors_take_turns(caplog):
     assert found[1].divergence == "epoch 1, step 1: the loss is not finite"
 
 
+def test_every_stage_is_tried_before_the_first_step(caplog):
+    def models():
+        made = seeded(Noisy(), Noisy())
+        for one in made:
+            forward = one.model.forward
+
+            def late(inputs, *, epoch, dataset_size, forward=forward):
+                output = forward(inputs, epoch=epoch, dataset_size=dataset_size)
+                float(output["loss"].detach()) if epoch > 1 else None
+                return output
+
+            one.model.forward = late
+            one.model.stage = lambda epoch: int(epoch > 1)
+        return made
+
+    with caplog.at_level(logging.WARNING):
+        found = fit(stacked := models(), stacked=True)
+    assert len(caplog.messages) == 1
+    assert_alike(found, fit(models(), stacked=False))
+    # Rows of one tensor would lie in memory as they never do without stacking.
+    for one in stacked:
+        for tensor in (one.model.value, one.model.calls):
+            assert tensor.untyped_storage().nbytes() == tensor.numel() * 4
+
+
 def test_a_model_without_stages_takes_turns(caplog):
     one, other = Noisy(), Noisy()
     one.stage = other.stage = lambda epoch: None if epoch == 2 else 0
@@ -152,8 +186,9 @@ def test_the_check_leaves_everything_as_it_was():
     models = seeded(Noisy(), Noisy())
     stack = Stack([one.model for one in models], [one.randomness for one in models])
     before = [one.randomness.state()["cpu"] for one in models]
-    stack.check(torch.rand(4, 1, 2, 2), epoch=1, dataset_size=4)
+    stack.check(torch.rand(4, 1, 2, 2), "float32", epoch=1, dataset_size=4)
     assert all(int(one.model.calls) == 0 for one in models)
+    assert all(one.model.value.grad is None for one in models)
     assert all(
         torch.equal(one.randomness.state()["cpu"], b) for one, b in zip(models, before, strict=True)
     )
@@ -242,6 +277,72 @@ def test_a_step_of_a_stack_can_be_replayed(monkeypatch):
     found = fit(seeded(Noisy(), Noisy()), stacked=True)
     assert captured == [1]
     assert [result.history for result in found] == [result.history for result in expected]
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bf16 here")
+def test_a_stack_computes_in_bf16_as_each_model_does():
+    def vaes():
+        made = []
+        for seed in (1, 2):
+            randomness = Randomness(seed, CPU)
+            with randomness():
+                model = MODELS["vae"].build(
+                    input_dim=(1, 32, 32),
+                    latent_dim=2,
+                    reconstruction_loss="bce",
+                    network=Network((1, 32, 32), width=4),
+                    settings={},
+                )
+            made.append(Seeded(model, seed, randomness))
+        return made
+
+    digits = torch.tensor(load_digits().images[:64] * 15, dtype=torch.uint8)
+    images = digits.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2).unsqueeze(1)
+    settings = TrainingSettings(epochs=2, batch_size=16, precision="bf16")
+    alone = train(vaes(), images, settings, device=CPU)
+    stacked = train(vaes(), images, settings, device=CPU, stacked=True)
+    exact = train(vaes(), images, settings.model_copy(update={"precision": "float32"}), device=CPU)
+    for one, other, reference in zip(stacked, alone, exact, strict=True):
+        assert one.stacked
+        assert one.history["loss"] == pytest.approx(other.history["loss"], rel=1e-2)
+        assert one.history["loss"] != reference.history["loss"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_of_a_stack_is_each_models_own(training, affine):
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3, affine=affine)
+            self.norm.running_mean.normal_()
+            if affine:
+                nn.init.normal_(self.norm.weight)
+            self.decoder = Pixels()
+            self.slope = nn.Parameter(torch.randn(1, 3, 1, 1))
+
+        def forward(self, inputs, **_):
+            self.norm.train(training)
+            maps = inputs["data"] * self.slope
+            # With the channels last, as those of the suite's convolutions.
+            maps = self.norm(maps.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))
+            return ModelOutput(loss=(maps * maps.detach().sin()).sum())
+
+    models = seeded(*(Normalised().double() for _ in range(3)))
+    images = torch.rand(12, 1, 4, 4, dtype=torch.float64)
+    own = copy.deepcopy([one.model for one in models])
+    parts = zip(own, images.split(4), strict=True)
+    expected = [model({"data": part}).loss for model, part in parts]
+    stack = Stack([one.model for one in models], [one.randomness for one in models])
+    found = stack.terms(images)["loss"]
+    torch.testing.assert_close(found, torch.stack(expected))
+    gradients = torch.autograd.grad(found.sum(), stack.objectives()["loss"], allow_unused=True)
+    for seed, (loss, model) in enumerate(zip(expected, own, strict=True)):
+        alone = torch.autograd.grad(loss, list(model.parameters()))
+        torch.testing.assert_close([gradient[seed] for gradient in gradients], list(alone))
+    for one, other in zip(models, own, strict=True):
+        for name, value in other.state_dict().items():
+            torch.testing.assert_close(one.model.state_dict()[name], value)
 
 
 @pytest.mark.parametrize(("layer", "shapes"), [

@@ -1,7 +1,7 @@
 import logging
 import math
 from contextlib import contextmanager
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -323,7 +323,8 @@ def test_too_little_memory_for_a_graph_is_told_as_such(monkeypatch, at_the_end):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         Trainee._capture(trainee, 1)
-    graph.register_generator_state.assert_called_once_with(*trainee.models.generators)
+    registered = graph.register_generator_state.call_args_list
+    assert registered == ([call(*trainee.models.generators)] if torch.__version__ < "2.14" else [])
     graph.capture_end.assert_called_once_with()
     graph.replay.assert_not_called()
 

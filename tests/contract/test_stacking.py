@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hgmvae.mixture import GlobalMixture
 from hgmvae_bench import trainee, training
@@ -17,6 +19,7 @@ from hgmvae_bench.networks import Network
 from hgmvae_bench.plugins import ParametricModel
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.registry import MODELS, resolve_model
+from hgmvae_bench.stacking import Stack
 from hgmvae_bench.training import Seeded, TrainingResult, train
 from vae_baselines.pythae_models import ADAPTED
 
@@ -130,3 +133,40 @@ def test_stacked_seeds_are_what_each_is_alone(
             )
         for key, state in like.randomness.state().items():
             assert torch.equal(seed.randomness.state()[key], state)
+
+
+class Undrawn:
+    """Stands in for a model's randomness where nothing is computed."""
+
+    generator = torch.Generator()
+
+
+def on_fake_gpu(model: nn.Module) -> None:
+    for module in model.modules():
+        for name, weights in module.named_parameters(recurse=False):
+            like = torch.empty_like(weights, device="cuda")
+            setattr(module, name, nn.Parameter(like, requires_grad=weights.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(buffer, device="cuda"))
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="a torch without CUDA")
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in APART])
+def test_a_gpu_has_kernels_for_every_operation_of_a_stack(name: str) -> None:
+    """Tensors without content take torch's own choice of kernels, with no GPU about.
+
+    What would have to be read back from the GPU raises here too.
+    """
+    torch.set_default_dtype(torch.float32)
+    models = [seed.model for seed in seeds_of(name, torch.device("cpu"))]
+    stage = getattr(models[0], "stage", lambda epoch: 0)
+    first_epochs = {stage(epoch): epoch for epoch in range(EPOCHS, 0, -1)}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for model in models:
+            on_fake_gpu(model)
+        stack = Stack(models, [Undrawn() for _ in models])
+        images = torch.rand(4 * len(models), 1, 32, 32, device="cuda")
+        for epoch in first_epochs.values():
+            terms = stack.terms(images, epoch=epoch, dataset_size=1000)
+            for term, values in terms.items():
+                assert (values.device.type, values.shape) == ("cuda", (len(models),)), term
