@@ -7,23 +7,22 @@ epochs, and for whoever saves or scores them, they are models like any other.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.overrides import TorchFunctionMode
 
+from hgmvae_bench.lane import Lane
 from hgmvae_bench.plugins import BenchmarkModel
 from hgmvae_bench.precision import Precision, networks_in, tf32
 from hgmvae_bench.randomness import Randomness
+from hgmvae_bench.terms import Terms, objectives_of, terms_of
 
 TOLERANCES: Mapping[Precision, float] = {"float32": 1e-4, "tf32": 1e-2, "bf16": 1e-2}
 """By how much of its own a model's loss may differ from the one it has among others."""
@@ -31,16 +30,6 @@ TOLERANCES: Mapping[Precision, float] = {"float32": 1e-4, "tf32": 1e-2, "bf16": 
 
 class StackingError(RuntimeError):
     """Models that cannot be trained as one; the message says why."""
-
-
-class Terms(dict[str, Tensor]):
-    """The scalars that models return for a batch, a number for each model.
-
-    Attributes:
-        brightness: a sum over all decoded images: finite if, and only if, they all are.
-    """
-
-    brightness: Tensor
 
 
 class Models(Protocol):
@@ -95,12 +84,12 @@ class Single:
 
     def objectives(self) -> dict[str, list[Tensor]]:
         """Its parameters by the name of the loss that they follow."""
-        return _objectives(self.members[0])
+        return objectives_of(self.members[0])
 
     def terms(self, images: Tensor, **options: Any) -> Terms:
         """Its scalars for images (B, C, H, W)."""
         [model] = self.members
-        return _terms(model, partial(model, **options), images)
+        return terms_of(model, partial(model, **options), images)
 
     def rows(self, tensor: Tensor) -> Sequence[Tensor]:
         """The tensor itself."""
@@ -136,7 +125,7 @@ class Stack:
         self._parameters = _stacked([dict(module.named_parameters()) for module in modules])
         self._buffers = _stacked([dict(module.named_buffers()) for module in modules])
         device = next(iter(self._parameters.values())).device
-        self._lanes = torch.arange(len(models), device=device)
+        self._numbers = torch.arange(len(models), device=device)
 
     def in_force(self) -> AbstractContextManager[None]:
         """Nothing: every draw names its generator."""
@@ -147,28 +136,25 @@ class Stack:
         names = {id(value): name for name, value in self._base.named_parameters()}
         return {
             loss: [self._parameters[names[id(value)]] for value in parameters]
-            for loss, parameters in _objectives(self.members[0]).items()
+            for loss, parameters in objectives_of(self.members[0]).items()
         }
 
     def terms(self, images: Tensor, **options: Any) -> Terms:
         """The models' scalars (S,) for images (S · B, C, H, W): B of each after the other."""
 
         def of_one(
-            parameters: dict[str, Tensor], buffers: dict[str, Tensor], lane: Tensor, batch: Tensor
-        ) -> tuple[dict[str, Tensor], Tensor]:
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], number: Tensor, batch: Tensor
+        ) -> tuple[Any, ...]:
             def call(inputs: Mapping[str, Tensor]) -> Any:
-                with _Lane(lane, self.generators):
+                with Lane(number, self.generators):
                     return functional_call(self._base, (parameters, buffers), (inputs,), options)
 
-            terms = _terms(self.members[0], call, batch)
-            return dict(terms), terms.brightness
+            return tuple(terms_of(self.members[0], call, batch))
 
         scalars, brightness = vmap(of_one, randomness="error")(
-            self._parameters, self._buffers, self._lanes, images.unflatten(0, (*self.shape, -1))
+            self._parameters, self._buffers, self._numbers, images.unflatten(0, (*self.shape, -1))
         )
-        terms = Terms(scalars)
-        terms.brightness = brightness
-        return terms
+        return Terms(scalars, brightness)
 
     def rows(self, tensor: Tensor) -> Sequence[Tensor]:
         """Its rows."""
@@ -207,18 +193,18 @@ class Stack:
         before = self._generator_states(), {n: b.clone() for n, b in self._buffers.items()}
         try:
             with networks_in(precision, self._base):
-                terms = self.terms(images.repeat(len(self.members), 1, 1, 1), **options)
+                found, _ = self.terms(images.repeat(len(self.members), 1, 1, 1), **options)
             for loss, parameters in objectives.items():
                 torch.autograd.grad(
-                    terms[loss].sum(), parameters, retain_graph=True, allow_unused=True
+                    found[loss].sum(), parameters, retain_graph=True, allow_unused=True
                 )
             drawn = self._generator_states()
             self._restore(*before)
             alone = []
             for model, randomness in zip(self.members, self.randomness, strict=True):
-                own = Single(model, randomness)
-                with own.in_force(), networks_in(precision, model), torch.no_grad():
-                    alone.append(own.terms(images, **options))
+                single = Single(model, randomness)
+                with single.in_force(), networks_in(precision, model), torch.no_grad():
+                    alone.append(single.terms(images, **options).scalars)
             for seed, (one, other) in enumerate(
                 zip(drawn, self._generator_states(), strict=True), start=1
             ):
@@ -227,14 +213,14 @@ class Stack:
         finally:
             self._restore(*before)
         for loss in objectives:
-            for seed, own_terms in enumerate(alone):
-                found, expected = terms[loss][seed].item(), own_terms[loss].item()
-                if not (
-                    math.isclose(found, expected, rel_tol=tolerance, abs_tol=tolerance)
-                    or (found != found and expected != expected)
-                ):
+            for seed, (among, expected) in enumerate(
+                zip(found[loss].tolist(), (own[loss].item() for own in alone), strict=True), start=1
+            ):
+                both_nan = math.isnan(among) and math.isnan(expected)
+                near = math.isclose(among, expected, rel_tol=tolerance, abs_tol=tolerance)
+                if not near and not both_nan:
                     raise StackingError(
-                        f"{loss} of model {seed + 1} is {found:.7g} among the others and "
+                        f"{loss} of model {seed} is {among:.7g} among the others and "
                         f"{expected:.7g} alone"
                     )
 
@@ -266,136 +252,3 @@ def _stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             row[name].data = value
         stacked[name] = values.requires_grad_(first.requires_grad)
     return stacked
-
-
-def _objectives(model: BenchmarkModel) -> dict[str, list[Tensor]]:
-    """Parameters by the name of the loss that they follow; one loss unless the model says so."""
-    objectives: Callable[[], dict[str, list[Tensor]]] | None = getattr(model, "objectives", None)
-    return {"loss": list(model.parameters())} if objectives is None else objectives()
-
-
-def _terms(
-    model: BenchmarkModel, call: Callable[[Mapping[str, Tensor]], Any], images: Tensor
-) -> Terms:
-    """The scalars of a model's output."""
-    with _watching(model.decoder) as sums:
-        output = call({"data": images})
-    terms = Terms(
-        (name, value)
-        for name, value in output.items()
-        if isinstance(value, Tensor) and value.ndim == 0
-    )
-    terms.brightness = sum(sums[1:], start=sums[0]) if sums else images.new_zeros(())
-    return terms
-
-
-@contextmanager
-def _watching(decoder: nn.Module) -> Iterator[list[Tensor]]:
-    """Note decoded images that are not finite, and keep them from the loss.
-
-    torch's cross-entropy refuses NaN: with an exception on a CPU, and on a GPU by aborting
-    everything that the process has there.
-    """
-    sums: list[Tensor] = []
-
-    def watch(_module: nn.Module, _arguments: Any, output: Any) -> Any:
-        images = output["reconstruction"]
-        sums.append(images.detach().float().sum())
-        output["reconstruction"] = images.nan_to_num(nan=0.5)
-        return output
-
-    hook = decoder.register_forward_hook(watch)
-    try:
-        yield sums
-    finally:
-        hook.remove()
-
-
-class _Lane(TorchFunctionMode):
-    """Inside ``vmap``, what one model of several needs of torch's functions.
-
-    A model draws from its own generator what it would draw alone, by the functions of `_DRAWS` and
-    `_DRAWS_LIKE`; ``vmap`` refuses all others. Batch norm is torch's own with a channel for each
-    channel of each model: by ``vmap`` it would have no kernel on a GPU, and none in bf16.
-    """
-
-    def __init__(self, lane: Tensor, generators: Sequence[torch.Generator]) -> None:
-        super().__init__()
-        self._lane = lane
-        self._generators = generators
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        options = dict(kwargs or {})
-        if func is F.batch_norm:
-            return _Normalise.apply(*_BATCH_NORM.bind(*args, **options).args)
-        if func in _DRAWS_LIKE:
-            like, *rest = args
-            func, args = _DRAWS_LIKE[func], (*rest, like.shape)
-            options = {"dtype": like.dtype, "device": like.device} | options
-        if func not in _DRAWS:
-            return func(*args, **options)
-        if "generator" in options:
-            raise StackingError("it draws from a generator of its own")
-        return _Draw.apply(self._lane, partial(func, *args, **options), self._generators)
-
-
-_DRAWS = {torch.randn, torch.rand, torch.randint, torch.randperm}
-_DRAWS_LIKE: dict[Any, Callable[..., Tensor]] = {
-    torch.randn_like: torch.randn,
-    torch.rand_like: torch.rand,
-    torch.randint_like: torch.randint,
-}
-_BATCH_NORM = inspect.signature(F.batch_norm)
-
-
-class _Draw(torch.autograd.Function):
-    """A random tensor for each model, from the model's own generator."""
-
-    @staticmethod
-    def forward(
-        lane: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]
-    ) -> Tensor:
-        return draw(generator=generators[int(lane)])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def vmap(
-        _info: Any,
-        _in_dims: tuple[int | None, ...],
-        _lane: Tensor,
-        draw: Callable[..., Tensor],
-        generators: Sequence[torch.Generator],
-    ) -> tuple[Tensor, int]:
-        return torch.stack([draw(generator=generator) for generator in generators]), 0
-
-
-class _Normalise(torch.autograd.Function):
-    """``F.batch_norm`` of several models at once, as one of all their channels."""
-
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return F.batch_norm(*arguments)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Nothing: under ``vmap`` the slope is that of the one batch norm."""
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], maps: Tensor, *arguments: Any
-    ) -> tuple[Tensor, int]:
-        # Running statistics are written in place, so that they have to be views here.
-        arguments = tuple(a.view(-1) if isinstance(a, Tensor) else a for a in arguments)
-        [axis, *_] = in_dims
-        assert axis is not None  # noqa: S101
-        result = F.batch_norm(maps.movedim(axis, 1).flatten(1, 2), *arguments)
-        return result.unflatten(1, (info.batch_size, -1)), 1

@@ -15,7 +15,8 @@ from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.outputs import to_unit
 from hgmvae_bench.plugins import BenchmarkModel
 from hgmvae_bench.precision import networks_in
-from hgmvae_bench.stacking import Models, Terms
+from hgmvae_bench.stacking import Models
+from hgmvae_bench.terms import Terms
 
 logger = logging.getLogger(__name__)
 
@@ -259,10 +260,9 @@ class Trainee:
             optimizer.zero_grad()
         for i, (name, parameters) in enumerate(self._objectives.items(), start=1):
             # Models have no part in each other's losses, and so none in each other's slopes.
-            terms[name].backward(
-                torch.ones_like(terms[name]),
-                inputs=parameters,
-                retain_graph=i < len(self._objectives),
+            loss = terms.scalars[name]
+            loss.backward(
+                torch.ones_like(loss), inputs=parameters, retain_graph=i < len(self._objectives)
             )
         for optimizer in self._optimizers:
             optimizer.step()
@@ -271,16 +271,17 @@ class Trainee:
     @torch.no_grad()
     def _account(self, terms: Terms) -> None:
         """Add the step's scalars to the epoch's totals, and note the first step at fault."""
+        scalars = {name: value.float() for name, value in terms.scalars.items()}
         if not self._terms:
-            self._terms = list(terms)
-            self._totals = torch.zeros(*self.models.shape, len(terms), device=self._totals.device)
-        if self._terms != list(terms):
+            self._terms = list(scalars)
+            self._totals = torch.zeros(*self.models.shape, len(scalars), device=self._totals.device)
+        if self._terms != list(scalars):
             raise ValueError(
-                f"{type(self._first).__name__} returns other terms ({', '.join(terms)}) than in "
+                f"{type(self._first).__name__} returns other terms ({', '.join(scalars)}) than in "
                 f"the epoch's first step ({', '.join(self._terms)})"
             )
-        self._totals.add_(torch.stack([value.float() for value in terms.values()], -1))
-        witnesses = [*(terms[name].float() for name in self._objectives), terms.brightness]
+        self._totals.add_(torch.stack(list(scalars.values()), -1))
+        witnesses = [*(scalars[name] for name in self._objectives), terms.brightness]
         self._sound.logical_and_(torch.stack(witnesses, -1).isfinite().all(-1))
         self._sound_steps.add_(self._sound)
 

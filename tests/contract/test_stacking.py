@@ -168,5 +168,5 @@ def test_a_gpu_has_kernels_for_every_operation_of_a_stack(name: str) -> None:
         images = torch.rand(4 * len(models), 1, 32, 32, device="cuda")
         for epoch in first_epochs.values():
             terms = stack.terms(images, epoch=epoch, dataset_size=1000)
-            for term, values in terms.items():
+            for term, values in terms.scalars.items():
                 assert (values.device.type, values.shape) == ("cuda", (len(models),)), term
