@@ -4,7 +4,8 @@ The names below are plug-ins of the suite's model registry. Importing them impor
 nor pythae; each model's class is documented in its own module.
 """
 
-from vae_baselines.plugin import Baseline, PythaeModels, pythae_model
+from vae_baselines.plugin import Baseline
+from vae_baselines.pythae_plugin import PythaeModels, pythae_model
 
 _IMQ_SCALES: list[float] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 

@@ -10,17 +10,18 @@ from pydantic.dataclasses import dataclass
 from pythae.models import BaseAE, BaseAEConfig
 from torch import Tensor, nn
 
+from vae_baselines.terms import ReconstructionLoss
+
 if TYPE_CHECKING:
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
 
-    from vae_baselines.plugin import Network
+    from vae_baselines.network import Network
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Scales = Annotated[list[Positive], Field(min_length=1)]
-ReconstructionLoss = Literal["bce", "mse"]
 
 
 class BaselineModel:

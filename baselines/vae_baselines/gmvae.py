@@ -30,7 +30,7 @@ from vae_baselines.terms import (
 if TYPE_CHECKING:
     from pythae.models.nn import BaseDecoder
 
-    from vae_baselines.plugin import Network
+    from vae_baselines.network import Network
 
 
 @dataclass

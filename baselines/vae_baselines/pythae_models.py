@@ -18,9 +18,9 @@ from pythae.models import BaseAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from torch import Tensor, nn
 
-from vae_baselines.base import BaselineModel, GaussianModel, ReconstructionLoss
+from vae_baselines.base import BaselineModel, GaussianModel
 from vae_baselines.plugin import Baseline, Setting
-from vae_baselines.terms import reconstruction_term
+from vae_baselines.terms import ReconstructionLoss, reconstruction_term
 
 
 @dataclass

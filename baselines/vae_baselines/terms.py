@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_baselines.base import ReconstructionLoss
+ReconstructionLoss = Literal["bce", "mse"]
 
 
 def reconstruction_term(reconstruction: Tensor, data: Tensor, loss: ReconstructionLoss) -> Tensor:

@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 from pythae.models import WAE_MMD_Config
 from torch import Tensor
 
-from vae_baselines.base import BaselineModel, Positive, ReconstructionLoss, Scales, Weight
-from vae_baselines.terms import reconstruction_term, squared_mmd
+from vae_baselines.base import BaselineModel, Positive, Scales, Weight
+from vae_baselines.terms import ReconstructionLoss, reconstruction_term, squared_mmd
 
 
 @dataclass

@@ -43,12 +43,6 @@ from hgmvae_bench.tasks import (
 )
 from hgmvae_bench.worker import Apart, Fault, OutOfMemory, Stop, Trained, serve
 
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 PRELOADED = ["hgmvae_bench.execution", "sklearn.cluster", "sklearn.svm"]
 """What every worker needs and takes seconds to import."""
 

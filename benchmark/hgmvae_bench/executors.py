@@ -8,10 +8,11 @@ from typing import Protocol
 
 import torch
 
-from hgmvae_bench.executor import Bound, available_cores, execute_all
+from hgmvae_bench.executor import Bound, execute_all
 from hgmvae_bench.plugins import UnknownNameError
 from hgmvae_bench.precision import check_precision
 from hgmvae_bench.tasks import Event, ExecutorError, Setup, Task, Tasks
+from hgmvae_bench.threads import available_cores
 
 FIRST_TOGETHER = 10
 """Seeds trained together before any has shown what it takes; too many are halved."""

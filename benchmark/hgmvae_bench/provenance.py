@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hgmvae_bench import extensions
-from hgmvae_bench.executor import available_cores
+from hgmvae_bench.threads import available_cores
 
 PACKAGES = (
     "hgmvae-bench",

@@ -16,21 +16,17 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from platformdirs import user_cache_path
 
 from hgmvae_bench.errors import UserError
 from hgmvae_bench.files import LocalFiles
 from hgmvae_bench.sealing import FaultError, parse_name
-
-if TYPE_CHECKING:
-    from hgmvae_bench.runner import Plan
-    from hgmvae_bench.tasks import Event
 
 ORIGIN = "remote.url"
 """File of a copy that says what it is a copy of."""
@@ -239,29 +235,6 @@ class Remote:
                 f"{self.url}: {type(error).__name__}: {error}; what is finished is kept in "
                 f"{self.root} and goes up with the next command"
             ) from error
-
-
-class PushingReporter:
-    """Sends each run when it is recorded; what cannot be sent waits for the end."""
-
-    def __init__(self, remote: Remote, warn: Callable[[str], None]) -> None:
-        self._remote, self._warn, self._warned = remote, warn, False
-
-    def planned(self, plan: Plan) -> None:
-        """Nothing to send yet."""
-
-    def happened(self, event: Event) -> None:
-        """Send the run that has been recorded."""
-        from hgmvae_bench.tasks import Finished
-
-        if not isinstance(event, Finished):
-            return
-        try:
-            self._remote.push_records()
-        except RemoteError as error:
-            if not self._warned:
-                self._warn(str(error))
-            self._warned = True
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hgmvae_bench import executor
-from hgmvae_bench.executor import Bound, _Pool, available_cores, room_on_gpu
+from hgmvae_bench.executor import Bound, _Pool, room_on_gpu
 from hgmvae_bench.executors import (
     FIRST_TOGETHER,
     MOST_TOGETHER,
@@ -26,6 +26,7 @@ from hgmvae_bench.tasks import (
     Started,
     Task,
 )
+from hgmvae_bench.threads import available_cores
 from hgmvae_bench.worker import Apart, OutOfMemory, Stop, Trained
 
 GIB = 2**30

@@ -14,7 +14,6 @@ import yaml
 
 from hgmvae_bench import runner
 from hgmvae_bench.execution import build_model
-from hgmvae_bench.executor import available_cores
 from hgmvae_bench.executors import LocalExecutor
 from hgmvae_bench.grid import parse_grid
 from hgmvae_bench.preflight import check_cells, load_data
@@ -29,6 +28,7 @@ from hgmvae_bench.sharing import Claims
 from hgmvae_bench.store import Store
 from hgmvae_bench.stored_run import StoredRun
 from hgmvae_bench.tasks import EpochEnded, Finished, Started
+from hgmvae_bench.threads import available_cores
 
 
 class Recorder:

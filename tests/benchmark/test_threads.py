@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hgmvae_bench.executor import available_cores
 from hgmvae_bench.store import Store
-from hgmvae_bench.threads import spread
+from hgmvae_bench.threads import available_cores, spread
 
 
 @pytest.fixture

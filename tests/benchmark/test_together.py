@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from hgmvae_bench.execution import TogetherError, execute, train_together
-from hgmvae_bench.executor import available_cores
 from hgmvae_bench.executors import LocalExecutor
 from hgmvae_bench.extensions import Extension, using
 from hgmvae_bench.grid import Run, parse_grid
@@ -15,6 +14,7 @@ from hgmvae_bench.runner import make_plan, run_plan
 from hgmvae_bench.sharing import Claims
 from hgmvae_bench.store import Store
 from hgmvae_bench.tasks import EpochEnded, Finished, PutBack, Started, Task
+from hgmvae_bench.threads import available_cores
 from hgmvae_bench.work import Work
 
 CPU = torch.device("cpu")

@@ -95,7 +95,8 @@ def show_progress(grid: Grid, store: Store, track: list[str] | None) -> Iterator
     from rich.console import Console
 
     from hgmvae_bench.progress import Reporters, reporter
-    from hgmvae_bench.remote import PushingReporter, Remote
+    from hgmvae_bench.pushing import PushingReporter
+    from hgmvae_bench.remote import Remote
     from hgmvae_bench.tracking import Occasion, tracking
 
     console = Console()

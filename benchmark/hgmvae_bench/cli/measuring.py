@@ -44,11 +44,11 @@ def speed(
     from rich.console import Console
 
     from hgmvae_bench.data import catalogue
-    from hgmvae_bench.executor import available_cores
     from hgmvae_bench.files import write_atomically
     from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
     from hgmvae_bench.registry import MODELS
     from hgmvae_bench.speed import measure, to_text
+    from hgmvae_bench.threads import available_cores
 
     names = metric_names(metrics)
     chosen = torch.device(resolved(device).value)

@@ -146,11 +146,11 @@ def plan(
     import torch
 
     from hgmvae_bench.data import catalogue
-    from hgmvae_bench.executor import available_cores
     from hgmvae_bench.grid import load_grid
     from hgmvae_bench.planning import survey
     from hgmvae_bench.progress import plan_text
     from hgmvae_bench.store import Store
+    from hgmvae_bench.threads import available_cores
 
     chosen = load_grid(grid).joined_by(model or [])
     chosen = chosen.select(dataset, model, latent_dim, seeds, image_size)
