@@ -24,7 +24,7 @@ from hgmvae_bench.training import Seeded, TrainingResult, train
 from vae_baselines.pythae_models import ADAPTED
 
 EPOCHS = 7  # past every stage of HGMVAE's default schedule
-SEEDS = (3, 4, 5)
+SEEDS = (3, 4)
 
 # Models of ours that take turns, and what they are told; others' models may be of either kind.
 APART = {
@@ -86,7 +86,7 @@ def seeds_of(name: str, device: torch.device) -> list[Seeded]:
 def trained(
     name: str, device: torch.device, *, stacked: bool
 ) -> tuple[list[TrainingResult], list[Seeded]]:
-    digits = torch.tensor(load_digits().images[:96] * 15, dtype=torch.uint8)
+    digits = torch.tensor(load_digits().images[:64] * 15, dtype=torch.uint8)
     images = digits.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2).unsqueeze(1)
     seeded = seeds_of(name, device)
     settings = TrainingSettings(epochs=EPOCHS, batch_size=32)
