@@ -20,6 +20,7 @@ from hgmvae_bench.execution import build_model
 from hgmvae_bench.executor import process_context
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.outputs import to_unit
+from hgmvae_bench.plugins import BenchmarkModel
 from hgmvae_bench.precision import networks_in
 from hgmvae_bench.randomness import Randomness
 from hgmvae_bench.stacking import Single, Stack
@@ -39,11 +40,16 @@ def _shape(images: Tensor) -> tuple[int, int, int]:
 
 def new_trainee(cell: Cell, images: Tensor, device: torch.device, seed: int) -> Trainee:
     """A model on its device, as the suite trains it."""
+    single = Single(*_new_model(cell, images, device, seed))
+    return Trainee(single, images, cell.training, batch_seeds=[seed], device=device)
+
+
+def _new_model(
+    cell: Cell, images: Tensor, device: torch.device, seed: int
+) -> tuple[BenchmarkModel, Randomness]:
     randomness = Randomness(seed, device)
     with randomness():
-        model = build_model(cell, _shape(images)).to(device)
-    models = Single(model, randomness)
-    return Trainee(models, images, cell.training, batch_seeds=[seed], device=device)
+        return build_model(cell, _shape(images)).to(device), randomness
 
 
 def train_epoch(trainees: Sequence[Trainee]) -> None:
@@ -60,13 +66,9 @@ def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int
     Raises:
         StackingError: if the cell's model cannot be stacked.
     """
-    on_device = images.to(device)
-    randomness = [Randomness(seed, device) for seed in range(n_seeds)]
-    models = []
-    for one in randomness:
-        with one():
-            models.append(build_model(cell, _shape(images)).to(device))
-    stack, seeds = Stack(models, randomness), range(n_seeds)
+    on_device, seeds = images.to(device), range(n_seeds)
+    made = [_new_model(cell, images, device, seed) for seed in seeds]
+    stack = Stack([model for model, _ in made], [randomness for _, randomness in made])
     batch = to_unit(on_device[: cell.training.batch_size])
     stack.check(batch, cell.training.precision, epoch=PAST_ALL_STAGES, dataset_size=len(images))
     trainee = Trainee(stack, on_device, cell.training, batch_seeds=seeds, device=device)

@@ -326,6 +326,8 @@ def test_batch_norm_of_a_stack_is_each_models_own(training, affine):
             maps = inputs["data"] * self.slope
             # With the channels last, as those of the suite's convolutions.
             maps = self.norm(maps.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))
+            if training:
+                maps = F.batch_norm(maps.exp(), None, None, training=True)
             return ModelOutput(loss=(maps * maps.detach().sin()).sum())
 
     models = seeded(*(Normalised().double() for _ in range(3)))
