@@ -5,7 +5,7 @@ import torch
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.grid import Grid, parse_grid
-from hgmvae_bench.registry import DATASETS
+from hgmvae_bench.plugins.registry import DATASETS
 
 TINY = """
 name: tiny

@@ -9,26 +9,26 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hgmvae_bench.figures import draw_figure as draw_figure
-    from hgmvae_bench.paper import published as published
-    from hgmvae_bench.results import load_claims as load_claims
-    from hgmvae_bench.results import load_comparison as load_comparison
-    from hgmvae_bench.results import load_history as load_history
-    from hgmvae_bench.results import load_results as load_results
-    from hgmvae_bench.results import load_table as load_table
-    from hgmvae_bench.results import load_tables as load_tables
+    from hgmvae_bench.analysis.figures import draw_figure as draw_figure
+    from hgmvae_bench.analysis.frames import load_claims as load_claims
+    from hgmvae_bench.analysis.frames import load_comparison as load_comparison
+    from hgmvae_bench.analysis.frames import load_history as load_history
+    from hgmvae_bench.analysis.frames import load_results as load_results
+    from hgmvae_bench.analysis.frames import load_table as load_table
+    from hgmvae_bench.analysis.frames import load_tables as load_tables
+    from hgmvae_bench.analysis.published import published as published
 
 __version__ = version("hgmvae-bench")
 
 _HOMES = {
-    "draw_figure": "figures",
-    "load_claims": "results",
-    "load_comparison": "results",
-    "load_history": "results",
-    "load_results": "results",
-    "load_table": "results",
-    "load_tables": "results",
-    "published": "paper",
+    "draw_figure": "analysis.figures",
+    "load_claims": "analysis.frames",
+    "load_comparison": "analysis.frames",
+    "load_history": "analysis.frames",
+    "load_results": "analysis.frames",
+    "load_table": "analysis.frames",
+    "load_tables": "analysis.frames",
+    "published": "analysis.published",
 }
 
 

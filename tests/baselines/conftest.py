@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from hgmvae_bench.networks import Network
+from hgmvae_bench.training.network.encoders import Network
 from vae_baselines import Baseline
 
 LATENT_DIM = 4

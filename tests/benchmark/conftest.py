@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
+from hgmvae_bench.analysis.published import values_by_cell
 from hgmvae_bench.grid import Grid, Run
-from hgmvae_bench.paper import values_by_cell
-from hgmvae_bench.records import MetricValue, Record
-from hgmvae_bench.stored_run import StoredRun
+from hgmvae_bench.storage.schema import MetricValue, Record
+from hgmvae_bench.storage.stored_run import StoredRun
 
 # pandas before 3 reads the last digits of numbers quickly rather than exactly unless it is told to.
 EXACTLY = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}
@@ -34,7 +34,7 @@ METRICS = {"mean-code": Mean()}
 
 _ODD = """
 import time, warnings, torch
-from hgmvae_bench.registry import MODELS as KNOWN
+from hgmvae_bench.plugins.registry import MODELS as KNOWN
 
 class Odd:
     title, reference, settings = "Odd", "none", {"way": "well"}

@@ -13,7 +13,7 @@ from PIL import Image
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import check, resolve_dataset
 from hgmvae_bench.data.source import Source
-from hgmvae_bench.registry import DATASETS
+from hgmvae_bench.plugins.registry import DATASETS
 
 NAMES = list(DATASETS)
 

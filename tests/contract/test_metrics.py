@@ -13,19 +13,19 @@ from typing import get_args
 import pytest
 import torch
 
-from hgmvae_bench.controls import PrincipalComponents
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.metrics import classifier, weights
-from hgmvae_bench.outputs import Outputs
-from hgmvae_bench.plugins import MetricMissingError, MetricPlugin, Need
-from hgmvae_bench.registry import METRICS
+from hgmvae_bench.evaluation.controls import PrincipalComponents
+from hgmvae_bench.evaluation.metrics import classifier, weights
+from hgmvae_bench.evaluation.outputs import Outputs
+from hgmvae_bench.plugins.protocols import MetricMissingError, MetricPlugin, Need
+from hgmvae_bench.plugins.registry import METRICS
 
 every_metric = pytest.mark.parametrize("name", METRICS.names())
 
 
 @pytest.fixture(scope="module")
 def tiny() -> ImageData:
-    from hgmvae_bench.registry import DATASETS
+    from hgmvae_bench.plugins.registry import DATASETS
 
     digits = DATASETS["digits"].load(Path(), image_size=32)
     assert digits.train_labels is not None
@@ -112,7 +112,8 @@ def test_needs_are_true(name: str, outputs: Outputs) -> None:
 def test_plugins_are_imported_without_torch() -> None:
     """Listing the metrics stays quick."""
     program = (
-        "import sys; from hgmvae_bench.registry import METRICS; [METRICS[n] for n in METRICS]; "
+        "import sys; from hgmvae_bench.plugins.registry import METRICS; "
+        "[METRICS[n] for n in METRICS]; "
         "heavy = {'numpy', 'torch', 'sklearn', 'scipy', 'torch_fidelity', 'lpips'}; "
         "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
     )

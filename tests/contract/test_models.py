@@ -16,9 +16,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hgmvae_bench.networks import Network
-from hgmvae_bench.plugins import ParametricModel, ReconstructionLoss
-from hgmvae_bench.registry import MODELS, resolve_model
+from hgmvae_bench.plugins.protocols import ParametricModel, ReconstructionLoss
+from hgmvae_bench.plugins.registry import MODELS, resolve_model
+from hgmvae_bench.training.network.encoders import Network
 from vae_baselines.pythae_models import ADAPTED
 
 LATENT_DIM = 4

@@ -13,14 +13,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hgmvae.mixture import GlobalMixture
-from hgmvae_bench import trainee, training
 from hgmvae_bench.grid import TrainingSettings
-from hgmvae_bench.networks import Network
-from hgmvae_bench.plugins import ParametricModel
-from hgmvae_bench.randomness import Randomness
-from hgmvae_bench.registry import MODELS, resolve_model
-from hgmvae_bench.stacking import Stack
-from hgmvae_bench.training import Seeded, TrainingResult, train
+from hgmvae_bench.plugins.protocols import ParametricModel
+from hgmvae_bench.plugins.registry import MODELS, resolve_model
+from hgmvae_bench.training import loop, trainer
+from hgmvae_bench.training.loop import Seeded, TrainingResult, train
+from hgmvae_bench.training.network.encoders import Network
+from hgmvae_bench.training.rng import Randomness
+from hgmvae_bench.training.stacking import Stack
 from vae_baselines.pythae_models import ADAPTED
 
 EPOCHS = 7  # past every stage of HGMVAE's default schedule
@@ -58,7 +58,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "fit",
         lambda self, codes, *rest: fit(self, codes.round(decimals=6), *rest),
     )
-    for module in (trainee, training):
+    for module in (trainer, loop):
         to_unit = module.to_unit  # type: ignore[attr-defined]
         monkeypatch.setattr(module, "to_unit", lambda images, f=to_unit: f(images).double())
     torch.set_default_dtype(torch.float64)

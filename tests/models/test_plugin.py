@@ -10,7 +10,7 @@ from pythae.models.base import BaseAEConfig
 
 import hgmvae
 from hgmvae import HGMVAE_G, HGMVAE_G_NOFISHER, HGMVAE_U, HGMVAE_U_NOFISHER, HGMVAEConfig
-from hgmvae_bench.networks import Network
+from hgmvae_bench.training.network.encoders import Network
 
 PLUGINS = {
     "G": (HGMVAE_G, "gaussian", True),

@@ -10,8 +10,8 @@ import sys
 
 import typer
 
-from hgmvae_bench.cli import data, measuring, running, showing
-from hgmvae_bench.errors import UserError
+from hgmvae_bench.cli import data, run, show, speed
+from hgmvae_bench.utils.errors import UserError
 
 app = typer.Typer(
     help="Benchmark of the VAE family on generation and clustering.",
@@ -20,19 +20,19 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    running.run,
-    running.plan,
-    running.evaluate,
-    running.check,
-    running.merge,
-    showing.table,
-    showing.export,
-    showing.figure,
-    showing.report,
-    measuring.speed,
+    run.run,
+    run.plan,
+    run.evaluate,
+    run.check,
+    run.merge,
+    show.table,
+    show.export,
+    show.figure,
+    show.report,
+    speed.speed,
 ):
     app.command()(command)
-app.command("list")(showing.list_)
+app.command("list")(show.list_)
 app.add_typer(data.app, name="data")
 
 

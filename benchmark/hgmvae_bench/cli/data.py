@@ -74,7 +74,7 @@ def check_command(name: Name, data: DataFolder = None, plugins: Plugins = None) 
 def _exit_codes() -> Iterator[None]:
     """Answer every expected error with one message and its exit code."""
     from hgmvae_bench.data import DataError
-    from hgmvae_bench.plugins import PluginError, UnknownNameError
+    from hgmvae_bench.plugins.protocols import PluginError, UnknownNameError
 
     try:
         yield

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hgmvae_bench.extensions import Extension, using
+from hgmvae_bench.plugins.local_files import Extension, using
 
 DEFAULT_RESULTS = Path("results/local")
 
@@ -39,7 +39,7 @@ def _use(context: typer.Context, names: list[str] | None) -> list[str] | None:
 
 def _folder(context: typer.Context, results: str | Path) -> Path:
     """The folder to work on: the one that is named, or a copy of what lies elsewhere."""
-    from hgmvae_bench.remote import is_url, mirrored
+    from hgmvae_bench.storage.remote import is_url, mirrored
 
     named = str(results)
     if is_url(named) and not context.resilient_parsing:
@@ -159,7 +159,7 @@ GridOfResults = Annotated[
 
 def metric_names(listed: str) -> list[str]:
     """Registered names out of a list with commas; one that is unknown is an error."""
-    from hgmvae_bench.registry import METRICS
+    from hgmvae_bench.plugins.registry import METRICS
 
     names = [name.strip() for name in listed.split(",")]
     for name in names:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from hgmvae_bench.errors import UserError
+from hgmvae_bench.utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

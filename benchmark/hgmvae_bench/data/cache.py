@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.source import FileState, is_writable, reason
-from hgmvae_bench.files import sync_folder
+from hgmvae_bench.utils.atomic_files import sync_folder
 
 if TYPE_CHECKING:
     from hgmvae_bench.data.images import ImageFiles, SplitName

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from hgmvae_bench.data import DataError
 from hgmvae_bench.data.source import FileState, Progress, Report, silent
-from hgmvae_bench.plugins import DatasetPlugin
-from hgmvae_bench.registry import DATASETS
+from hgmvae_bench.plugins.protocols import DatasetPlugin
+from hgmvae_bench.plugins.registry import DATASETS
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from hgmvae_bench.data import DataError, ImageData, cache
 from hgmvae_bench.data.download import fetch_from_drive, md5_of, refuse_to_replace, unpack
 from hgmvae_bench.data.images import ImageFiles, Rule, Split, SplitName, warn_if_incomplete
 from hgmvae_bench.data.source import FileFault, FileState, Progress, Report, Source, unusable
-from hgmvae_bench.plugins import ReconstructionLoss
+from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
 FOLDER, IMAGES, PARTITION = "celeba", "img_align_celeba", "list_eval_partition.txt"
 ARCHIVE = f"{IMAGES}.zip"

@@ -17,7 +17,7 @@ from hgmvae_bench.data.images import (
 )
 from hgmvae_bench.data.source import FileFault, Progress, Report, Source, unusable
 from hgmvae_bench.data.splits import share, shuffled
-from hgmvae_bench.plugins import ReconstructionLoss
+from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
 FOLDER, RENDERS = "rendered_chairs", "renders"
 ARCHIVE = f"{FOLDER}.tar"

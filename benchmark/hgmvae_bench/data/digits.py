@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.source import Progress
-from hgmvae_bench.plugins import ReconstructionLoss
+from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
 SIDE = 8
 TEST_FRACTION = 0.2

@@ -13,7 +13,7 @@ from hgmvae_bench.data import DataError, ImageData, cache
 from hgmvae_bench.data.images import ImageFiles, Rule, Split, SplitName, common_size
 from hgmvae_bench.data.source import FileFault, Progress, Report
 from hgmvae_bench.data.splits import share, shuffled
-from hgmvae_bench.plugins import ReconstructionLoss, UnknownNameError
+from hgmvae_bench.plugins.protocols import ReconstructionLoss, UnknownNameError
 
 TEST_FRACTION = 0.2
 # Sub-folders that give the split; without both `train` and `test`, it is a seeded one.

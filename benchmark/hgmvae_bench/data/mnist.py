@@ -18,7 +18,7 @@ from hgmvae_bench.data.source import (
     reason,
     unusable,
 )
-from hgmvae_bench.plugins import ReconstructionLoss
+from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hgmvae_bench.data import DataError, ImageData, catalogue
 from hgmvae_bench.data.source import Progress, Report
-from hgmvae_bench.plugins import ReconstructionLoss
+from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from hgmvae_bench.collector import paused_collector
 from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.grid.faults import GridError, Location, name_faults
 from hgmvae_bench.grid.spec import (
@@ -24,9 +23,10 @@ from hgmvae_bench.grid.spec import (
     TableSpec,
     TrainingSettings,
 )
-from hgmvae_bench.plugins import Setting, UnknownNameError
-from hgmvae_bench.registry import resolve_model
-from hgmvae_bench.seeding import digest
+from hgmvae_bench.plugins.protocols import Setting, UnknownNameError
+from hgmvae_bench.plugins.registry import resolve_model
+from hgmvae_bench.utils.collector import paused_collector
+from hgmvae_bench.utils.seeding import digest
 
 # Part of every run key: raised when code changes what a run computes without changing a setting.
 PROTOCOL = 1

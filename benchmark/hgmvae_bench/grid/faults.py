@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.errors import UserError
 from hgmvae_bench.grid.spec import GridSpec
-from hgmvae_bench.plugins import PluginError, Setting, UnknownNameError
-from hgmvae_bench.registry import METRICS, resolve_model
+from hgmvae_bench.plugins.protocols import PluginError, Setting, UnknownNameError
+from hgmvae_bench.plugins.registry import METRICS, resolve_model
+from hgmvae_bench.utils.errors import UserError
 
 Location = tuple[str | int, ...]
 """Keys and places from the top of a grid file to a value in it."""

@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from hgmvae_bench.grid.cells import Grid
 from hgmvae_bench.grid.faults import Fault, GridError, Location, explain, unknown_names
 from hgmvae_bench.grid.spec import GridSpec
-from hgmvae_bench.plugins import UnknownNameError
+from hgmvae_bench.plugins.protocols import UnknownNameError
 
 
 def grid_names() -> list[str]:
     """Names of the grids that come with the package."""
     return sorted(
         entry.name.removesuffix(".yaml")
-        for entry in resources.files("hgmvae_bench").joinpath("grids").iterdir()
+        for entry in resources.files("hgmvae_bench.grid").joinpath("presets").iterdir()
         if entry.name.endswith(".yaml")
     )
 
@@ -41,7 +41,7 @@ def load_grid(name_or_path: str) -> Grid:
         return parse_grid(text, name_or_path)
     if name_or_path not in grid_names():
         raise UnknownNameError("grid", name_or_path, [*grid_names(), "PATH.yaml"])
-    file = resources.files("hgmvae_bench").joinpath("grids") / f"{name_or_path}.yaml"
+    file = resources.files("hgmvae_bench.grid").joinpath("presets") / f"{name_or_path}.yaml"
     return parse_grid(file.read_text(encoding="utf-8"), f"{name_or_path}.yaml")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from hgmvae_bench.plugins import Setting
+from hgmvae_bench.plugins.protocols import Setting
 
 Axis = Literal["dataset", "metric", "model", "latent_dim"]
 Name = Annotated[str, Field(min_length=1)]

@@ -12,8 +12,8 @@ from hgmvae_bench.cli.data import app
 from hgmvae_bench.data import DataError, catalogue
 from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
 from hgmvae_bench.data.digits import DIGITS
-from hgmvae_bench.plugins import DatasetPlugin, UnknownNameError
-from hgmvae_bench.registry import Registry
+from hgmvae_bench.plugins.protocols import DatasetPlugin, UnknownNameError
+from hgmvae_bench.plugins.registry import Registry
 
 
 def run(*arguments: str | Path, env: dict[str, str] | None = None):
@@ -115,7 +115,7 @@ def test_fetch_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_listing_datasets_imports_nothing_heavy() -> None:
     script = (
         "import sys; import hgmvae_bench.cli.data, hgmvae_bench.data.catalogue\n"
-        "from hgmvae_bench.registry import DATASETS\n"
+        "from hgmvae_bench.plugins.registry import DATASETS\n"
         "assert len([DATASETS[name].title for name in DATASETS]) >= 7\n"
         "print([m for m in ('torch', 'torchvision', 'numpy', 'PIL', 'sklearn') "
         "if m in sys.modules])"

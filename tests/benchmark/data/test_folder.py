@@ -12,7 +12,7 @@ from PIL import Image
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
-from hgmvae_bench.plugins import UnknownNameError
+from hgmvae_bench.plugins.protocols import UnknownNameError
 
 
 def load(root: Path, name: str = "folder:pictures", image_size: int = 32) -> ImageData:

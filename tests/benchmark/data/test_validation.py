@@ -9,7 +9,7 @@ from hgmvae_bench.data import DataError
 from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
 from hgmvae_bench.data.digits import DIGITS
 from hgmvae_bench.data.validation import VALIDATION
-from hgmvae_bench.plugins import UnknownNameError
+from hgmvae_bench.plugins.protocols import UnknownNameError
 
 
 def test_training_images_stand_where_the_test_images_stood(tmp_path: Path) -> None:

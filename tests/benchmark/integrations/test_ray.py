@@ -13,27 +13,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from hgmvae_bench.checkpoints import Checkpoint
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.execution import execute
-from hgmvae_bench.extensions import Extension, using
+from hgmvae_bench.execution.preflight import load_data
+from hgmvae_bench.execution.run import execute
+from hgmvae_bench.execution.runner import make_plan, run_plan
+from hgmvae_bench.execution.signals import StoppedError, stop_on_signals
+from hgmvae_bench.execution.tasks import EpochEnded, ExecutorError, Finished, PutBack, Started
 from hgmvae_bench.grid import Run, parse_grid
-from hgmvae_bench.interruption import StoppedError, stop_on_signals
-from hgmvae_bench.preflight import load_data
-from hgmvae_bench.runner import make_plan, run_plan
-from hgmvae_bench.store import Store
-from hgmvae_bench.tasks import EpochEnded, ExecutorError, Finished, PutBack, Started
+from hgmvae_bench.plugins.local_files import Extension, using
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.training.checkpoints import Checkpoint
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.slow
 
-from hgmvae_bench.ray_executor import RayExecutor  # noqa: E402
-from hgmvae_bench.ray_node import Images  # noqa: E402
+from hgmvae_bench.execution.ray.driver import RayExecutor  # noqa: E402
+from hgmvae_bench.execution.ray.worker import Images  # noqa: E402
 
 SHARING = """
 import pathlib, time, ray, torch
-from hgmvae_bench.registry import MODELS as KNOWN
+from hgmvae_bench.plugins.registry import MODELS as KNOWN
 
 class Odd:
     title, reference, settings = "Odd", "none", {"way": "meets"}
@@ -54,7 +54,7 @@ MODELS = {"odd": Odd()}
 # A checkpoint after every epoch, of which the first ends when there are two runs.
 EAGER = """
 import os, pathlib, time
-from hgmvae_bench.checkpoints import Checkpoint
+from hgmvae_bench.training.checkpoints import Checkpoint
 
 def due(_):
     there = pathlib.Path("FOLDER")
@@ -294,7 +294,7 @@ def test_sigterm_stops_the_command_and_says_how_to_go_on(cluster, tiny_text, tmp
 def test_metrics_added_later_plugins_and_a_classifier_reach_every_node(
     cluster, tiny_text, mean_plugin, tmp_path, monkeypatch
 ):
-    from hgmvae_bench.metrics import classifier
+    from hgmvae_bench.evaluation.metrics import classifier
 
     monkeypatch.setattr(classifier, "STEPS", 10)
     grid = parse_grid(tiny_text, "g.yaml").select(models=["vae"])

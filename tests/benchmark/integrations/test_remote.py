@@ -10,9 +10,9 @@ import fsspec
 import pytest
 
 from hgmvae_bench.grid import Run
-from hgmvae_bench.records import Record
-from hgmvae_bench.remote import Remote, RemoteError, is_url, mirrored
-from hgmvae_bench.store import Store
+from hgmvae_bench.storage.remote import Remote, RemoteError, is_url, mirrored
+from hgmvae_bench.storage.schema import Record
+from hgmvae_bench.storage.store import Store
 
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hgmvae_bench.execution.tasks import Finished, Started
+from hgmvae_bench.execution.tracking import Occasion, tracking
 from hgmvae_bench.grid import Run, parse_grid
-from hgmvae_bench.records import MetricValue, Record, ScoreRecord
-from hgmvae_bench.store import Store
-from hgmvae_bench.tasks import Finished, Started
-from hgmvae_bench.tracking import Occasion, tracking
+from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord
+from hgmvae_bench.storage.store import Store
 
 pytest.importorskip("mlflow.server", reason="MLflow's server is not installed")
 event_files = pytest.importorskip(
@@ -149,7 +149,7 @@ def test_tensorboard_reads_every_run(tracked):
 
 
 def test_metrics_computed_later_join_the_run_that_they_belong_to(tracked, client, server):
-    from hgmvae_bench.tracking.to_mlflow import MlflowTracker
+    from hgmvae_bench.execution.tracking.to_mlflow import MlflowTracker
 
     grid = parse_grid((tracked / "tiny.yaml").read_text(), "tiny.yaml").select(models=["vae"])
     stored = next(iter(Store(tracked / "r").runs().values()))
@@ -170,7 +170,7 @@ def test_metrics_computed_later_join_the_run_that_they_belong_to(tracked, client
 
 
 def test_a_run_that_is_cut_off_goes_on_in_its_mlflow_run(server, client, tiny_grid):
-    from hgmvae_bench.tracking.to_mlflow import MlflowTracker
+    from hgmvae_bench.execution.tracking.to_mlflow import MlflowTracker
 
     run = Run(next(iter(tiny_grid.cells)), 0, "digest")
     statuses = []

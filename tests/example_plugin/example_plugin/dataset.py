@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.plugins import ReconstructionLoss
+from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
 DIRECTIONS = {"horizontal": (0, 1), "vertical": (1, 0), "falling": (1, 1), "rising": (1, -1)}
 PERIOD = 8  # pixels at 32×32

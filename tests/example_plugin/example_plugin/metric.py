@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hgmvae_bench.plugins import Direction, MetricMissingError, Need
+from hgmvae_bench.plugins.protocols import Direction, MetricMissingError, Need
 
 if TYPE_CHECKING:
-    from hgmvae_bench.outputs import Outputs
+    from hgmvae_bench.evaluation.outputs import Outputs
 
 
 @dataclass(frozen=True)

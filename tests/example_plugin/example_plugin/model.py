@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from hgmvae_bench.plugins import BenchmarkModel, ReconstructionLoss, Setting
+from hgmvae_bench.plugins.protocols import BenchmarkModel, ReconstructionLoss, Setting
 
 
 class CVVAEPlugin:

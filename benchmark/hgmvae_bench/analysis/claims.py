@@ -1,0 +1,176 @@
+"""The paper's claims, as data.
+
+A claim is a list of contests. In each, the best of some cells is to beat the best of some others in
+one metric on one dataset. The claims below are the paper's sentences put that way;
+`hgmvae_bench.analysis.claim_tests` says what measured tables say of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+DIMS = (2, 4, 8, 16, 32, 64, 128)
+CLUSTERING = ("sc", "ch", "db")
+GENERATION = ("fid", "ssim", "ms-ssim", "lpips")
+GENERATION_DATA = ("3d-chairs", "celeba", "mnist", "fashion-mnist")
+BASELINES = ("vae", "beta-vae", "gmvae", "swae", "wae-imq", "wae-rbf")
+HGMVAE = ("hgmvae-g", "hgmvae-u")
+
+
+class Place(NamedTuple):
+    """A model at a latent dim."""
+
+    model: str
+    latent_dim: int
+
+    def __str__(self) -> str:
+        return f"{self.model} (L = {self.latent_dim})"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The best mean among ``ahead`` is to beat the best among ``behind``.
+
+    Attributes:
+        table: of the paper.
+        dataset, metric: registered names.
+        ahead, behind: cells.
+    """
+
+    table: str
+    dataset: str
+    metric: str
+    ahead: tuple[Place, ...]
+    behind: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper.
+
+    Attributes:
+        name: for files and links.
+        statement: in the words of this project.
+        source: where the paper says so.
+        contests: what it means, one by one.
+        quantifier: how many of the contests must hold.
+    """
+
+    name: str
+    statement: str
+    source: str
+    contests: tuple[Contest, ...]
+    quantifier: Literal["all", "most"] = "all"
+
+
+def _places(models: Iterable[str], dims: Iterable[int]) -> tuple[Place, ...]:
+    return tuple(itertools.starmap(Place, itertools.product(models, dims)))
+
+
+def _clustering(
+    table: str, dims: Iterable[int], ahead: Iterable[str], behind: Iterable[str]
+) -> tuple[Contest, ...]:
+    """A contest per metric and latent dim of Tables 1 and 4."""
+    return tuple(
+        Contest(table, "mnist", metric, _places(ahead, [dim]), _places(behind, [dim]))
+        for metric, dim in itertools.product(CLUSTERING, dims)
+    )
+
+
+def _generation(table: str, ahead: Iterable[str], behind: Iterable[str]) -> tuple[Contest, ...]:
+    """A contest per dataset and metric of Tables 3 and 5."""
+    return tuple(
+        Contest(table, dataset, metric, _places(ahead, [128]), _places(behind, [128]))
+        for dataset, metric in itertools.product(GENERATION_DATA, GENERATION)
+    )
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "hgmvae-beats-gmvae",
+        "HGMVAE (the better of -G and -U) clusters better than GMVAE in every latent dimension",
+        "section 3.1.2, Table 1",
+        _clustering("1", DIMS, HGMVAE, ["gmvae"]),
+    ),
+    Claim(
+        "gaussian-below-16",
+        "Below 16 dimensions HGMVAE-G clusters better than HGMVAE-U",
+        "section 3.1.2, Fig. 3",
+        _clustering("1", [2, 4, 8], ["hgmvae-g"], ["hgmvae-u"]),
+    ),
+    Claim(
+        "uniform-from-16",
+        "From 16 dimensions up HGMVAE-U clusters better than HGMVAE-G",
+        "section 3.1.2, Fig. 3",
+        _clustering("1", [16, 32, 64, 128], ["hgmvae-u"], ["hgmvae-g"]),
+    ),
+    Claim(
+        "best-dimension-8",
+        "Eight dimensions cluster best, whichever the model and metric",
+        "section 3.1.2, Fig. 3",
+        tuple(
+            Contest(
+                "1",
+                "mnist",
+                metric,
+                _places([model], [8]),
+                _places([model], [dim for dim in DIMS if dim != 8]),
+            )
+            for metric, model in itertools.product(CLUSTERING, ["gmvae", *HGMVAE])
+        ),
+    ),
+    Claim(
+        "best-classification",
+        "HGMVAE (the better of -G and -U) classifies better than every other model",
+        "section 3.2, Table 2",
+        tuple(
+            Contest("2", dataset, "svm-accuracy", _places(HGMVAE, [8]), _places(BASELINES, [8]))
+            for dataset in ("cifar10", "mnist")
+        ),
+    ),
+    Claim(
+        "both-best-classification",
+        "On MNIST both HGMVAE-G and HGMVAE-U classify better than every other model",
+        "section 3.2, Table 2",
+        tuple(
+            Contest("2", "mnist", "svm-accuracy", _places([model], [8]), _places(BASELINES, [8]))
+            for model in HGMVAE
+        ),
+    ),
+    Claim(
+        "best-reconstruction",
+        "HGMVAE (the better of -G and -U) is the best model in most datasets and metrics",
+        "section 3.3.1, Table 3",
+        _generation("3", HGMVAE, BASELINES),
+        quantifier="most",
+    ),
+    Claim(
+        "fisher-helps-clustering",
+        "The Fisher term improves the clustering of HGMVAE-G and of HGMVAE-U",
+        "section 3.4, Table 4",
+        tuple(
+            contest
+            for model in HGMVAE
+            for contest in _clustering("4", DIMS, [model], [f"{model}-nofisher"])
+        ),
+    ),
+    Claim(
+        "fisher-helps-generation",
+        "The Fisher term improves the images of HGMVAE-G and of HGMVAE-U",
+        "section 3.4, Table 5",
+        tuple(
+            contest
+            for model in HGMVAE
+            for contest in _generation("5", [model], [f"{model}-nofisher"])
+        ),
+    ),
+)
+
+
+def claims_about(tables: Iterable[str]) -> list[Claim]:
+    """The claims that the paper draws from some of its tables."""
+    names = set(tables)
+    return [claim for claim in CLAIMS if names & {contest.table for contest in claim.contests}]

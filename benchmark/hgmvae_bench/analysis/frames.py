@@ -1,0 +1,234 @@
+"""Results for notebooks: a folder of records as tidy DataFrames, and its tables.
+
+Every function takes the path of a results folder and trains nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hgmvae_bench.analysis import claim_tests, comparison
+from hgmvae_bench.analysis.tables import Table, build_table
+from hgmvae_bench.storage.record_file import StoreError
+from hgmvae_bench.storage.schema import Record
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.storage.stored_run import StoredRun
+
+_TEXT = [
+    "key",
+    "dataset",
+    "model",
+    "status",
+    "cell",
+    "metric",
+    "missing",
+    "fingerprint",
+    "error",
+    "settings",
+    "data_digest",
+    "device",
+    "gpu",
+    "cpu",
+    "python",
+    "torch",
+    "version",
+    "commit",
+]
+Folder = str | os.PathLike[str]
+
+
+def load_results(path: Folder) -> pd.DataFrame:
+    """Every recorded value: a row per run and metric.
+
+    A run without any metric (it failed or diverged) has one row with no metric, so that no run is
+    left out. Columns:
+
+    ==================  ==========================================================================
+    ``key``             the run key
+    ``dataset``         registered name
+    ``image_size``      side in pixels
+    ``model``           registered name
+    ``latent_dim``      L
+    ``seed``            within the cell
+    ``status``          ``complete``, ``diverged`` or ``failed``
+    ``metric``          registered name, or missing
+    ``value``           NaN where there is none
+    ``missing``         why there is no value
+    ``fingerprint``     what the value was computed with, as JSON
+    ``metric_seconds``  time to compute the value
+    ``seconds``         time of the whole run
+    ``seconds_…``       time of each stage, such as ``seconds_training``
+    ``n_parameters``    trainable scalars
+    ``error``           why the run diverged or failed
+    ``cell``            hash of all settings: the same for the seeds of a cell
+    ``settings``        all settings, as JSON
+    ``data_digest``     SHA-256 of the images and labels
+    ``finished_at``     UTC
+    ``device``, ``gpu``, ``cpu``, ``python``, ``torch``, ``version``, ``commit``, ``dirty``
+                        provenance: hardware, versions, git commit, and whether it had changes
+    ==================  ==========================================================================
+
+    Raises:
+        StoreError: if the folder holds no records, or a damaged one.
+    """
+    frame = pd.DataFrame([row for run in _runs(path) for row in _rows(run)])
+    # A column that happens to be empty keeps its type, here and in a Parquet file.
+    types = dict.fromkeys(_TEXT, "string") | {"value": "float64", "metric_seconds": "float64"}
+    frame["finished_at"] = frame["finished_at"].dt.tz_convert("UTC")
+    return frame.astype({**types, "dirty": "boolean"})
+
+
+def load_history(path: Folder) -> pd.DataFrame:
+    """The training curves: a row per run, loss term and epoch.
+
+    Columns: ``key``, ``dataset``, ``model``, ``latent_dim``, ``seed``, ``status``, ``cell``,
+    ``term`` (of the loss; ``loss`` is the whole), ``epoch`` (from 1) and ``value`` (mean over the
+    epoch's batches).
+
+    Raises:
+        StoreError: if the folder holds no records, or a damaged one.
+    """
+    names = ["key", "dataset", "model", "latent_dim", "seed", "status", "cell"]
+    rows = []
+    for run in _runs(path):
+        identity = {name: value for name, value in _identity(run.record).items() if name in names}
+        rows += [
+            {**identity, "term": term, "epoch": epoch, "value": value}
+            for term, values in run.record.history.items()
+            for epoch, value in enumerate(values, start=1)
+        ]
+    return pd.DataFrame(rows, columns=[*names, "term", "epoch", "value"])
+
+
+def load_tables(path: Folder, grid: str | None = None) -> dict[str, Table]:
+    """Every table of a grid that was run into the folder, by name.
+
+    ``table.values`` is tidy, ``table.means`` is laid out as on paper.
+
+    Raises:
+        StoreError: if the folder holds no grid, or several and none is named.
+        UnknownNameError: if it holds no grid of that name.
+        TableError: if values that cannot be compared would stand in one table.
+    """
+    store = Store(Path(path))
+    chosen, runs = store.grid(grid), list(store.runs().values())
+    return {spec.name: build_table(chosen, spec, runs) for spec in chosen.spec.tables}
+
+
+def load_table(path: Folder, name: str, grid: str | None = None) -> Table:
+    """One table of a grid that was run into the folder.
+
+    Raises:
+        StoreError: if the folder holds no grid, or several and none is named.
+        UnknownNameError: if there is no grid or table of that name.
+        TableError: if values that cannot be compared would stand in the table.
+    """
+    store = Store(Path(path))
+    chosen = store.grid(grid)
+    return build_table(chosen, chosen.table(name), store.runs().values())
+
+
+def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
+    """Every value of a grid's tables that the paper has too: published, measured, verdict.
+
+    A row per cell and metric; `hgmvae_bench.analysis.comparison.Compared` describes the columns.
+
+    Raises:
+        StoreError: if the folder holds no grid, or several and none is named.
+        UnknownNameError: if it holds no grid of that name.
+        TableError: if values that cannot be compared would stand in one table.
+    """
+    chosen = Store(Path(path)).grid(grid)
+    return comparison.frame_of(comparison.compare(chosen, load_tables(path, grid).values()))
+
+
+def load_claims(path: Folder, grid: str | None = None) -> pd.DataFrame:
+    """The paper's claims with a verdict each: a row for each contest that a claim consists of.
+
+    `hgmvae_bench.analysis.claims` describes claims and contests.
+
+    Raises:
+        StoreError: if the folder holds no grid, or several and none is named.
+        UnknownNameError: if it holds no grid of that name.
+        TableError: if values that cannot be compared would stand in one table.
+    """
+    chosen = Store(Path(path)).grid(grid)
+    return claim_tests.frame_of(claim_tests.judge(chosen, load_tables(path, grid).values()))
+
+
+def _runs(path: Folder) -> list[StoredRun]:
+    runs = list(Store(Path(path)).runs().values())
+    if not runs:
+        raise StoreError(
+            f"no records in {path}; fill it with `hgmvae-bench run --grid smoke --results {path}`"
+        )
+    return sorted(runs, key=lambda run: run.record.key)
+
+
+def _rows(run: StoredRun) -> Iterator[dict[str, Any]]:
+    record = run.record
+    shared = {
+        "seconds": sum(record.seconds.values()),
+        **{f"seconds_{stage}": seconds for stage, seconds in record.seconds.items()},
+        "n_parameters": record.n_parameters,
+        "error": record.error,
+        "settings": _json(record.settings),
+        "data_digest": record.data_digest,
+        "finished_at": record.finished_at,
+        **_provenance(record),
+    }
+    if not run.metrics:
+        nothing = {"metric": None, "value": None, "missing": record.status}
+        yield {
+            **_identity(record),
+            **nothing,
+            "fingerprint": None,
+            "metric_seconds": None,
+            **shared,
+        }
+    for metric, recorded in run.metrics.items():
+        yield {
+            **_identity(record),
+            "metric": metric,
+            "value": recorded.value,
+            "missing": recorded.missing,
+            "fingerprint": _json(recorded.fingerprint),
+            "metric_seconds": recorded.seconds,
+            **shared,
+        }
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    settings = record.settings
+    return {
+        "key": record.key,
+        "dataset": settings["dataset"]["name"],
+        "image_size": settings["dataset"]["image_size"],
+        "model": settings["model"]["name"],
+        "latent_dim": settings["latent_dim"],
+        "seed": record.seed,
+        "status": record.status,
+        "cell": record.cell,
+    }
+
+
+def _provenance(record: Record) -> dict[str, Any]:
+    provenance = record.provenance
+    packages, code = provenance.get("packages", {}), provenance.get("code") or {}
+    return {
+        **{name: provenance.get(name) for name in ("device", "gpu", "cpu", "python")},
+        "torch": packages.get("torch"),
+        "version": packages.get("hgmvae-bench"),
+        "commit": code.get("commit"),
+        "dirty": code.get("dirty"),
+    }
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,47 @@
+"""What the paper printed: Tables 1–5 of Zhou, Liu & Du 2024."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import pandas as pd
+
+# Dataset, metric, model and latent dim, by registered names.
+Cell = tuple[str, str, str, int]
+
+# Every published value is the mean of so many runs (section 3).
+RUNS = 10
+# Half a unit of the third decimal, to which all values are given.
+ROUNDING = 0.0005
+
+
+def published() -> pd.DataFrame:
+    """The published values, a row each.
+
+    Columns: ``table`` (1 to 5, as text), ``dataset``, ``metric``, ``model`` (registered names),
+    ``latent_dim``, ``value``, and ``note``: where the paper contradicts itself, empty elsewhere.
+    """
+    with _file("tables.csv").open(encoding="utf-8") as file:
+        frame = pd.read_csv(file, dtype={"table": str})
+    frame["note"] = frame["note"].astype(object).fillna("")
+    return frame
+
+
+@functools.cache
+def values_by_cell() -> Mapping[Cell, Mapping[str, tuple[float, str]]]:
+    """The same by cell and metric: value and note in each table that has them."""
+    cells: dict[Cell, dict[str, tuple[float, str]]] = {}
+    for row in published().to_dict("records"):
+        cell = (row["dataset"], row["metric"], row["model"], row["latent_dim"])
+        cells.setdefault(cell, {})[row["table"]] = (row["value"], row["note"])
+    return cells
+
+
+def _file(name: str) -> Traversable:
+    """A file of ``results/paper``, packaged as ``hgmvae_bench/analysis/published_tables``."""
+    packaged = resources.files("hgmvae_bench.analysis") / "published_tables" / name
+    return packaged if packaged.is_file() else Path(__file__).parents[3] / "results/paper" / name

@@ -1,0 +1,1 @@
+"""Comparison of a grid's runs with a stored baseline."""

@@ -1,0 +1,214 @@
+"""The report: one HTML file that says what a results folder holds.
+
+It opens from disk and asks for nothing from anywhere: style, script and pictures stand in the
+file, and its Content-Security-Policy allows these alone. Everything is escaped by the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import version
+from statistics import fmean
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from hgmvae_bench.analysis import claim_tests, comparison
+from hgmvae_bench.analysis.figures import FIGURES, Results
+from hgmvae_bench.analysis.figures.kinds import FigureKind, Source
+from hgmvae_bench.analysis.figures.source import FigureError, Part
+from hgmvae_bench.analysis.report import content
+from hgmvae_bench.analysis.tables import Table, build_table
+from hgmvae_bench.grid import Grid
+from hgmvae_bench.storage.record_file import StoreError
+from hgmvae_bench.utils.errors import UserError
+
+EVERYTHING: tuple[Source, ...] = ("records", "codes", "models")
+
+RANKS = {1: "best", 2: "second", 3: "third"}
+
+IMAGE_DPI = 150
+"""Of pictures of images, whose pixels are coarser than that."""
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure of the page, or why there is none.
+
+    Attributes:
+        image: a data URI; empty if it could not be drawn.
+        dataset: its title, for the filter; empty if it shows several.
+    """
+
+    title: str
+    alt: str = ""
+    image: str = ""
+    dataset: str = ""
+    lacking: str = ""
+
+
+def build_report(results: Results, *, figures: Collection[Source] = EVERYTHING) -> str:
+    """The report on a grid's results as HTML.
+
+    Args:
+        results: of one grid.
+        figures: draw those that are made from these sources. Pictures of models and codes are of
+            one latent dimension for each dataset, the one with most trained models (of several
+            the greatest); traversals and manifolds are of the model with the best mean rank there.
+
+    Raises:
+        StoreError: if none of the grid's runs is recorded.
+        TableError: if values that cannot be compared would stand in a table.
+    """
+    if not any(results.of(names) for names in results.cells):
+        other = len(results.runs)
+        raise StoreError(
+            f"no run of the grid {results.grid.spec.name} is recorded in {results.store.root}"
+            + (f" (it has {other} of other settings or other defaults)" if other else "")
+            + f"; do some with `hgmvae-bench run --results {results.store.root}`"
+        )
+    grid = results.grid
+    controls = results.store.controls().values()
+    tables = [build_table(grid, spec, results.runs.values(), controls) for spec in grid.spec.tables]
+    against = _against_the_paper(grid, tables)
+    environments, environment_of = content.environments(results)
+    css, script = _asset("page.css"), _asset("page.js")
+    sections = {
+        "run": "What was run",
+        "tables": "Tables",
+        **({"paper": "Against the paper"} if against else {}),
+        **({"figures": "Figures"} if figures else {}),
+        "lacking": "Diverged, failed and missing runs",
+        "fairness": "Fairness",
+        "runs": "Runs",
+        "again": "How to reproduce",
+    }
+    # Escaping is on whatever the template is called: names come from plug-ins and grid files.
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(_asset("page.html.j2")).render(
+        policy=_policy(css, script),
+        # Style and script are the suite's own files, and nothing is put into them.
+        css=Markup(css),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        title=grid.spec.title,
+        subtitle=f"Grid {grid.spec.name}, reported by hgmvae-bench {version('hgmvae-bench')}",
+        sections=sections,
+        datasets=list(dict.fromkeys(grid.dataset_title(names.dataset) for names in results.cells)),
+        models=[results.grid.model_title(model) for model in results.models],
+        counts=content.counts(results),
+        protocol=content.protocol(results),
+        environments=environments,
+        tables=[content.page_table(table.sheet, controls=table.control_titles) for table in tables],
+        controls=any(table.control_titles for table in tables),
+        against=against,
+        ranks=RANKS,
+        figures=list(_figures(results, tables, figures)),
+        unsuccessful=content.unsuccessful(results),
+        fairness=content.fairness(results),
+        cells=content.cells(results, environment_of),
+        commands=content.commands(results),
+        grid=grid.text,
+    )
+
+
+def _against_the_paper(grid: Grid, tables: list[Table]) -> list[content.PageTable]:
+    """The claims and the published values beside the measured; nothing if no cell was published."""
+    compared = comparison.compare(grid, tables)
+    if not compared:
+        return []
+    published = {each.table for each in compared}
+    judged = claim_tests.sheet_of(claim_tests.judge(grid, tables))
+    return [
+        content.page_table(judged, prose=True),
+        *(
+            content.page_table(comparison.sheet_of(table, compared))
+            for table in tables
+            if table.spec.name in published
+        ),
+    ]
+
+
+def _figures(
+    results: Results, tables: list[Table], sources: Collection[Source]
+) -> Iterator[PageFigure]:
+    shown = _shown(results, tables)
+    for kind in FIGURES.values():
+        if kind.source not in sources:
+            continue
+        for values, part in results.parts(kind.scope):
+            # A dataset without a trained model has its figures too: they say what is lacking.
+            chosen = shown.get(values.get("dataset", ""), {})
+            if all(values[axis] == chosen.get(axis, values[axis]) for axis in kind.scope):
+                title = results.grid.dataset_title(part.dataset) if "dataset" in values else ""
+                yield _figure(kind, part, title)
+
+
+def _figure(kind: FigureKind, part: Results, dataset: str) -> PageFigure:
+    from hgmvae_bench.analysis.figures.style import to_png, to_svg
+
+    number = f"Fig. {kind.name}: " if kind.name[0].isdigit() else ""
+    title = f"{number}{kind.title}" + (f", {dataset}" if dataset else "")
+    try:
+        figure = kind.draw(part)
+        if kind.source == "models":
+            mime, picture = "image/png", to_png(figure, dpi=IMAGE_DPI)
+        else:
+            mime, picture = "image/svg+xml", to_svg(figure)
+    except UserError as error:
+        return PageFigure(title, dataset=dataset, lacking=str(error))
+    return PageFigure(
+        title,
+        alt=figure.get_suptitle().replace("\n", "; "),
+        image=f"data:{mime};base64,{base64.b64encode(picture).decode()}",
+        dataset=dataset,
+    )
+
+
+def _shown(results: Results, tables: list[Table]) -> dict[str, dict[Part, Any]]:
+    """For each dataset the latent dimension and the model whose pictures are shown."""
+    ranks: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+    for entry in (entry for table in tables for entry in table.entries):
+        if entry.rank is not None:
+            ranks[entry.dataset, entry.latent_dim, entry.model].append(entry.rank)
+    trained: dict[str, dict[int, list[str]]] = defaultdict(dict)
+    for values, part in results.parts(("dataset", "latent_dim")):
+        try:
+            trained[values["dataset"]][values["latent_dim"]] = list(part.trained())
+        except FigureError:
+            continue
+    shown: dict[str, dict[Part, Any]] = {}
+    for dataset, by_dim in trained.items():
+        latent_dim = max(by_dim, key=lambda dim: (len(by_dim[dim]), dim))
+        of_model = {
+            model: fmean(ranks.get((dataset, latent_dim, model), [len(results.models)]))
+            for model in by_dim[latent_dim]
+        }
+        best = min(of_model, key=lambda model: of_model[model])
+        shown[dataset] = {"latent_dim": latent_dim, "model": best}
+    return shown
+
+
+def _policy(css: str, script: str) -> str:
+    """What the page may do: its own style and script, pictures that stand in it, nothing else."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script)
+    )
+    return (
+        f"default-src 'none'; style-src 'sha256-{style_hash}'; "
+        f"script-src 'sha256-{script_hash}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("hgmvae_bench.analysis.report") / name).read_text(encoding="utf-8")

@@ -1,0 +1,85 @@
+"""The command that measures this machine: ``speed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hgmvae_bench.cli.options import Data, Device, DeviceOption, Precision, metric_names, resolved
+
+
+def speed(
+    dataset: Annotated[str, typer.Option("--dataset", help="Images to train on.")] = "digits",
+    model: Annotated[list[str] | None, typer.Option("--model", help="What to train.")] = None,
+    latent_dim: Annotated[int, typer.Option(min=1)] = 8,
+    width: Annotated[int, typer.Option(min=1, help="Of the shared network.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    metrics: Annotated[
+        str, typer.Option(help="What to time the scoring of, with commas between.")
+    ] = "sc,ch,db,accuracy,svm-accuracy,ssim,ms-ssim",
+    precision: Annotated[Precision, typer.Option("--precision")] = Precision.float32,
+    device: DeviceOption = Device.auto,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: all]")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trained at once.  [default: a thread each; 10 on a GPU]"),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=4, help="Training steps of a repeat.")] = 10,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Turns of each contender; six give ratios an interval.")
+    ] = 7,
+    data: Data = None,
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", help="Keep the figures as speed.json with these results."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Measure this machine: training beside pythae's trainer, scoring, and start-up."""
+    import json as json_module
+
+    import torch
+    from rich.console import Console
+
+    from hgmvae_bench.data import catalogue
+    from hgmvae_bench.execution.speed.measure import measure, to_text
+    from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
+    from hgmvae_bench.plugins.registry import MODELS
+    from hgmvae_bench.utils.atomic_files import write_atomically
+    from hgmvae_bench.utils.threads import available_cores
+
+    names = metric_names(metrics)
+    chosen = torch.device(resolved(device).value)
+    plugin = catalogue.resolve_dataset(dataset)
+    training = TrainingSettings(batch_size=batch_size, precision=precision.value)
+    cells = [
+        Cell(
+            dataset=dataset,
+            image_size=plugin.image_size,
+            model=name,
+            model_settings=MODELS[name].settings,
+            latent_dim=latent_dim,
+            network=NetworkSettings(width=width),
+            training=training,
+        )
+        for name in model or ["vae", "gmvae", "hgmvae-u"]
+    ]
+    console = Console(stderr=True)
+    n_threads = threads or available_cores()
+    report = measure(
+        cells,
+        plugin.load(data or catalogue.default_root(), image_size=plugin.image_size),
+        names,
+        device=chosen,
+        threads=n_threads,
+        side_by_side=seeds or (10 if chosen.type == "cuda" else n_threads),
+        steps=steps,
+        repeats=repeats,
+        on_progress=lambda what: console.print(f"[dim]{what}[/dim]"),
+    )
+    content = json_module.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
+    if results is not None:
+        write_atomically(results / "speed.json", content.encode())
+    typer.echo(content if json else to_text(report), nl=False)

@@ -1,0 +1,1 @@
+"""Scoring a trained model: its outputs, the metrics and the controls."""

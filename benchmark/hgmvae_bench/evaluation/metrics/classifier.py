@@ -1,0 +1,226 @@
+"""The classifier whose features stand in for Inception's: trained once per dataset, and kept.
+
+It is an extractor of torch-fidelity's as well, under the name ``hgmvae-bench-classifier``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch_fidelity import FeatureExtractorBase, register_feature_extractor
+
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.evaluation.outputs import to_unit
+from hgmvae_bench.plugins.protocols import MetricMissingError
+from hgmvae_bench.utils.seeding import derive_seed
+
+NAME = "hgmvae-bench-classifier"
+LAYER = "64"
+N_FEATURES = 64
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "classifier.json"
+
+# Raised when the network or its training changes: another classifier gives other values.
+PROTOCOL = 1
+STEPS = 1000
+BATCH_SIZE = 128
+LEARNING_RATE = 2e-3
+
+
+class Classifier(nn.Module):
+    """Three convolutions, and 64 features from which the classes are read off linearly."""
+
+    def __init__(self, channels: int, n_classes: int) -> None:
+        super().__init__()
+        widths = (channels, 16, 32, 64)
+        self.trunk = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(),
+                )
+                for before, after in pairwise(widths)
+            ),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(64 * 4 * 4, N_FEATURES),
+        )
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(N_FEATURES, n_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, n_classes) of uint8 images (B, C, H, W)."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, 64) of uint8 images (B, C, H, W)."""
+        features: Tensor = self.trunk(to_unit(images).sub_(0.5))
+        return features
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Classifier:
+        """The classifier that ``state`` is of; its sizes follow from the tensors."""
+        classifier = cls(state["trunk.0.0.weight"].shape[1], len(state["head.1.bias"]))
+        classifier.load_state_dict(state)
+        return classifier.eval()
+
+
+class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]
+    """The classifier as torch-fidelity wants it.
+
+    ``feature_extractor_weights_path`` is the safetensors file; images are uint8 (B, C, H, W) with
+    the channels that it was trained on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        features_list: list[str],
+        feature_extractor_weights_path: Path | str,
+        **_: Any,
+    ) -> None:
+        super().__init__(name, features_list)
+        self.classifier = Classifier.from_state(
+            load(Path(feature_extractor_weights_path).read_bytes())
+        )
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        """The one layer that there is."""
+        return (LAYER,)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        """The same layer for every metric."""
+        return LAYER
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        """Not worth it for so small a network."""
+        return False
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Features (B, 64) of uint8 images (B, C, H, W)."""
+        return (self.classifier.features(images),)
+
+
+register_feature_extractor(NAME, ClassifierExtractor)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a trained classifier, kept beside its weights.
+
+    Attributes:
+        dataset: registered name.
+        data_digest: SHA-256 of the images and labels.
+        protocol: of network and training.
+        n_train_images: that it was trained on.
+        test_accuracy: share of the test images whose class it finds, 4 digits; None if they have
+            no classes.
+        weights_sha256: of the weights file.
+    """
+
+    dataset: str
+    data_digest: str
+    protocol: int
+    n_train_images: int
+    test_accuracy: float | None
+    weights_sha256: str
+
+
+def trained_classifier(
+    data: ImageData, dataset: str, cache: Path, device: torch.device
+) -> tuple[Path, Description]:
+    """The weights file of the dataset's classifier in ``cache``, trained now if it is not there.
+
+    Raises:
+        MetricMissingError: if the dataset has fewer than two classes, or the cache is damaged or
+            cannot be written.
+    """
+    folder = cache / "classifiers" / f"{dataset}-{data.digest[:16]}-{PROTOCOL}"
+    try:
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # One process trains; the others wait and then find what it made.
+            with FileLock(folder.with_name(f".{folder.name}.lock")):
+                if not folder.exists():
+                    _train_into(folder, data, dataset, device)
+        description = Description(**json.loads((folder / DESCRIPTION).read_text("utf-8")))
+        content = (folder / WEIGHTS).read_bytes()
+        damaged = hashlib.sha256(content).hexdigest() != description.weights_sha256
+    except OSError as error:
+        raise MetricMissingError(
+            f"the classifier of {dataset} cannot be kept in {folder}: {error}"
+        ) from error
+    except (ValueError, TypeError):
+        damaged = True
+    if damaged:
+        raise MetricMissingError(
+            f"the classifier of {dataset} in {folder} is damaged; delete the folder"
+        )
+    return folder / WEIGHTS, description
+
+
+def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.device) -> None:
+    """Train the classifier and put it into ``folder``, whole or not at all."""
+    if data.train_labels is None:
+        raise MetricMissingError("the dataset has no classes")
+    classes, targets = data.train_labels.unique(return_inverse=True)
+    if len(classes) < 2:
+        raise MetricMissingError("the training images are all of one class")
+    classifier = _train(data.train_images, targets, data.digest, device)
+    accuracy = None
+    if data.test_labels is not None:
+        with torch.inference_mode():
+            predicted = [
+                classifier(batch.to(device)).argmax(1) for batch in data.test_images.split(500)
+            ]
+        accuracy = round(
+            float((classes[torch.cat(predicted).cpu()] == data.test_labels).double().mean()), 4
+        )
+    content = save({name: tensor.cpu() for name, tensor in classifier.state_dict().items()})
+    description = Description(
+        dataset=dataset,
+        data_digest=data.digest,
+        protocol=PROTOCOL,
+        n_train_images=len(data.train_images),
+        test_accuracy=accuracy,
+        weights_sha256=hashlib.sha256(content).hexdigest(),
+    )
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+        whole = Path(temporary) / "whole"
+        whole.mkdir()
+        (whole / WEIGHTS).write_bytes(content)
+        (whole / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2), "utf-8")
+        whole.rename(folder)
+
+
+def _train(images: Tensor, targets: Tensor, identity: str, device: torch.device) -> Classifier:
+    order = torch.Generator().manual_seed(derive_seed(identity, "classifier order"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(identity, "classifier weights"))
+        classifier = Classifier(images.shape[1], int(targets.max()) + 1).to(device)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for _ in range(STEPS):
+        batch = torch.randint(len(images), (BATCH_SIZE,), generator=order)
+        loss = cross_entropy(classifier(images[batch].to(device)), targets[batch].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return classifier.eval()

@@ -1,0 +1,225 @@
+"""Clustering of the deterministic test codes: indices of a labelling, and agreement of two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hgmvae_bench.plugins.protocols import Direction, MetricMissingError, Need
+
+if TYPE_CHECKING:
+    import torch
+
+    from hgmvae_bench.evaluation.outputs import Codes, Labels, Outputs
+
+LabelSource = Literal["classes", "k-means"]
+
+# Codes whose distances to all others are held at a time.
+CHUNK = 256
+
+
+def silhouette(codes: Codes, labels: Labels, device: torch.device) -> float:
+    """Mean silhouette coefficient in [-1, 1]; distances in chunks, never a whole (N, N) matrix.
+
+    As scikit-learn's ``silhouette_score``, with each distance computed once only, and on a GPU if
+    ``device`` is one.
+    """
+    import torch
+    from torch.nn.functional import one_hot
+
+    points = torch.from_numpy(codes).to(device, torch.float64)
+    own = torch.from_numpy(labels).to(device).unique(return_inverse=True)[1].unsqueeze(1)
+    members = one_hot(own.squeeze(1)).double()
+    sizes = members.sum(dim=0)
+    # Each point's distances to the members of each cluster, added up.
+    total = torch.zeros_like(members)
+    for start in range(0, len(points), CHUNK):
+        stop = start + CHUNK
+        distances = torch.cdist(points[start:stop], points[start:])
+        total[start:stop] += distances @ members[start:]
+        total[stop:] += distances[:, CHUNK:].T @ members[start:stop]
+    # A point has one neighbour less in its own cluster; alone there, its coefficient is 0.
+    within = total.gather(1, own) / (sizes[own] - 1)
+    nearest = (total / sizes).scatter(1, own, math.inf).amin(dim=1, keepdim=True)
+    coefficients = (nearest - within) / torch.maximum(nearest, within)
+    coefficients[sizes[own] == 1] = 0
+    # Two clusters at one and the same point are as near as each other.
+    return float(coefficients.nan_to_num(0).mean())
+
+
+def calinski_harabasz(codes: Codes, labels: Labels, device: torch.device) -> float:
+    """Between-cluster over within-cluster dispersion, each per degree of freedom; unbounded.
+
+    A matter of moments, so that it stays on the CPU, whatever ``device`` is.
+
+    Raises:
+        MetricMissingError: if every cluster is a single point: the index has no bound then, but
+            scikit-learn would call it 1.
+    """
+    import numpy as np
+    from sklearn.metrics import calinski_harabasz_score
+
+    if all(np.ptp(codes[labels == label], axis=0).max() == 0 for label in np.unique(labels)):
+        raise MetricMissingError("every cluster is a single point, so the index is infinite")
+    return float(calinski_harabasz_score(codes.astype(np.float64), labels))
+
+
+def davies_bouldin(codes: Codes, labels: Labels, device: torch.device) -> float:
+    """Mean over clusters of the worst (spread + spread) / centre distance; 0 is best.
+
+    A matter of moments, so that it stays on the CPU, whatever ``device`` is.
+
+    Raises:
+        MetricMissingError: if two clusters share their centre: the index has no bound then, but
+            scikit-learn would leave the pair out, or call it 0 if all centres are close.
+    """
+    import numpy as np
+    from scipy.spatial.distance import pdist
+    from sklearn.metrics import davies_bouldin_score
+
+    # The index does not depend on scale, but scikit-learn takes centre distances below 1e-8 for 0.
+    scaled = codes / codes.std(dtype=np.float64)
+    centres = np.stack([scaled[labels == label].mean(axis=0) for label in np.unique(labels)])
+    if np.allclose(pdist(centres).min(), 0):
+        raise MetricMissingError("two clusters share their centre, so the index is infinite")
+    return float(davies_bouldin_score(scaled, labels))
+
+
+def normalised_mutual_information(classes: Labels, clusters: Labels) -> float:
+    """Mutual information over the arithmetic mean of the entropies, in [0, 1]."""
+    from sklearn.metrics import normalized_mutual_info_score
+
+    return float(normalized_mutual_info_score(classes, clusters))
+
+
+def adjusted_rand_index(classes: Labels, clusters: Labels) -> float:
+    """Rand index corrected for chance: 0 for random labels, 1 for equal partitions."""
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(classes, clusters))
+
+
+def hungarian_accuracy(classes: Labels, clusters: Labels) -> float:
+    """Share of images whose cluster is matched to their class by the best one-to-one matching."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics.cluster import contingency_matrix
+
+    counts = contingency_matrix(classes, clusters)
+    matched = linear_sum_assignment(counts, maximize=True)
+    return float(counts[matched].sum() / len(classes))
+
+
+@dataclass(frozen=True)
+class ClusterIndex:
+    """An internal index of the test codes under a labelling.
+
+    Attributes:
+        index: maps codes (N, L), labels (N,) and the device that it may compute on to the value.
+        labels: where the labelling comes from.
+    """
+
+    title: str
+    direction: Direction
+    range: tuple[float, float]
+    reference: str
+    index: Callable[[Codes, Labels, torch.device], float]
+    labels: LabelSource
+    needs: tuple[Need, ...] = ("codes", "labels")
+    cost: Literal["cheap", "dear"] = "cheap"
+
+    def compute(self, outputs: Outputs) -> float:
+        """The index of the test codes.
+
+        Raises:
+            MetricMissingError: if the dataset has no classes, the model has collapsed onto one
+                code, or the index is not defined for the labelling.
+        """
+        import numpy as np
+
+        codes = outputs.test_codes
+        if np.ptp(codes, axis=0).max() == 0:
+            raise MetricMissingError("all codes are equal, so the index is not defined")
+        labels = outputs.test_labels if self.labels == "classes" else outputs.kmeans_labels
+        n_labels = len(np.unique(labels))
+        if not 1 < n_labels < len(labels):
+            raise MetricMissingError(
+                f"the index needs from 2 clusters to fewer than there are images, not {n_labels}"
+            )
+        return self.index(codes, labels, outputs.device)
+
+    def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
+        """Split, number of images, and the source and number of the labels."""
+        return {
+            "split": "test",
+            "n_images": len(outputs.test_images),
+            "labels": self.labels,
+            "n_labels": outputs.n_classes,
+        }
+
+
+@dataclass(frozen=True)
+class ClusterAgreement:
+    """How well the k-means clusters of the test codes agree with the classes.
+
+    Attributes:
+        agreement: maps classes (N,) and clusters (N,) to the value.
+    """
+
+    title: str
+    range: tuple[float, float]
+    reference: str
+    agreement: Callable[[Labels, Labels], float]
+    direction: Direction = "higher"
+    needs: tuple[Need, ...] = ("codes", "labels")
+    cost: Literal["cheap", "dear"] = "cheap"
+
+    def compute(self, outputs: Outputs) -> float:
+        """Agreement of the k-means clusters with the classes.
+
+        Raises:
+            MetricMissingError: if the test images are not of two classes at least.
+        """
+        if outputs.n_classes < 2:
+            raise MetricMissingError("the test images are all of one class")
+        return self.agreement(outputs.test_labels, outputs.kmeans_labels)
+
+    def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
+        """Split, number of images and of clusters."""
+        return {
+            "split": "test",
+            "n_images": len(outputs.test_images),
+            "labels": "classes",
+            "n_clusters": outputs.n_classes,
+        }
+
+
+_INFINITY = float("inf")
+_SC = "Rousseeuw 1987; as scikit-learn silhouette_score"
+_CH = "Caliński & Harabasz 1974; scikit-learn calinski_harabasz_score"
+_DB = "Davies & Bouldin 1979; scikit-learn davies_bouldin_score"
+
+SC = ClusterIndex("SC", "higher", (-1, 1), _SC, silhouette, "classes")
+CH = ClusterIndex("CH", "higher", (0, _INFINITY), _CH, calinski_harabasz, "classes")
+DB = ClusterIndex("DB", "lower", (0, _INFINITY), _DB, davies_bouldin, "classes")
+SC_KMEANS = ClusterIndex("SC (k-means)", "higher", (-1, 1), _SC, silhouette, "k-means")
+CH_KMEANS = ClusterIndex(
+    "CH (k-means)", "higher", (0, _INFINITY), _CH, calinski_harabasz, "k-means"
+)
+DB_KMEANS = ClusterIndex("DB (k-means)", "lower", (0, _INFINITY), _DB, davies_bouldin, "k-means")
+NMI = ClusterAgreement(
+    "NMI",
+    (0, 1),
+    "Strehl & Ghosh 2002; scikit-learn normalized_mutual_info_score",
+    normalised_mutual_information,
+)
+ARI = ClusterAgreement(
+    "ARI", (-0.5, 1), "Hubert & Arabie 1985; scikit-learn adjusted_rand_score", adjusted_rand_index
+)
+ACCURACY = ClusterAgreement(
+    "Accuracy (k-means)",
+    (0, 1),
+    "Yang et al. 2010; SciPy linear_sum_assignment",
+    hungarian_accuracy,
+)

@@ -1,0 +1,118 @@
+"""Pretrained weights: found or downloaded, checked by hash, read without executing anything."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hgmvae_bench.data import DataError
+from hgmvae_bench.data.download import fetch_file
+from hgmvae_bench.data.source import silent
+from hgmvae_bench.plugins.protocols import MetricMissingError
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """A published file of weights.
+
+    Attributes:
+        title: whose weights they are, for messages.
+        url: where the file is published; its last part is the file's name.
+        sha256: what the file's SHA-256 (hex) starts with.
+    """
+
+    title: str
+    url: str
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        """The file's name, wherever it lies."""
+        return self.url.rsplit("/", 1)[-1]
+
+    def find(self, folder: Path | None) -> Path | None:
+        """Where the file lies: in ``folder``, or in the cache of ``torch.hub``; else None."""
+        paths = [home / self.filename for home in (folder, _cache()) if home is not None]
+        return next((path for path in paths if path.is_file()), None)
+
+    def load(self, folder: Path | None) -> Mapping[str, Tensor]:
+        """The tensors by name, on the CPU.
+
+        The file is looked for in ``folder``, then in the cache of ``torch.hub``; if it is in
+        neither, it is downloaded to that cache.
+
+        Raises:
+            MetricMissingError: if it cannot be had, or is not the published file.
+        """
+        if (path := self.find(folder)) is not None:
+            return self._read(path)
+        cache = _cache()
+        if fault := _download(self.url, cache / self.filename):
+            raise MetricMissingError(
+                f"{self.title}: {self.filename} is not here and cannot be downloaded ({fault}); "
+                f"get it from {self.url} and put it into {_shown(folder or cache)}"
+            )
+        return self._read(cache / self.filename)
+
+    def _read(self, path: Path) -> Mapping[str, Tensor]:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise MetricMissingError(
+                f"{self.title}: cannot read {_shown(path)}: {error.strerror}"
+            ) from error
+        found = hashlib.sha256(content).hexdigest()
+        if not found.startswith(self.sha256):
+            raise MetricMissingError(
+                f"{self.title}: {_shown(path)} is not the published file: its SHA-256 starts with "
+                f"{found[: len(self.sha256)]}, not {self.sha256}; "
+                f"delete it, or replace it with the file from {self.url}"
+            )
+        return read_state(content, f"{self.title}: {_shown(path)}")
+
+
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _shown(path: Path) -> str:
+    """The path without the user's name: the message is kept in records, which are published."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def read_state(content: bytes, source: str) -> Mapping[str, Tensor]:
+    """The tensors in the bytes of a file that ``torch.save`` wrote; no code in it is run.
+
+    Args:
+        content: the file's.
+        source: what to call it in messages.
+
+    Raises:
+        MetricMissingError: if there is anything but tensors by name.
+    """
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise MetricMissingError(f"{source} does not hold plain weights: {error}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise MetricMissingError(f"{source} does not hold tensors by name")
+    return state
+
+
+@lru_cache
+def _download(url: str, target: Path) -> str | None:
+    """Try to download a file, once per process; the reason if it cannot be."""
+    try:
+        fetch_file([url], target, md5=None, progress=silent, by_hand="")
+    except DataError as error:
+        return str(error).removesuffix("; ").replace(f"{Path.home()}/", "~/")
+    return None

@@ -1,0 +1,1 @@
+"""Running a grid: plan, task queue, local and Ray workers, tracking."""

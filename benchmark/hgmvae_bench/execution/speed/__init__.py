@@ -1,0 +1,1 @@
+"""Throughput of this machine, measured against pythae and a bare loop."""

@@ -1,0 +1,199 @@
+"""Who trains in the measurement of speed: the suite, a bare loop, and pythae's trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hgmvae_bench.evaluation.outputs import to_unit
+from hgmvae_bench.execution.local_pool import process_context
+from hgmvae_bench.execution.run import build_model
+from hgmvae_bench.grid import Cell
+from hgmvae_bench.plugins.protocols import BenchmarkModel
+from hgmvae_bench.training.network.conv import Downsampling, Upsampling
+from hgmvae_bench.training.precision import networks_in
+from hgmvae_bench.training.rng import Randomness
+from hgmvae_bench.training.stacking import Single, Stack
+from hgmvae_bench.training.trainer import Trainee
+
+PAST_ALL_STAGES = 10**6
+"""The epoch that models are told: every term of every objective is in force."""
+
+Epoch = Callable[[], None]
+"""Trains for one pass over the images."""
+
+
+def _shape(images: Tensor) -> tuple[int, int, int]:
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def new_trainee(cell: Cell, images: Tensor, device: torch.device, seed: int) -> Trainee:
+    """A model on its device, as the suite trains it."""
+    single = Single(*_new_model(cell, images, device, seed))
+    return Trainee(single, images, cell.training, batch_seeds=[seed], device=device)
+
+
+def _new_model(
+    cell: Cell, images: Tensor, device: torch.device, seed: int
+) -> tuple[BenchmarkModel, Randomness]:
+    randomness = Randomness(seed, device)
+    with randomness():
+        return build_model(cell, _shape(images)).to(device), randomness
+
+
+def train_epoch(trainees: Sequence[Trainee]) -> None:
+    """Train several models for an epoch, in turns."""
+    for _ in zip(*(trainee.steps(PAST_ALL_STAGES) for trainee in trainees), strict=True):
+        pass
+    for trainee in trainees:
+        trainee.finish_epoch()
+
+
+def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int) -> Epoch:
+    """Several seeds as one model of stacked weights, as ``run --stack-seeds`` trains them.
+
+    Raises:
+        StackingError: if the cell's model cannot be stacked.
+    """
+    on_device, seeds = images.to(device), range(n_seeds)
+    made = [_new_model(cell, images, device, seed) for seed in seeds]
+    stack = Stack([model for model, _ in made], [randomness for _, randomness in made])
+    batch = to_unit(on_device[: cell.training.batch_size])
+    stack.check(batch, cell.training.precision, epoch=PAST_ALL_STAGES, dataset_size=len(images))
+    trainee = Trainee(stack, on_device, cell.training, batch_seeds=seeds, device=device)
+    return partial(train_epoch, [trainee])
+
+
+@contextmanager
+def seeds_side_by_side(
+    cell: Cell, images: Tensor, device: torch.device, n_seeds: int, threads: int
+) -> Iterator[Epoch]:
+    """Several seeds as ``run`` trains them.
+
+    On a GPU that is in one process, in turns; on a CPU each has a process, and its share of the
+    threads.
+    """
+    if device.type == "cuda":
+        on_device = images.to(device)
+        trainees = [new_trainee(cell, on_device, device, seed) for seed in range(n_seeds)]
+        yield lambda: train_epoch(trainees)
+        return
+    context = process_context(device.type)
+    processes, pipes = [], []
+    for seed in range(n_seeds):
+        ours, theirs = context.Pipe()
+        work = theirs, cell, images, seed, max(1, threads // n_seeds)
+        with theirs:
+            processes.append(context.Process(target=_train_on_demand, args=work, daemon=True))
+            processes[-1].start()
+        pipes.append(ours)
+
+    def epoch() -> None:
+        for pipe in pipes:
+            pipe.send("train")
+        for pipe in pipes:
+            pipe.recv()
+
+    try:
+        yield epoch
+    finally:
+        for pipe, process in zip(pipes, processes, strict=True):
+            pipe.close()
+            process.join()
+
+
+def _train_on_demand(pipe: Connection, cell: Cell, images: Tensor, seed: int, threads: int) -> None:
+    """A process that trains a model for an epoch at each message, until the pipe is closed."""
+    torch.set_num_threads(threads)
+    trainee = new_trainee(cell, images, torch.device("cpu"), seed)
+    with contextlib.suppress(EOFError):
+        while message := pipe.recv():
+            train_epoch([trainee])
+            pipe.send(message)
+
+
+def bare_loop(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
+    """Forward, backward and step on batches that lie ready: what a loop cannot beat."""
+    torch.manual_seed(0)
+    model = build_model(cell, _shape(images)).to(device)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cell.training.learning_rate, fused=True)
+    batches = to_unit(images.to(device)).split(cell.training.batch_size)
+
+    def epoch() -> None:
+        with networks_in(cell.training.precision, model):
+            for batch in batches:
+                output = model({"data": batch}, epoch=PAST_ALL_STAGES, dataset_size=len(images))
+                optimizer.zero_grad()
+                output.loss.backward()
+                optimizer.step()
+
+    return epoch
+
+
+def pythae_trainer(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
+    """Pythae's trainer on the same network of torch's own layers, as its users would write it."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    torch.manual_seed(0)
+    model = with_torch_layers(build_model(cell, _shape(images)))
+    dataset = BaseDataset(to_unit(images), torch.zeros(len(images)))
+    # Its module gives its logger a level and a handler of its own.
+    logging.getLogger(BaseTrainer.__module__).setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="hgmvae-bench-speed-") as folder:
+        config = BaseTrainerConfig(
+            output_dir=folder,
+            per_device_train_batch_size=cell.training.batch_size,
+            learning_rate=cell.training.learning_rate,
+            optimizer_cls="AdamW",
+            amp=cell.training.precision == "bf16" and device.type == "cuda",
+            no_cuda=device.type != "cuda",
+        )
+        trainer = BaseTrainer(model, dataset, training_config=config)
+        trainer.prepare_training()  # It makes a folder, and single steps write nothing there.
+
+    def epoch() -> None:
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            trainer.train_step(PAST_ALL_STAGES)
+
+    return epoch
+
+
+def with_torch_layers(model: Any) -> Any:
+    """The model with torch's own convolutions in place of the suite's, sharing their parameters."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            kind = _TORCH_LAYERS.get(type(layer))
+            if kind is not None:
+                replacement = kind(layer)
+                replacement.weight, replacement.bias = layer.weight, layer.bias
+                setattr(parent, name, replacement)
+    return model
+
+
+_TORCH_LAYERS: dict[type[nn.Module], Callable[[Any], Any]] = {
+    Downsampling: lambda layer: nn.Conv2d(
+        layer.in_channels, layer.out_channels, 3, stride=2, padding=1, bias=layer.bias is not None
+    ),
+    Upsampling: lambda layer: nn.ConvTranspose2d(
+        layer.in_channels,
+        layer.out_channels,
+        3,
+        stride=2,
+        padding=1,
+        output_padding=1,
+        bias=layer.bias is not None,
+    ),
+}

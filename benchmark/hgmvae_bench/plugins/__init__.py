@@ -1,0 +1,1 @@
+"""The contract of plug-ins and the registries that find them."""

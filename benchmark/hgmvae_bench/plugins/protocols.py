@@ -1,0 +1,258 @@
+"""What a plug-in is: what models, datasets and metrics have to offer.
+
+`registry` finds them by name. Plug-in objects keep heavy imports (torch, pythae)
+inside their methods, so that names and titles are listed at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from hgmvae_bench.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from hgmvae_bench.data import ImageData
+    from hgmvae_bench.evaluation.outputs import Outputs
+    from hgmvae_bench.training.network.encoders import Network
+
+Setting = bool | int | float | str | list[float] | None
+ReconstructionLoss = Literal["bce", "mse"]
+Direction = Literal["higher", "lower"]
+Need = Literal[
+    "codes", "labels", "reconstructions", "samples", "posterior", "component probabilities"
+]
+
+
+class UnknownNameError(UserError, LookupError):
+    """A name that no plug-in, grid or table answers to; the message lists the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: list[str], advice: str = "") -> None:
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}"
+        super().__init__(f"unknown {kind} '{name}'; {hint}{advice}")
+
+
+class PluginError(UserError, RuntimeError):
+    """A plug-in that is registered but cannot be used; the message names it and its owner."""
+
+
+class BenchmarkModel(Protocol):
+    """A built model: a ``pythae.models.BaseAE`` with a deterministic code and a sampled prior.
+
+    Called with ``({"data": images}, epoch=..., dataset_size=...)`` it returns a pythae
+    ``ModelOutput`` with ``loss``; every other scalar in it goes into the training history under
+    its name, and has to stay finite like the loss, or the run counts as diverged. Images are
+    (B, C, H, W) in [0, 1]. ``decoder(latent)["reconstruction"]`` gives images in [0, 1].
+
+    A model that trains parts on different losses defines ``objectives()`` as well, which maps the
+    name of a loss in the output to the parameters that follow it.
+
+    A model whose training step may be recorded once and replayed on a GPU (CUDA graphs) says so by
+    ``stage(epoch)``: an integer that is the same for epochs whose steps do the same work, or None
+    for an epoch whose steps must run in Python. Such a step reads no tensor back and changes
+    nothing but tensors, in place. Without this method every step runs in Python. Seeds of such a
+    model can be trained as one (``run --stack-seeds``) if they differ in nothing but parameters and
+    buffers, and its step can be mapped over these by ``torch.func.vmap``; where one or the other is
+    not so, they take turns, and the log says why.
+
+    A model whose training has stages may define ``check_epochs(epochs)``, which raises a ValueError
+    if so many epochs do not reach them all: such a grid is refused before anything is trained.
+
+    For the metrics of collapse, a model may define two more methods:
+
+    - ``latent_posterior(data) -> (mean, log_var)``, each (B, L): the Gaussian q(latent | image)
+      whose mean is the deterministic code, if the model has one;
+    - ``component_probabilities(data) -> (B, K)``: how far each image belongs to each of the model's
+      components; rows sum to 1.
+    """
+
+    latent_dim: int
+    decoder: nn.Module
+
+    def latent_code(self, data: Tensor) -> Tensor:
+        """The deterministic code (B, L) of images (B, C, H, W): the posterior mean."""
+
+    def sample_latent(self, n_samples: int) -> Tensor:
+        """Draw (n_samples, L) from the model's prior with torch's global generator."""
+
+    def update(self) -> None:
+        """Called after every epoch (pythae's hook).
+
+        On a GPU the seeds of a cell are trained together, and this is called for all of them at
+        once, from threads: random numbers come from a generator of the model's own.
+        """
+
+    # What the suite uses of torch.nn.Module.
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Forward pass."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training mode."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation mode."""
+
+    def to(self, device: Any) -> Any:
+        """Move to a device, in place."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every parameter and buffer by name."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Take parameters and buffers by name."""
+
+
+class ModelPlugin(Protocol):
+    """An entry of ``hgmvae_bench.models``.
+
+    Attributes:
+        title: the name in tables and figures.
+        reference: who published the model.
+        settings: every setting that a grid may change, with its default. All of them enter the
+            run key, so that a changed default is a different run.
+    """
+
+    title: str
+    reference: str
+    settings: Mapping[str, Setting]
+
+    def build(
+        self,
+        *,
+        input_dim: tuple[int, int, int],
+        latent_dim: int,
+        reconstruction_loss: ReconstructionLoss,
+        network: Network,
+        settings: Mapping[str, Any],
+    ) -> BenchmarkModel:
+        """Build the model with freshly initialised parameters.
+
+        Raises:
+            ValueError: if a setting has a value that the model cannot take.
+        """
+
+
+@runtime_checkable
+class ParametricModel(Protocol):
+    """A model plug-in that stands for many models: ``pythae:NAME`` is ``pythae`` with NAME."""
+
+    def with_argument(self, argument: str) -> ModelPlugin:
+        """The model for what stands behind the colon.
+
+        Raises:
+            LookupError: if the argument names something that is not known.
+            ValueError: if it cannot be used otherwise.
+        """
+
+
+class DatasetPlugin(Protocol):
+    """An entry of ``hgmvae_bench.datasets``.
+
+    It may offer more: to fetch and check its files, or to stand for many datasets with an
+    argument behind a colon. `hgmvae_bench.data.catalogue` has the protocols.
+
+    Attributes:
+        title: the name in tables and figures.
+        reference: who published the data.
+        image_size: side of the square images in pixels, unless a grid asks for another.
+        channels: 1 or 3.
+        reconstruction_loss: the term that every model uses on this dataset.
+    """
+
+    title: str
+    reference: str
+    image_size: int
+    channels: int
+    reconstruction_loss: ReconstructionLoss
+
+    def load(self, root: Path, *, image_size: int) -> ImageData:
+        """Read the dataset below ``root``.
+
+        Raises:
+            hgmvae_bench.data.DataError: if it is absent or damaged; the message says what to do.
+            ValueError: if it cannot have that image size.
+        """
+
+
+class MetricPlugin(Protocol):
+    """An entry of ``hgmvae_bench.metrics``.
+
+    Attributes:
+        title: the name in tables and figures.
+        direction: whether higher or lower is better.
+        range: the least and the greatest value that it can take.
+        needs: what it takes from `hgmvae_bench.evaluation.outputs.Outputs` beside the test images.
+        reference: who published it, and the library that computes it.
+        cost: ``dear`` where it takes far longer than the others at 10,000 images.
+    """
+
+    title: str
+    direction: Direction
+    range: tuple[float, float]
+    needs: tuple[Need, ...]
+    reference: str
+    cost: Literal["cheap", "dear"]
+
+    def compute(self, outputs: Outputs) -> float:
+        """The value for one run.
+
+        Raises:
+            MetricMissingError: if it cannot be computed for these outputs; the reason is recorded.
+        """
+
+    def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
+        """What the value was computed with, beyond the code: split, counts, labels, weights.
+
+        Raises:
+            MetricMissingError: where ``compute`` does.
+        """
+
+
+@runtime_checkable
+class PreparingMetric(Protocol):
+    """A metric plug-in with something made once per dataset, which has to be the same for all.
+
+    Where runs are scored on several machines, the driver has it made and gives it to each of them.
+    """
+
+    def prepare(
+        self, data: ImageData, dataset: str, cache: Path, device: torch.device
+    ) -> list[Path]:
+        """The files below ``cache`` that the metric's values depend on, made if need be."""
+
+
+class WeightsFile(Protocol):
+    """A file of pretrained weights (`metrics.weights.PretrainedWeights`)."""
+
+    @property
+    def filename(self) -> str:
+        """The file's name, wherever it lies."""
+
+    @property
+    def url(self) -> str:
+        """Where it is published."""
+
+    def find(self, folder: Path | None) -> Path | None:
+        """Where it lies: in ``folder``, or where downloads go; None if it is not here."""
+
+
+@runtime_checkable
+class WeightedMetric(Protocol):
+    """A metric that needs pretrained weights, which ``hgmvae-bench plan`` looks for."""
+
+    def pretrained(self) -> Sequence[WeightsFile]:
+        """The files that it needs."""
+
+
+class MetricMissingError(Exception):
+    """A metric that cannot be computed here, with the reason; the run goes on without it."""

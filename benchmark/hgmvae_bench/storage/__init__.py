@@ -1,0 +1,1 @@
+"""Results folders: records, artifacts, leases, merging and remote copies."""

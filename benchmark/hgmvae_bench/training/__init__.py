@@ -1,0 +1,1 @@
+"""Training: loop, stacked seeds, checkpoints, precision and the shared network."""

@@ -1,0 +1,1 @@
+"""The convolutional network that the suite hands to every model."""

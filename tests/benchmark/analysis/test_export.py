@@ -1,0 +1,138 @@
+import re
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+
+import hgmvae_bench as hb
+from hgmvae_bench.analysis.export import ExportError, export, sheets_of
+from hgmvae_bench.analysis.render import letters
+from hgmvae_bench.analysis.tables import build_table
+from hgmvae_bench.grid import Run, load_grid, parse_grid
+from hgmvae_bench.storage.schema import MetricValue, Record
+from hgmvae_bench.storage.store import Store
+
+NASTY = r"""50% & a_b <i> #1 $x$ {y} ~^\\ "q" [z] é β Σ | `c`"""
+
+
+def write(folder, grid, runs):
+    tables = [build_table(grid, spec, runs) for spec in grid.spec.tables]
+    values = pd.DataFrame({"key": pd.Series(["k"], dtype="string"), "value": [1 / 3]})
+    return tables, export(sheets_of(grid, tables), values, folder)
+
+
+def compile_latex(folder):
+    """Both passes of a real engine, and its log."""
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+    return (folder / "tables.log").read_text(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def paper_export(tmp_path_factory, published_runs):
+    grid = load_grid("paper").select(seeds=5)
+    folder = tmp_path_factory.mktemp("export")
+    # 3D Chairs were not run: dashes with a footnote.
+    runs = [run for run in published_runs(grid, 0.02) if "3d-chairs" not in run.record.key]
+    return folder, *write(folder, grid, runs)
+
+
+def test_every_table_in_every_format(paper_export):
+    folder, _, files = paper_export
+    names = [f"table-{i}" for i in range(1, 6)]
+    names += [f"{name}-paper" for name in names] + ["claims"]
+    expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex", "txt")}
+    assert {path.name for path in folder.iterdir()} == expected | {"tables.tex", "values.parquet"}
+    assert {path.name for path in files} == {path.name for path in folder.iterdir()}
+
+
+def test_csv_comes_back_at_full_precision(paper_export, read_csv):
+    folder, tables, _ = paper_export
+    for table in tables:
+        read = read_csv(folder / f"table-{table.spec.name}.csv")
+        read["note"] = read["note"].astype(object).fillna("")
+        pd.testing.assert_frame_equal(read, table.values, check_dtype=False, check_exact=True)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+def test_the_paper_tables_compile_and_fit_the_page(paper_export):
+    folder, _, _ = paper_export
+    log = compile_latex(folder)
+    assert "Overfull" not in log
+    assert "undefined" not in log
+    pages = re.search(r"Output written on tables.pdf \((\d+) pages", log)
+    assert pages is not None
+    # Five tables, their comparisons on one page or more each, and the claims.
+    assert int(pages[1]) >= 11
+    if shutil.which("pdftotext"):
+        text = subprocess.run(
+            ["pdftotext", "-layout", "tables.pdf", "-"], cwd=folder, capture_output=True, text=True
+        ).stdout
+        assert "Clustering on MNIST" in text
+        assert "n = 0 of 5: 5 × not run" in text
+
+
+def test_a_table_of_several_pages_breaks_between_groups_that_name_all_they_are_of(paper_export):
+    folder, _, _ = paper_export
+    body = (folder / "table-1-paper.tex").read_text().split("\\endlastfoot\n")[1]
+    lines = body.split("\\end{longtable}")[0].splitlines()
+    names = [[name.strip() for name in line.split("&")[:4]] for line in lines[:8]]
+    assert names[0] == ["MNIST", "SC$\\uparrow$", "GMVAE", "2"]
+    assert names[1:7] == [["", "", "", str(latent_dim)] for latent_dim in (4, 8, 16, 32, 64, 128)]
+    assert names[7] == ["MNIST", "SC$\\uparrow$", "HGMVAE-G", "2"]
+    # LaTeX breaks no page after a row that ends with a star.
+    assert [line.endswith(r"\\*") for line in lines[:8]] == [*[True] * 6, False, True]
+    assert lines[8].startswith(" & ")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+def test_names_that_mean_something_to_latex_compile(tmp_path, tiny_text):
+    variant = {"model": "vae", "title": NASTY}
+    text = tiny_text.replace("[vae, wae-imq]", "[odd, wae-imq]").replace(
+        "tables:", f"models: {{ odd: {variant!r} }}\ntables:", 1
+    )
+    grid = parse_grid(text.replace("Clustering", "A & B_c 5 %"), "g.yaml")
+    run = Run(grid.cell("digits", "odd", 2), 0, "d")
+    record = Record.of(run, status="complete", metrics={"sc": MetricValue(missing=NASTY)})
+    store = Store(tmp_path / "r")
+    store.add(record)
+    write(tmp_path / "out", grid, list(store.runs().values()))
+    compile_latex(tmp_path / "out")
+
+
+def test_parquet_has_every_value(tmp_path, tiny_grid):
+    store = Store(tmp_path / "r")
+    store.add_grid(tiny_grid)
+    for seed, value in enumerate((1 / 3, 0.1)):
+        run = Run(tiny_grid.cell("digits", "vae", 2), seed, "d")
+        metrics = {"sc": MetricValue(value=value), "accuracy": MetricValue(missing="no labels")}
+        store.add(Record.of(run, status="complete", metrics=metrics, seconds={"training": 1.5}))
+    run = Run(tiny_grid.cell("digits", "wae-imq", 2), 0, "d")
+    store.add(Record.of(run, status="failed", error="boom"))
+    values = hb.load_results(store.root)
+    export([], values, tmp_path / "out")
+    read = pd.read_parquet(tmp_path / "out/values.parquet")
+    pd.testing.assert_frame_equal(read, values, check_exact=True)
+    assert set(read["value"].dropna()) == {1 / 3, 0.1}
+    assert read["status"].tolist().count("failed") == 1
+
+
+def test_a_grid_that_the_paper_does_not_have_gets_its_tables_alone(tmp_path, tiny_grid):
+    write(tmp_path, tiny_grid, [])
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert names == {"table-1", "tables", "values"}
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"cannot write to .*file/out"):
+        export([], pd.DataFrame({"value": [1.0]}), tmp_path / "file" / "out")
+
+
+def test_footnotes_go_on_after_z():
+    marks = list(letters(f"note {i}" for i in range(28)).values())
+    assert marks[0] == "a"
+    assert marks[25:] == ["z", "aa", "ab"]

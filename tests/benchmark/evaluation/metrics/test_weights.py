@@ -1,0 +1,151 @@
+"""Where pretrained weights come from, and that no file is trusted."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+import pytest
+import torch
+
+from hgmvae_bench.evaluation.metrics import weights
+from hgmvae_bench.evaluation.metrics.weights import PretrainedWeights
+from hgmvae_bench.plugins.protocols import MetricMissingError
+
+download = weights._download.__wrapped__
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "given" / "net-1234.pth"
+    path.parent.mkdir()
+    torch.save({"layer.weight": torch.arange(3.0)}, path)
+    return path
+
+
+def published(path: Path, url: str = "https://example.org/net-1234.pth") -> PretrainedWeights:
+    return PretrainedWeights("Net", url, hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+
+
+def test_given_folder(file, tmp_path) -> None:
+    state = published(file).load(file.parent)
+    assert state["layer.weight"].tolist() == [0, 1, 2]
+
+
+def test_cache_of_torch_hub(file, hub, tmp_path) -> None:
+    hub.mkdir(parents=True)
+    found = published(file)
+    file.rename(hub / file.name)
+    for folder in (None, tmp_path / "nothing here"):
+        assert found.load(folder).keys() == {"layer.weight"}
+
+
+def test_nowhere(file, tmp_path, hub) -> None:
+    found = published(file)
+    with pytest.raises(MetricMissingError) as caught:
+        found.load(tmp_path)
+    for part in ("net-1234.pth", "https://example.org/net-1234.pth", str(tmp_path), "no network"):
+        assert part in str(caught.value)
+    with pytest.raises(MetricMissingError, match=str(hub)):
+        found.load(None)
+
+
+@pytest.mark.parametrize("content", [b"", b"something else"], ids=["empty", "other"])
+def test_wrong_file(file, content) -> None:
+    found = published(file)
+    file.write_bytes(content)
+    with pytest.raises(MetricMissingError, match=f"{file} is not the published file"):
+        found.load(file.parent)
+
+
+def test_code_in_a_file_is_not_run(file, tmp_path) -> None:
+    """Not even in a file with the right hash: 8 hex digits can be forged."""
+    trace = tmp_path / "trace"
+    torch.save({"layer.weight": Bomb(trace)}, file)
+    with pytest.raises(MetricMissingError, match="does not hold plain weights"):
+        published(file).load(file.parent)
+    assert not trace.exists()
+    torch.load(file, weights_only=False)
+    assert trace.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [pickle.dumps([1], 2), b"no pickle at all"], ids=["list", "text"]
+)
+def test_not_a_file_of_torch(file, content) -> None:
+    file.write_bytes(content)
+    with pytest.raises(MetricMissingError, match="does not hold"):
+        published(file).load(file.parent)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"layer": 3}], ids=["list", "number"])
+def test_not_tensors_by_name(file, content) -> None:
+    torch.save(content, file)
+    with pytest.raises(MetricMissingError, match="tensors by name"):
+        published(file).load(file.parent)
+
+
+@pytest.fixture
+def server(file) -> Iterator[str]:
+    """Serves the folder of ``file``."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    handler = functools.partial(Quiet, directory=str(file.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_download(file, hub, server, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "_download", download)
+    found = published(file, f"{server}/net-1234.pth")
+    assert found.load(None)["layer.weight"].tolist() == [0, 1, 2]
+    assert (hub / "net-1234.pth").read_bytes() == file.read_bytes()
+    assert [path.name for path in hub.iterdir()] == ["net-1234.pth"]
+
+
+def test_failed_download(file, hub, server, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "_download", download)
+    found = published(file, f"{server}/other.pth")
+    with pytest.raises(MetricMissingError, match=r"cannot be downloaded \(.*404.*put it into"):
+        found.load(None)
+
+
+def test_a_fault_of_the_download_does_not_name_the_user_either(file, hub, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setenv("HOME", str(hub.parent))
+    hub.mkdir(parents=True)
+    with (
+        filelock.FileLock(hub / "net-1234.pth.lock"),
+        pytest.raises(MetricMissingError, match=rf"\(~/{hub.name}/net-1234.pth is being"),
+    ):
+        published(file).load(None)
+
+
+def test_what_a_record_will_keep_does_not_name_the_user(file, hub, server, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setenv("HOME", str(hub.parent))
+    with pytest.raises(MetricMissingError, match=f"put it into ~/{hub.name}$"):
+        published(file, f"{server}/other.pth").load(None)
+    with pytest.raises(MetricMissingError, match=r"put it into nowhere/weights$"):
+        published(file, f"{server}/other.pth").load(Path("nowhere/weights"))

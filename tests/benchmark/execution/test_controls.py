@@ -1,0 +1,189 @@
+"""Controls of a grid: scored once, stored, and shown beside the models."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from hgmvae_bench.analysis.render import to_csv, to_latex, to_text
+from hgmvae_bench.analysis.tables import TableError, build_table
+from hgmvae_bench.evaluation.controls import controls
+from hgmvae_bench.evaluation.metrics import classifier
+from hgmvae_bench.execution.controls import score_controls
+from hgmvae_bench.grid import Run, parse_grid
+from hgmvae_bench.storage.record_file import StoreError
+from hgmvae_bench.storage.schema import MetricValue, Record
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.storage.stored_run import StoredRun
+
+CPU = torch.device("cpu")
+NAMES = ["mean-image", "pixel-noise", "real-halves", "real-train"]
+
+
+@pytest.fixture(scope="module")
+def grid(tiny_text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "STEPS", 10)
+        text = tiny_text.replace("[sc, accuracy]", "[sc, ssim, fid-classifier-samples]")
+        yield parse_grid(text, "tiny.yaml")
+
+
+def score(grid, digits, store, **options):
+    """The metrics that each control was given."""
+    told = []
+    data = {("digits", 32): digits}
+    score_controls(grid, data, store, device=CPU, tell=told.append, **options)
+    return {record.control: list(record.metrics) for record in told}
+
+
+@pytest.fixture(scope="module")
+def scored(grid, digits, tmp_path_factory):
+    """A results folder with every control of the grid, and what each was given."""
+    store = Store(tmp_path_factory.mktemp("controls") / "r")
+    return store.root, score(grid, digits, store)
+
+
+@pytest.fixture
+def store(scored, tmp_path):
+    """Every control of the grid."""
+    root, _ = scored
+    return Store(shutil.copytree(root, tmp_path / "r"))
+
+
+def runs_of(grid, data_digest, fingerprint, values):
+    runs = []
+    for model, value in values.items():
+        run = Run(grid.cell("digits", model, 2), 0, data_digest)
+        metrics = {
+            name: MetricValue(value=value, fingerprint=fingerprint[name]) for name in fingerprint
+        }
+        runs.append(StoredRun(Record.of(run, status="complete"), model, metrics))
+    return runs
+
+
+@pytest.fixture
+def fingerprints(store):
+    (pca,) = (c for c in store.controls().values() if c.control == "pca")
+    return {name: value.fingerprint for name, value in pca.metrics.items()}
+
+
+def test_each_gets_what_makes_sense_for_it_once(scored, grid, store, digits, tmp_path):
+    sample = "fid-classifier-samples"
+    _, given = scored
+    assert given == {
+        "real-halves": [sample],
+        "real-train": [sample],
+        "mean-image": ["ssim", sample],
+        "pixel-noise": ["ssim", sample],
+        "pca": ["sc", "ssim", sample],
+    }
+    assert score(grid, digits, store) == {}
+    known = store.controls()
+    assert len(known) == 5
+    for key, record in known.items():
+        assert record.key == key
+        assert record.data_digest == digits.digest
+        assert record.train_images == 128
+        assert record.comparable == (record.control != "real-halves")
+        assert record.provenance["packages"]["torch"]
+    # The same as asked directly of the control, on the training images that the models see.
+    (*_, pca) = controls(digits.first_train_images(128), "digits", [2], device=CPU, cache=tmp_path)
+    (stored,) = (record for record in known.values() if record.control == "pca")
+    expected = pca.score(["sc", "ssim"])
+    assert {n: stored.metrics[n].value for n in expected} == {
+        n: v.value for n, v in expected.items()
+    }
+
+
+def test_metrics_are_added_later_and_missing_ones_tried_again(grid, digits, store):
+    assert score(grid, digits, store, metrics=["sc", "nmi"]) == {"pca": ["nmi"]}
+    files = sorted(path.name for path in (store.root / "controls").iterdir())
+    assert len(files) == 6
+    assert sum(name.endswith(".scores-1.json") for name in files) == 1
+    (pca,) = (c for c in store.controls().values() if c.control == "pca")
+    assert list(pca.metrics) == ["sc", "ssim", "fid-classifier-samples", "nmi"]
+    missing = {"db": MetricValue(missing="no weights")}
+    store.add_control(pca.model_copy(update={"metrics": missing}))
+    assert score(grid, digits, store) == {}
+    assert score(grid, digits, store, metrics=["db"]) == {"pca": ["db"]}
+    (pca,) = (c for c in store.controls().values() if c.control == "pca")
+    assert pca.metrics["db"].value is not None
+
+
+def test_a_damaged_control_is_named(store):
+    path = next((store.root / "controls").iterdir())
+    path.write_text(path.read_text().replace('"title": "', '"title": "x'))
+    with pytest.raises(StoreError, match=r"controls/.*truncated or edited"):
+        store.controls()
+
+
+def test_stand_beside_the_models_without_a_rank(grid, store, digits, fingerprints):
+    runs = runs_of(grid, digits.digest, fingerprints, {"vae": 0.25, "wae-imq": 0.75})
+    spec, known = grid.table("1"), store.controls()
+    alone, table = build_table(grid, spec, runs), build_table(grid, spec, runs, known.values())
+    models = [entry for entry in table.entries if not entry.control]
+    assert models == alone.entries
+    assert {entry.rank for entry in table.entries if entry.control} == {None}
+    added = {entry.model for entry in table.entries if entry.control}
+    assert added == {f"control:{name}" for name in [*NAMES, "pca"]}
+    (pca,) = (c for c in known.values() if c.control == "pca")
+    assert {e.metric: e.mean for e in table.entries if e.model == "control:pca"} == {
+        name: value.value for name, value in pca.metrics.items()
+    }
+    header, row = (
+        next(line for line in to_text(table.sheet).splitlines() if line.startswith(start))
+        for start in ("Model", "SSIM")
+    )
+    assert header.rstrip().endswith("PCA (control)")
+    assert row.split()[-1] == f"{pca.metrics['ssim'].value:.3f}"
+    assert "NaN" not in to_text(table.sheet) + to_latex(table.sheet)
+    assert "control:pca" in to_csv(table.sheet)
+
+
+def test_the_halves_are_a_footnote_because_they_count_fewer_images(
+    grid, store, digits, fingerprints
+):
+    runs = runs_of(grid, digits.digest, fingerprints, {"vae": 0.25})
+    known = store.controls()
+    table = build_table(grid, grid.table("1"), runs, known.values())
+    (halves,) = (entry for entry in table.entries if entry.model == "control:real-halves")
+    (record,) = (c for c in known.values() if c.control == "real-halves")
+    value = record.metrics["fid-classifier-samples"].value
+    assert halves.mean is None
+    assert halves.note.startswith(f"{value:.3g}, of other images than the models'")
+    assert halves.note in to_text(table.sheet)
+
+
+def test_values_of_another_fingerprint_are_refused(grid, store, digits, fingerprints):
+    other = {**fingerprints, "ssim": {"split": "test", "n_images": 100}}
+    runs = runs_of(grid, digits.digest, other, {"vae": 0.25})
+    with pytest.raises(
+        TableError, match=r"(?s)ssim on digits: a control.*digits_.*'n_images': 100"
+    ):
+        build_table(grid, grid.table("1"), runs, store.controls().values())
+
+
+def test_controls_of_other_images_stay_away(grid, store, fingerprints):
+    runs = runs_of(grid, "other data", fingerprints, {"vae": 0.25})
+    table = build_table(grid, grid.table("1"), runs, store.controls().values())
+    assert not [entry for entry in table.entries if entry.control]
+
+
+def test_a_table_of_one_model_gets_an_axis_for_them(grid, store, digits, fingerprints):
+    runs = runs_of(grid, digits.digest, fingerprints, {"vae": 0.25})
+    spec = grid.table("1").model_copy(update={"models": ["vae"], "columns": ["latent_dim"]})
+    text = to_text(build_table(grid, spec, runs, store.controls().values()).sheet)
+    assert "PCA (control)" in text
+
+
+def test_the_record_says_what_it_is(store):
+    path = next(p for p in (store.root / "controls").iterdir() if "pca" in p.name)
+    content = json.loads(path.read_text())["content"]
+    assert (content["dataset"], content["image_size"], content["latent_dim"]) == ("digits", 32, 2)
+    assert content["metrics"]["sc"]["fingerprint"] == {
+        "split": "test",
+        "n_images": 360,
+        "labels": "classes",
+        "n_labels": 10,
+    }

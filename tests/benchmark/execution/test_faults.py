@@ -1,0 +1,335 @@
+"""Whatever happens to a grid, nothing is lost, and the same command goes on."""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hgmvae_bench.storage.store import Store
+
+HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
+
+
+def start(folder, *options, results="r", **environment):
+    return subprocess.Popen(
+        [HGMVAE_BENCH, "run", "--grid", "tiny.yaml", "--results", results, *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **environment},
+        start_new_session=True,
+    )
+
+
+def finish(process, timeout=240):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def outcomes(root):
+    """What must not depend on what happened on the way."""
+    return {
+        key: (
+            run.record.status,
+            run.record.history,
+            {name: (value.value, value.fingerprint) for name, value in run.metrics.items()},
+        )
+        for key, run in Store(root).runs().items()
+    }
+
+
+def wait_for(condition, timeout=120):
+    deadline = time.monotonic() + timeout
+    while not (met := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return met
+
+
+def workers(pid):
+    """The processes behind a driver that can be killed: the server of its workers, and these."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found = [
+            int(child)
+            for child in children
+            if "multiprocessing.forkserver" in Path(f"/proc/{child}/cmdline").read_text()
+        ]
+    except OSError:
+        return []
+    return found + [process for child in found for process in workers(child)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, tiny_text):
+    """The folder of a grid that was left in peace, and how long it took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "tiny.yaml").write_text(tiny_text)
+    began = time.monotonic()
+    code, _, err = finish(start(folder, "--workers", "1"))
+    assert code == 0, err
+    return folder, time.monotonic() - began
+
+
+# 50 or more before a release; each takes about the time of the grid.
+MOMENTS = int(os.environ.get("HGMVAE_BENCH_KILLS", "3"))
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_loses_nothing(undisturbed, tiny_text, tmp_path):
+    folder, seconds = undisturbed
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    rng = random.Random(0)
+    known = {}
+    for _ in range(MOMENTS):
+        if len([1 for status, *_ in known.values() if status == "complete"]) == 4:
+            shutil.rmtree(tmp_path / "r")
+            known = {}
+        process = start(tmp_path, "--workers", "1", "--retry-failed")
+        time.sleep(rng.uniform(0.2, 0.9) * seconds)
+        victims = {"worker": workers(process.pid), "driver": [process.pid]}
+        victims["both"] = victims["worker"] + victims["driver"]
+        kind = rng.choice(list(victims))
+        for pid in victims[kind]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if kind == "worker":
+            code, _, err = finish(process)
+            assert code in (0, 1), err
+        else:
+            process.communicate(timeout=60)
+        now = outcomes(tmp_path / "r") if (tmp_path / "r").exists() else {}
+        for key, outcome in known.items():
+            if outcome[0] == "complete":
+                assert now[key] == outcome
+        known = now
+    code, _, err = finish(start(tmp_path, "--workers", "1", "--retry-failed"))
+    assert code == 0, err
+    assert outcomes(tmp_path / "r") == outcomes(folder / "r")
+    assert list((tmp_path / "r").rglob(".tmp-*")) == []
+    assert list((tmp_path / "r" / "claims").iterdir()) == []
+
+
+def test_a_driver_that_died_after_its_last_record_leaves_nothing_for_good(undisturbed, tmp_path):
+    folder, _ = undisturbed
+    shutil.copytree(folder, tmp_path / "copy")
+    claims = tmp_path / "copy" / "r" / "claims"
+    record = sorted((tmp_path / "copy" / "r" / "records").iterdir())[0].name
+    (claims / f"{record}.0").write_text("dead")
+    (claims / "dead.alive").write_text('{"machine": null, "pid": 1, "start": "1", "count": 0}')
+    code, out, err = finish(start(tmp_path / "copy"))
+    assert code == 0, err
+    assert "nothing to train" in out
+    # Of one elsewhere it takes a minute to know that it is dead.
+    assert [path.name for path in claims.iterdir()] == ["dead.alive"]
+
+
+def test_a_server_of_workers_that_is_killed_is_replaced(undisturbed, tiny_text, tmp_path):
+    folder, _ = undisturbed
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    process = start(tmp_path, "--workers", "1")
+    server, *_ = wait_for(lambda: workers(process.pid))
+    os.kill(server, signal.SIGKILL)  # while it imports, before any worker
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert outcomes(tmp_path / "r") == outcomes(folder / "r")
+
+
+def test_two_drivers_share_the_work_and_do_nothing_twice(undisturbed, tiny_text, tmp_path):
+    folder, _ = undisturbed
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    processes = [start(tmp_path, "--workers", "1") for _ in range(2)]
+    told = [finish(process) for process in processes]
+    assert [code for code, _, _ in told] == [0, 0], told
+    begun = [line for _, out, _ in told for line in out.splitlines() if line.endswith("started")]
+    assert len(begun) == len(set(begun)) == 4
+    # One that plans after the other's first record has less to do.
+    assert all(re.search(r"\[(\d)/\1\]", out) or "nothing to train" in out for _, out, _ in told)
+    assert outcomes(tmp_path / "r") == outcomes(folder / "r")
+    assert len(list((tmp_path / "r" / "records").iterdir())) == 4
+
+
+LONG = "epochs: 400, batch_size: 64, train_images: 1024"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_stops_and_says_how_to_go_on(tiny_text, tmp_path, number):
+    text = tiny_text.replace("epochs: 1, batch_size: 64, train_images: 128", LONG)
+    (tmp_path / "tiny.yaml").write_text(text)
+    process = start(tmp_path, "--workers", "1", "--model", "vae", "--seeds", "1")
+    wait_for(lambda: list((tmp_path / "r" / "logs").glob("*.log")))
+    os.killpg(process.pid, number)
+    code, _, err = finish(process)
+    assert code == 128 + number, err
+    assert "what is finished is stored; to go on: hgmvae-bench run --grid tiny.yaml" in err
+    assert "Traceback" not in err
+    assert Store(tmp_path / "r").runs() == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_workers_start_reaches_the_driver_alone(tiny_text, tmp_path, number):
+    text = tiny_text.replace("epochs: 1, batch_size: 64, train_images: 128", LONG)
+    (tmp_path / "tiny.yaml").write_text(text)
+    process = start(tmp_path, "--workers", "1", "--model", "vae", "--seeds", "1")
+    wait_for(lambda: workers(process.pid))  # their server imports torch for a while
+    os.killpg(process.pid, number)
+    code, out, err = finish(process)
+    assert code == 128 + number, err
+    assert "Traceback" not in err + out
+    assert "epoch 2 of" not in out
+    assert Store(tmp_path / "r").runs() == {}
+
+
+def test_the_second_signal_stops_at_once(tiny_text, tmp_path):
+    # An epoch of minutes, so that the first alone would not do.
+    text = tiny_text.replace("width: 2", "width: 64").replace(", train_images: 128", "")
+    (tmp_path / "tiny.yaml").write_text(text)
+    process = start(tmp_path, "--workers", "1", "--model", "vae", "--seeds", "1")
+    wait_for(lambda: list((tmp_path / "r" / "logs").glob("*.log")))
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    code, _, err = finish(process)
+    assert time.monotonic() - began < 30
+    assert code == 130
+    # It is what was asked for, and no error.
+    assert err.splitlines()[-1].startswith("stopped at once; ")
+    assert Store(tmp_path / "r").runs() == {}
+
+
+@pytest.fixture
+def odd_grid(tmp_path, odd_plugin, odd_text):
+    def write(*ways):
+        (tmp_path / "tiny.yaml").write_text(odd_text("vae", *ways))
+        (tmp_path / "odd.py").write_text(odd_plugin)
+
+    return write
+
+
+@pytest.fixture
+def unchecked(monkeypatch, tmp_path):
+    """Models are not built before the grid begins, where these would end the driver."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'run' in sys.argv:\n"
+        "    import hgmvae_bench.execution.preflight\n"
+        "    hgmvae_bench.execution.preflight.check_cells = lambda grid, cells, data: None\n"
+    )
+    return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
+@pytest.mark.slow
+def test_a_run_that_hangs_crashes_or_runs_out_of_memory_costs_only_itself(
+    odd_grid, tmp_path, unchecked
+):
+    ways = ("well", "hangs", "crashes", "out-of-memory")
+    odd_grid(*ways)
+    options = ("--plugin", "odd.py", "--workers", "2", "--time-limit", "40s")
+    code, out, err = finish(start(tmp_path, *options, **unchecked))
+    assert code == 1, err
+    runs = Store(tmp_path / "r").runs().values()
+    records = {
+        run.record.settings["model"]["settings"].get("way", "vae"): run.record for run in runs
+    }
+    assert records["well"].status == records["vae"].status == "complete"
+    assert {records[way].status for way in ways[1:]} == {"failed"}
+    last = {way: records[way].error.splitlines()[-1] for way in ways[1:]}
+    assert last["hangs"] == "not finished within the time limit of 40 s"
+    assert last["crashes"] == "the worker process died: SIGSEGV"
+    assert last["out-of-memory"].startswith("CUDA out of memory. Tried to allocate")
+    assert re.search(r'odd\.py", line \d+ in build', records["hangs"].error)
+    assert "Segmentation fault" in records["crashes"].error
+    log = Store(tmp_path / "r").log(records["well"].key).read_text()
+    assert "a word from the model" in log
+    assert "a warning from the model" in log
+    assert "a word from the model" not in out
+    assert f"(logs/{records['crashes'].key}.log)" in out
+
+
+def test_a_missing_plugin_on_resume_is_named_and_the_results_stay(odd_grid, tmp_path):
+    odd_grid("well")
+    code, _, err = finish(start(tmp_path, "--plugin", "odd.py", "--workers", "1"))
+    assert code == 0, err
+    before = outcomes(tmp_path / "r")
+    code, _, err = finish(start(tmp_path))
+    assert code == 2
+    assert "unknown model 'odd'" in err
+    assert outcomes(tmp_path / "r") == before
+    code, out, _ = finish(start(tmp_path, "--plugin", "odd.py"))
+    assert code == 0
+    assert "nothing to train" in out
+
+
+def test_a_damaged_record_is_named_and_done_again_on_repair(undisturbed, tmp_path):
+    folder, _ = undisturbed
+    shutil.copytree(folder, tmp_path / "copy")
+    victim = sorted((tmp_path / "copy" / "r" / "records").iterdir())[1]
+    victim.write_bytes(victim.read_bytes().replace(b'"seed": ', b'"seed":  '))
+    code, _, err = finish(start(tmp_path / "copy"))
+    assert code == 2
+    assert f"{victim.name}: truncated or edited" in err
+    assert "--repair" in err
+    code, out, err = finish(start(tmp_path / "copy", "--workers", "1", "--repair"))
+    assert code == 0, err
+    assert f"moved aside: r/damaged/records/{victim.name}" in err
+    assert "1 to train" in out
+    assert outcomes(tmp_path / "copy" / "r") == outcomes(folder / "r")
+
+
+def mounted(path, *options):
+    """Mount a small file system there, or skip."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(("size=6m", *options)), "tmpfs", path]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+
+
+def test_a_full_disk_loses_nothing_and_the_grid_goes_on_with_room(undisturbed, tiny_text, tmp_path):
+    folder, _ = undisturbed
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    mounted(tmp_path / "r")
+    try:
+        with (tmp_path / "r" / "ballast").open("wb") as file:
+            file.write(b"x" * (6 * 2**20 - 120 * 1024))
+        code, _, err = finish(start(tmp_path, "--workers", "1"))
+        assert code == 2, err
+        assert "No space left on device" in err
+        kept = outcomes(tmp_path / "r")
+        assert list((tmp_path / "r" / "records").glob(".tmp-*")) == []
+        (tmp_path / "r" / "ballast").unlink()
+        code, _, err = finish(start(tmp_path, "--workers", "1"))
+        assert code == 0, err
+        assert kept.items() <= outcomes(tmp_path / "r").items()
+        assert outcomes(tmp_path / "r") == outcomes(folder / "r")
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "r"], check=True)
+
+
+def test_a_read_only_folder_is_named_and_left_as_it_is(undisturbed, tiny_text, tmp_path):
+    folder, _ = undisturbed
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    mounted(tmp_path / "r")
+    try:
+        shutil.copytree(folder / "r", tmp_path / "r", dirs_exist_ok=True)
+        sorted((tmp_path / "r" / "records").iterdir())[0].unlink()
+        before = outcomes(tmp_path / "r")
+        remount = ["mount", "-o", "remount,ro", tmp_path / "r"]
+        if subprocess.run(remount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a file system is not permitted here")
+        code, _, err = finish(start(tmp_path))
+        assert code == 2
+        assert "cannot be written: Read-only file system" in err
+        assert "Traceback" not in err
+        assert outcomes(tmp_path / "r") == before
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "r"], check=True)

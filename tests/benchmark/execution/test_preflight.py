@@ -1,0 +1,109 @@
+"""What cannot be run as asked is refused before anything is trained, by every command alike."""
+
+import pytest
+from typer.testing import CliRunner
+
+from hgmvae_bench.cli import app
+from hgmvae_bench.data import DataError
+from hgmvae_bench.execution.preflight import available_data, check_cells, load_data
+from hgmvae_bench.grid import GridError, Run, parse_grid
+from hgmvae_bench.storage.schema import Record
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.utils.errors import UserError
+
+COMMANDS = {
+    "run": ["run"],
+    "plan": ["plan"],
+    "check": ["check", "--update", "--baseline", "b.json"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "train_images: 128",
+            "train_images: 99999",
+            r"^tiny.yaml:6: training.train_images: digits has only 1437 .* got 99999$",
+        ),
+        (
+            "seeds: 2",
+            "datasets: { digits: { image_size: 33 } }",
+            r"^tiny.yaml:4: datasets.digits.image_size: image_size 33 is not a multiple of 8$",
+        ),
+        (
+            "seeds: 2",
+            "datasets: { small: { dataset: digits, image_size: 8 } }",
+            r"^tiny.yaml:4: datasets.small.image_size: image side 8 px does not fit the network",
+        ),
+        (
+            "seeds: 2",
+            "models: { x: { model: gmvae, settings: { n_components: -3 } } }",
+            r"^tiny.yaml:4: models.x.settings.n_components: input should be greater .*, got -3$",
+        ),
+        ("[vae, wae-imq]", "[hgmvae-u]", r"^tiny.yaml:6: training.epochs: hgmvae-u: .*too few"),
+        ("[vae, wae-imq]", "[vade]", r"^tiny.yaml:6: training.epochs: vade: .*epoch"),
+        ("[vae, wae-imq]", "[pythae]", r"models.pythae: .* needs the name of a model, as in"),
+    ],
+)
+def test_a_grid_that_does_not_fit_is_refused_with_its_line_and_key(
+    tiny_text, tmp_path, monkeypatch, command, old, new, message
+):
+    assert old in tiny_text
+    text = tiny_text.replace(old, new)
+    text = text.replace("[digits]", "[small]") if "small:" in new else text
+    text = text.replace("[vae, wae-imq]", "[x]") if "x:" in new else text
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(text)
+    outcome = CliRunner().invoke(app, [*COMMANDS[command], "--grid", "tiny.yaml", "--results", "r"])
+    with pytest.raises(GridError, match=message) as refused:
+        raise outcome.exception
+    assert refused.value.exit_status == 2
+    assert not (tmp_path / "r" / "records").exists()
+
+
+def test_recorded_failures_of_a_grid_that_does_not_fit_end_in_the_same_error(
+    tiny_text, tmp_path, monkeypatch, digits
+):
+    """Nothing is left to train then, and the controls cannot be made."""
+    grid = parse_grid(tiny_text.replace("train_images: 128", "train_images: 99999"), "tiny.yaml")
+    store = Store(tmp_path / "r")
+    store.add_grid(grid)
+    for cell in grid.cells:
+        for seed in range(2):
+            store.add(Record.of(Run(cell, seed, digits.digest), status="failed", error="too few"))
+    (tmp_path / "tiny.yaml").write_text(grid.text)
+    monkeypatch.chdir(tmp_path)
+    for command in (["run", "--grid", "tiny.yaml"], ["evaluate", "--metrics", "ssim"]):
+        outcome = CliRunner().invoke(app, [*command, "--results", "r"])
+        assert isinstance(outcome.exception, GridError)
+        assert "digits has only 1437 training images" in str(outcome.exception)
+
+
+def test_data_that_is_not_there_is_named_with_what_can_be_run(tiny_text, tmp_path):
+    text = tiny_text.replace("[digits]", "[digits, mnist]")
+    grid = parse_grid(text.replace("rows: [metric]", "rows: [metric, dataset]"), "tiny.yaml")
+    with pytest.raises(DataError, match=r"(?s)mnist: .*add --dataset digits"):
+        load_data(grid, tmp_path)
+    data, lacking = available_data(grid, tmp_path)
+    assert (list(data), list(lacking)) == ([("digits", 32)], ["mnist"])
+    # Its models are checked all the same.
+    check_cells(grid, grid.cells, data)
+
+
+def test_every_fault_is_told_once(tiny_text, tmp_path):
+    models = (
+        "models:\n"
+        "  a: { model: gmvae, settings: { n_components: 0 } }\n"
+        "  b: { model: beta-vae, settings: { beta: -1 } }\n"
+    )
+    text = tiny_text.replace("tables:", f"{models}tables:", 1).replace("[vae, wae-imq]", "[a, b]")
+    text = text.replace("latent_dims: [2]", "latent_dims: [2, 3]")
+    grid = parse_grid(text.replace("rows: [metric]", "rows: [metric, latent_dim]"), "tiny.yaml")
+    with pytest.raises(UserError) as refused:
+        check_cells(grid, grid.cells, {})
+    assert [line.split(": ")[1] for line in str(refused.value).splitlines()] == [
+        "models.a.settings.n_components",
+        "models.b.settings.beta",
+    ]

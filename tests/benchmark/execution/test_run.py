@@ -1,0 +1,143 @@
+"""One run from settings to record, without worker processes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.execution.run import RecordedElsewhereError, execute, rescore
+from hgmvae_bench.grid import Grid, Run, parse_grid
+from hgmvae_bench.plugins.local_files import Extension, using
+from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord
+from hgmvae_bench.storage.store import Store
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(tiny_grid: Grid, digits: ImageData) -> Run:
+    return Run(next(iter(tiny_grid.cells)), 0, digits.digest)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path)
+
+
+def test_a_run_that_another_process_has_recorded_stays_as_that_left_it(run, digits, store) -> None:
+    first = Record.of(run, status="complete", metrics={"sc": MetricValue(value=0.5)})
+    store.add(first, 0, {"model.safetensors": b"the first's"})
+    with pytest.raises(RecordedElsewhereError):
+        execute(run, digits, ["sc"], store=store, device=CPU, number=0)
+    assert store.runs()[run.key].record == first
+    assert (store.artifacts(run.key) / "model.safetensors").read_bytes() == b"the first's"
+
+
+def test_metrics_that_another_process_has_recorded_stay(run, digits, store) -> None:
+    execute(run, digits, [], store=store, device=CPU, number=0)
+    stored = store.runs()[run.key]
+    first = {"sc": MetricValue(value=0.5)}
+    store.add_scores(ScoreRecord(key=run.key, record_sha256=stored.sha256, metrics=first), 1)
+    with pytest.raises(RecordedElsewhereError):
+        rescore(stored, run, digits, ["ssim"], store=store, device=CPU, number=1)
+    assert store.runs()[run.key].metrics == first
+
+
+METRICS = """
+class Metric:
+    title, reference, direction, cost, needs = "Odd", "none", "lower", "cheap", ()
+    range = (0.0, 1.0)
+
+    def __init__(self, value, fingerprint):
+        self.value, self.own = value, fingerprint
+
+    def compute(self, outputs):
+        return self.value
+
+    def fingerprint(self, outputs):
+        return self.own
+
+METRICS = {
+    "well": Metric(0.5, {"n": 1}),
+    "no-value": Metric(None, {"n": 1}),
+    "odd-fingerprint": Metric(0.5, {"sizes": [1, 2]}),
+}
+"""
+
+
+def test_a_metric_that_gives_what_no_record_can_hold_is_missing(run, digits, store) -> None:
+    with using([Extension("odd.py", METRICS)]):
+        names = ["no-value", "odd-fingerprint", "well"]
+        record = execute(run, digits, names, store=store, device=CPU)
+    assert record.status == "complete"
+    missing = {name: value.missing for name, value in record.metrics.items()}
+    assert missing["no-value"] == "error: TypeError: must be real number, not NoneType"
+    assert missing["odd-fingerprint"].startswith("error: ValidationError: ")
+    assert "sizes" in missing["odd-fingerprint"]
+    assert missing["well"] is None
+
+
+MODEL = """
+import torch
+from hgmvae_bench.plugins.registry import MODELS as KNOWN
+
+class Odd:
+    title, reference, settings = "Odd", "none", {}
+    def build(self, *, settings, **rest):
+        model = KNOWN["vae"].build(settings={}, **rest)
+        forward = model.forward
+        def odd(inputs, *, epoch, **options):
+            output = forward(inputs, epoch=epoch, **options)
+            model.steps += 1
+            CHANGE
+            return output
+        model.forward, model.steps = odd, 0
+        return model
+
+MODELS = {"odd": Odd()}
+"""
+
+
+@pytest.fixture
+def trained(tiny_text, digits, store):
+    """The record of two epochs of a VAE whose output is changed by a line of code."""
+
+    def train(change: str) -> Record:
+        text = tiny_text.replace("[vae, wae-imq]", "[odd]").replace("epochs: 1,", "epochs: 2,")
+        with using([Extension("odd.py", MODEL.replace("CHANGE", change))]):
+            (cell,) = parse_grid(text, "tiny.yaml").cells
+            run = Run(cell, 0, digits.digest)
+            return execute(run, digits, ["sc"], store=store, device=CPU)
+
+    return train
+
+
+def test_a_term_that_is_not_finite_counts_as_divergence(trained, store) -> None:
+    record = trained("output['oddity'] = torch.tensor(1.0 if epoch == 1 else float('nan'))")
+    assert (record.status, record.error) == (
+        "diverged",
+        "epoch 2, mean over 2 steps: oddity is not finite",
+    )
+    assert record.history["oddity"] == [1.0]
+    assert store.runs()[record.key].record == record
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (  # A finite value whose gradient is not.
+            "output['loss'] = output['loss'] + (0 * output['z'].sum()).sqrt()",
+            "epoch 2, after step 2: the weights are not finite",
+        ),
+        (  # As of finite weights that overflow.
+            "model.latent_code = lambda data: torch.full((len(data), 2), float('inf'))",
+            "after training: the model's codes are not all finite",
+        ),
+    ],
+)
+def test_what_the_last_step_has_spoilt_counts_as_divergence(trained, store, change, error) -> None:
+    record = trained(f"if model.steps == 4: {change}")
+    assert (record.status, record.error) == ("diverged", error)
+    assert record.metrics == {}
+    assert not store.artifacts(record.key).exists()

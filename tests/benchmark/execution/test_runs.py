@@ -1,0 +1,331 @@
+"""Whole runs through the driver and its worker processes."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from functools import partial
+
+import pytest
+import yaml
+
+from hgmvae_bench.execution.backends import LocalExecutor
+from hgmvae_bench.execution.preflight import check_cells, load_data
+from hgmvae_bench.execution.run import build_model, runner
+from hgmvae_bench.execution.runner import (
+    RunError,
+    make_evaluation_plan,
+    make_plan,
+    run_plan,
+)
+from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
+from hgmvae_bench.grid import parse_grid
+from hgmvae_bench.storage.leases import Claims
+from hgmvae_bench.storage.schema import Record
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.threads import available_cores
+
+
+class Recorder:
+    """Keeps what it is told, and calls ``react`` with every event."""
+
+    def __init__(self, react=lambda event: None):
+        self.plan, self.events, self.react = None, [], react
+
+    def planned(self, plan):
+        self.plan = plan
+
+    def happened(self, event):
+        self.events.append(event)
+        self.react(event)
+
+    def count(self, kind):
+        return sum(isinstance(event, kind) for event in self.events)
+
+
+# One thread a worker either way: sums in another order would round differently. That there may be
+# more workers than one is for GPUs to find out.
+SIDE_BY_SIDE = LocalExecutor(available_cores())
+ONE_BY_ONE = LocalExecutor(1, available_cores())
+
+
+def run(grid, root, recorder=None, *, executor=ONE_BY_ONE, retry_failed=False):
+    store, recorder = Store(root), recorder or Recorder()
+    data = load_data(grid, root)
+    plan = make_plan(grid, data, store.runs(), retry_failed=retry_failed)
+    check_cells(grid, plan.to_train, data)
+    complete = run_plan(
+        plan,
+        store,
+        data_root=root,
+        device="cpu",
+        executor=executor,
+        reporter=recorder,
+    )
+    return complete, recorder
+
+
+def evaluate(grid, root, metrics):
+    store, recorder = Store(root), Recorder()
+    plan = make_evaluation_plan(grid, load_data(grid, root), store.runs(), metrics)
+    run_plan(plan, store, data_root=root, device="cpu", executor=ONE_BY_ONE, reporter=recorder)
+    return recorder
+
+
+def results(root):
+    """Everything of a results folder that must not depend on order, time or place."""
+    return {
+        key: (
+            run.record.history,
+            {name: (value.value, value.fingerprint) for name, value in run.metrics.items()},
+        )
+        for key, run in Store(root).runs().items()
+    }
+
+
+@pytest.fixture
+def finished(tiny_run, tmp_path):
+    """A results folder of the tiny grid, whose runs were done side by side."""
+    return shutil.copytree(tiny_run / "r", tmp_path / "finished")
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory, tiny_text):
+    """A results folder of the tiny grid, one run after the other, models and metrics in reverse."""
+    content = yaml.safe_load(tiny_text)
+    for table in content["tables"]:
+        table["models"].reverse()
+        table["metrics"].reverse()
+    root = tmp_path_factory.mktemp("shuffled")
+    complete, recorder = run(parse_grid(yaml.safe_dump(content), "tiny.yaml"), root)
+    assert complete
+    return root, recorder
+
+
+def test_every_run_is_told_of_and_recorded(shuffled):
+    root, recorder = shuffled
+    assert recorder.plan.total == len(recorder.plan.train) == 4
+    assert recorder.count(Started) == recorder.count(EpochEnded) == recorder.count(Finished) == 4
+    stored = Store(root).runs()
+    assert len(stored) == 4
+    for stored_run in stored.values():
+        record = stored_run.record
+        assert record.status == "complete"
+        assert set(record.metrics) == {"sc", "accuracy"}
+        assert record.metrics["sc"].fingerprint["n_images"] == 360
+        assert record.n_parameters > 0
+        assert set(record.seconds) == {"training", "encoding", "scoring"}
+        assert len(record.history["loss"]) == 1
+        assert record.provenance["packages"]["torch"]
+        assert record.settings["training"]["train_images"] == 128
+
+
+def test_seeds_differ(finished):
+    values = [metrics["sc"][0] for _, metrics in results(finished).values()]
+    assert len(set(values)) == len(values)
+
+
+def test_again_trains_nothing(finished, tiny_grid):
+    before = results(finished)
+    complete, recorder = run(tiny_grid, finished)
+    assert complete
+    assert recorder.plan.tasks == []
+    assert recorder.events == []
+    assert results(finished) == before
+
+
+def test_what_another_process_left_uncomputed_is_computed_after_it(finished, tiny_grid):
+    """Both plan at one time, and what they write for a run has one name."""
+    data, stored = load_data(tiny_grid, finished), Store(finished).runs()
+    plans = [make_evaluation_plan(tiny_grid, data, stored, [name]) for name in ("nmi", "ari")]
+    finished_by_second = []
+    for plan in plans:
+        recorder = Recorder()
+        assert run_plan(
+            plan,
+            Store(finished),
+            data_root=finished,
+            device="cpu",
+            executor=ONE_BY_ONE,
+            reporter=recorder,
+        )
+        finished_by_second = [e.run.key for e in recorder.events if isinstance(e, Finished)]
+    assert sorted(finished_by_second) == sorted(stored)
+    for one in Store(finished).runs().values():
+        assert one.metrics["nmi"].value is not None
+        assert one.metrics["ari"].value is not None
+        assert one.scorings == 2
+
+
+def test_what_the_dead_left_goes(finished, tiny_grid, monkeypatch):
+    monkeypatch.setattr(runner, "Claims", partial(Claims, expiry=0.0))
+    key = next(iter(Store(finished).runs()))
+    sign = {"machine": "another", "pid": 1, "start": "1", "count": 0}
+    left = {
+        # Of one that was killed after the record and before this.
+        "checkpoints": f"{key}.safetensors",
+        # Of one on another machine, and of one that wrote tables.
+        "claims": "dead.alive",
+        "artifacts": ".tmp-dead-weights",
+        "tables/tiny": ".tmp-dead-table",
+    }
+    for folder, name in left.items():
+        (finished / folder).mkdir(parents=True, exist_ok=True)
+        (finished / folder / name).write_text(json.dumps(sign))
+    *_, other = Store(finished).runs()
+    (finished / "records" / f"{other}.json").unlink()
+    assert run(tiny_grid, finished)[0]
+    assert not [name for folder, name in left.items() if (finished / folder / name).exists()]
+
+
+def test_order_and_parallelism_change_nothing(finished, shuffled):
+    assert results(shuffled[0]) == results(finished)
+
+
+def test_runs_deleted_and_done_again_are_equal(finished, tiny_grid):
+    before = results(finished)
+    records = sorted((finished / "records").iterdir())
+    for path in random.Random(0).sample(records, 2):
+        path.unlink()
+    complete, recorder = run(tiny_grid, finished)
+    assert complete
+    assert len(recorder.plan.train) == 2
+    assert results(finished) == before
+
+
+@pytest.fixture(scope="module")
+def with_ssim(tiny_text):
+    """The tiny grid with a metric more."""
+    return parse_grid(tiny_text.replace("[sc, accuracy]", "[sc, accuracy, ssim]"), "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def extended(tiny_run, with_ssim, tmp_path_factory):
+    """The results of the tiny grid with a metric added later."""
+    root = shutil.copytree(tiny_run / "r", tmp_path_factory.mktemp("extended") / "r")
+    complete, recorder = run(with_ssim, root)
+    assert complete
+    return results(root), recorder
+
+
+def test_a_metric_added_later_is_computed_from_what_the_runs_left(finished, extended):
+    added, recorder = extended
+    assert recorder.plan.train == []
+    assert recorder.count(EpochEnded) == 0
+    values = {key: dict(metrics) for key, (_, metrics) in added.items()}
+    assert all(metrics.pop("ssim")[0] is not None for metrics in values.values())
+    assert values == {key: metrics for key, (_, metrics) in results(finished).items()}
+
+
+def test_a_metric_scored_at_once_equals_the_one_added_later(extended, with_ssim, tmp_path):
+    run(with_ssim.select(models=["vae"], seeds=1), tmp_path)
+    ((key, at_once),) = results(tmp_path).items()
+    assert at_once == extended[0][key]
+
+
+def test_evaluate_fills_in_what_has_no_value_and_trains_nothing(finished, tiny_grid):
+    recorder = evaluate(tiny_grid, finished, ["sc", "ssim", "nmi"])
+    assert recorder.count(EpochEnded) == 0
+    assert [task.metrics for task in recorder.plan.rescore] == [["ssim", "nmi"]] * 4
+    for _, metrics in results(finished).values():
+        assert set(metrics) == {"sc", "accuracy", "ssim", "nmi"}
+        assert metrics["ssim"][0] is not None
+    assert evaluate(tiny_grid, finished, ["sc", "ssim", "nmi"]).plan.tasks == []
+
+
+def test_evaluate_refuses_other_data_than_was_trained_on(finished, tiny_grid):
+    stored = {
+        key: StoredRun(
+            run.record.model_copy(update={"data_digest": "other"}), run.sha256, run.metrics
+        )
+        for key, run in Store(finished).runs().items()
+    }
+    with pytest.raises(RunError, match="was trained on other digits data"):
+        make_evaluation_plan(tiny_grid, load_data(tiny_grid, finished), stored, ["ssim"])
+
+
+def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(tiny_text, tmp_path):
+    text = tiny_text.replace("epochs: 1,", "epochs: 2, learning_rate: 1.0e+30,")
+    complete, _ = run(parse_grid(text, "tiny.yaml"), tmp_path)
+    assert not complete
+    statuses = [stored.record.status for stored in Store(tmp_path).runs().values()]
+    assert statuses == ["diverged"] * 4
+    assert all(stored.record.error for stored in Store(tmp_path).runs().values())
+
+
+def test_a_worker_that_is_killed_costs_only_its_run(tiny_grid, tmp_path):
+    def kill_once(event, killed=[]):  # noqa: B006
+        if isinstance(event, Started) and not killed:
+            killed.append(event.run.key)
+            threading.Timer(0.5, _kill_one_worker).start()
+
+    complete, recorder = run(tiny_grid, tmp_path, Recorder(kill_once), executor=SIDE_BY_SIDE)
+    assert not complete
+    statuses = sorted(stored.record.status for stored in Store(tmp_path).runs().values())
+    assert statuses == ["complete"] * 3 + ["failed"]
+    (failed,) = [
+        event.record
+        for event in recorder.events
+        if isinstance(event, Finished) and event.record.status == "failed"
+    ]
+    assert isinstance(failed, Record)
+    assert failed.error.endswith("the worker process died: SIGKILL (out of memory?)")
+
+    complete, again = run(tiny_grid, tmp_path)
+    assert not complete
+    assert again.plan.tasks == []
+    complete, again = run(tiny_grid, tmp_path, retry_failed=True)
+    assert complete
+    assert len(again.plan.train) == 1
+
+
+def _kill_one_worker():
+    import multiprocessing
+
+    for _ in range(100):
+        if children := multiprocessing.active_children():
+            os.kill(children[0].pid, signal.SIGKILL)
+            return
+        time.sleep(0.05)
+
+
+def test_another_model_of_pythae_runs_and_is_scored_again(tiny_grid, tmp_path):
+    grid = tiny_grid.joined_by(["pythae:RAE_L2"]).select(models=["pythae:RAE_L2"], seeds=1)
+    complete, _ = run(grid, tmp_path)
+    assert complete
+    evaluate(grid, tmp_path, ["ssim"])
+    ((_, metrics),) = results(tmp_path).values()
+    assert set(metrics) == {"sc", "accuracy", "ssim"}
+    assert all(value is not None for value, *_ in metrics.values())
+
+
+def test_a_changed_data_file_is_noticed(tiny_grid, tmp_path):
+    data = load_data(tiny_grid, tmp_path)
+    plan = make_plan(tiny_grid, data, {})
+    images = next(iter(data.values()))
+    images.train_images[0, 0, 0, 0] ^= 1
+    changed = {name: type(d)(**vars_of(d)) for name, d in data.items()}
+    keys = {task.run.key for task in plan.train}
+    assert keys.isdisjoint(task.run.key for task in make_plan(tiny_grid, changed, {}).train)
+
+
+def vars_of(data):
+    names = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
+    return {name: getattr(data, name) for name in names}
+
+
+def test_building_a_model_follows_the_seed_alone(tiny_grid):
+    import torch
+
+    cell = next(iter(tiny_grid.cells))
+    weights = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = build_model(cell, (1, 32, 32))
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])

@@ -1,0 +1,168 @@
+import json
+import multiprocessing
+import tempfile
+import threading
+
+import pytest
+import torch
+
+from hgmvae_bench.execution.speed import measure as measure_module
+from hgmvae_bench.execution.speed import trainers
+from hgmvae_bench.execution.speed.measure import (
+    Ratio,
+    Report,
+    Throughput,
+    _take_turns,
+    measure,
+    to_text,
+)
+from hgmvae_bench.execution.speed.trainers import (
+    seeds_side_by_side,
+    stacked_seeds,
+    with_torch_layers,
+)
+from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
+from hgmvae_bench.plugins.registry import resolve_model
+from hgmvae_bench.training.network.encoders import Network
+from hgmvae_bench.training.stacking import StackingError
+
+CPU = torch.device("cpu")
+
+
+def cell(model="vae"):
+    return Cell(
+        dataset="digits",
+        image_size=32,
+        model=model,
+        model_settings=resolve_model(model).settings,
+        latent_dim=2,
+        network=NetworkSettings(width=2),
+        training=TrainingSettings(batch_size=16),
+    )
+
+
+def test_contenders_take_turns_and_their_first_turn_does_not_count(monkeypatch):
+    order, clock = [], [0.0]
+    monkeypatch.setattr(measure_module.time, "perf_counter", lambda: clock[0])
+
+    def lasting(name, *seconds):
+        remaining = list(seconds)
+
+        def epoch():
+            order.append(name)
+            clock[0] += remaining.pop(0)
+
+        return epoch
+
+    contenders = {"a": lasting("a", 8, 1, 4), "b": lasting("b", 2, 2, 0.5)}
+    seconds = _take_turns(contenders, 2, CPU)
+    assert order == ["a", "b"] * 3
+    assert seconds == {"a": [1, 4], "b": [2, 0.5]}
+
+
+def test_torchs_layers_compute_the_same_with_the_same_parameters():
+    torch.manual_seed(0)
+    network = Network((1, 32, 32), width=4)
+    encoder, decoder = network.point_encoder(3), network.decoder(3)
+    x = torch.rand(5, 1, 32, 32)
+    before = decoder(encoder(x)["embedding"])["reconstruction"]
+    parameters = [id(p) for module in (encoder, decoder) for p in module.parameters()]
+    plain = [with_torch_layers(module) for module in (encoder, decoder)]
+    kinds = {type(m).__module__.split(".")[0] for p in plain for m in p.layers.modules()}
+    assert kinds == {"torch"}
+    assert [id(p) for module in plain for p in module.parameters()] == parameters
+    after = plain[1](plain[0](x)["embedding"])["reconstruction"]
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    report = measure(
+        [cell("vae"), cell("hgmvae-u")],
+        digits,
+        ["ssim", "lpips"],
+        device=CPU,
+        threads=1,
+        side_by_side=2,
+        steps=4,
+        repeats=2,
+    )
+    assert [(t.model, t.contender) for t in report.training] == [
+        (model, contender)
+        for model in ("vae", "hgmvae-u")
+        for contender in ("suite", "suite, one seed", "bare loop", "pythae")
+    ]
+    assert all(len(t.turns) == 2 and min(t.turns) > 0 for t in report.training)
+    assert report.scoring["ssim"] > 0
+    training_seconds = 10 * len(digits.train_images) / report.training[0].median
+    assert report.scoring_share == pytest.approx(sum(report.scoring.values()) / training_seconds)
+    assert multiprocessing.active_children() == []
+    assert 0.1 < report.start_up < 60
+    assert json.loads(json.dumps(report.to_json()))["settings"]["side_by_side"] == 2
+    # Pythae's trainer makes folders and talks of them.
+    assert list(tmp_path.glob("hgmvae-bench-*")) == []
+    assert [line.name for line in caplog.records if line.name.startswith("pythae")] == []
+    assert "bare loop" in to_text(report)
+
+
+def test_two_contenders_are_compared_turn_by_turn():
+    """A machine that slows down by half in between tells nothing of either."""
+    turns = [300, 310, 320, 150, 155, 160, 165]
+    rivals = [100, 100, 100, 50, 50, 50, 50]
+    training = [
+        Throughput("vae", "suite", turns),
+        Throughput("vae", "pythae", rivals),
+        Throughput("vae", "bare loop", turns),
+    ]
+    report = Report({}, {}, training, {}, 0, 0)
+    ratios = {(r.contender, r.rival): r for r in report.ratios}
+    assert ratios["suite", "pythae"] == Ratio("vae", "suite", "pythae", 3.1, (3.0, 3.3))
+    assert ratios["suite", "bare loop"].interval == (1, 1)
+    assert ("pythae", "pythae") not in ratios
+    assert str(ratios["suite", "pythae"]) == "3.10 (3.00 – 3.30)"
+    assert report.to_json()["ratios"][1]["median"] == 3.1
+
+
+def test_few_turns_give_no_interval():
+    one, other = (Throughput("vae", name, [4.0, 2.0, 2.0]) for name in ("suite", "pythae"))
+    assert Ratio.of(one, other) == Ratio("vae", "suite", "pythae", 1, None)
+    assert str(Ratio.of(one, other)) == "1.00"
+
+
+def test_seeds_side_by_side_have_processes_that_every_epoch_waits_for(digits):
+    images = digits.train_images[:64]
+    with seeds_side_by_side(cell(), images, CPU, 2, threads=2) as epoch:
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        epoch()
+        epoch()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    with seeds_side_by_side(cell(), images, CPU, 2, threads=2) as epoch:
+        victim = multiprocessing.active_children()[0]
+        victim.kill()
+        victim.join()
+        with pytest.raises((EOFError, OSError)):
+            epoch()
+
+
+def test_stacked_seeds_are_trained_as_one(digits):
+    images = digits.train_images[:64]
+    stacked_seeds(cell(), images, CPU, 2)()
+    with pytest.raises(StackingError, match="requires_grad_"):
+        stacked_seeds(cell("pythae:RAE_GP"), images, CPU, 2)
+
+
+def test_a_process_trains_an_epoch_at_each_message(digits, monkeypatch):
+    trained = []
+    monkeypatch.setattr(trainers, "train_epoch", trained.append)
+    ours, theirs = multiprocessing.Pipe()
+    work = theirs, cell(), digits.train_images[:64], 3, torch.get_num_threads()
+    thread = threading.Thread(target=trainers._train_on_demand, args=work)
+    thread.start()
+    for n_epochs in (1, 2):
+        ours.send("train")
+        assert ours.recv() == "train"
+        assert len(trained) == n_epochs
+    ours.close()
+    thread.join(10)
+    assert not thread.is_alive()

@@ -1,0 +1,274 @@
+"""Registries, plug-ins that are installed, and plug-ins named with --plugin."""
+
+import dataclasses
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hgmvae_bench.evaluation.outputs import Outputs
+from hgmvae_bench.plugins.local_files import Extension, ExtensionError, in_use, using
+from hgmvae_bench.plugins.protocols import ModelPlugin, PluginError, UnknownNameError
+from hgmvae_bench.plugins.registry import METRICS, MODELS, Registry
+from hgmvae_bench.storage.store import Store
+
+TESTS = Path(__file__).parents[2]
+DOCS = TESTS.parent / "docs"
+HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
+
+
+class Entry(EntryPoint):
+    """An entry point of a distribution that is not installed."""
+
+    def __new__(cls, name, value, owner):
+        return super().__new__(cls)
+
+    def __init__(self, name, value, owner):
+        super().__init__(name, value, "group")
+        vars(self)["dist"] = SimpleNamespace(name=owner)
+
+
+def registry(*entries):
+    return Registry("model", "group", ModelPlugin, find=lambda group: entries)
+
+
+def cli(*arguments, cwd, path=()):
+    python_path = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [HGMVAE_BENCH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=240,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "PYTHONPATH": python_path},
+    )
+
+
+def test_a_duplicate_name_names_both_owners():
+    models = registry(Entry("vae", "ours:VAE", "ours"), Entry("vae", "theirs:VAE", "theirs"))
+    with pytest.raises(PluginError, match=r"'vae': ours \(ours:VAE\) and theirs \(theirs:VAE\)"):
+        models.names()
+
+
+def test_the_same_entry_seen_twice_is_no_duplicate():
+    assert registry(Entry("vae", "a:V", "a"), Entry("vae", "a:V", "a")).names() == ["vae"]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"unknown model 'betavae'; did you mean beta-vae"):
+        MODELS["betavae"]
+
+
+def test_a_plugin_that_cannot_be_imported_names_its_owner():
+    models = registry(Entry("broken", "no_such_module:MODEL", "theirs"))
+    with pytest.raises(PluginError, match=r"'broken' of theirs .* No module named"):
+        models["broken"]
+
+
+def test_a_plugin_that_lacks_something_is_refused_with_what_it_lacks():
+    models = registry(Entry("odd", "math:pi", "theirs"))
+    with pytest.raises(
+        PluginError, match="theirs, of type float, lacks build, reference, settings, "
+    ):
+        models["odd"]
+
+
+def test_a_file_is_found_only_while_it_is_used(mean_plugin, tmp_path):
+    file = tmp_path / "mean.py"
+    file.write_text(mean_plugin)
+    with using([Extension.find(str(file))]):
+        assert METRICS["mean-code"].title == "Mean"
+        assert "sc" in METRICS.names()
+    assert "mean-code" not in METRICS.names()
+    assert in_use() == ()
+
+
+def test_a_file_that_is_edited_is_another_plugin(mean_plugin, tmp_path):
+    file = tmp_path / "mean.py"
+    for title in ("Mean", "Average"):
+        file.write_text(mean_plugin.replace('"Mean"', f'"{title}"'))
+        with using([Extension.find(str(file))]):
+            assert METRICS["mean-code"].title == title
+
+
+def test_a_name_that_is_taken_names_the_file_and_the_package(mean_plugin, tmp_path):
+    file = tmp_path / "mean.py"
+    file.write_text(mean_plugin.replace("mean-code", "sc"))
+    extension = Extension.find(str(file))
+    message = rf"two owners register the metric 'sc': hgmvae-bench \(.*:SC\) and {file} \(METRICS\)"
+    with using([extension]), pytest.raises(PluginError, match=message):
+        METRICS["sc"]
+
+
+def test_a_file_named_twice_is_no_duplicate(mean_plugin, tmp_path):
+    extension = Extension(str(tmp_path / "mean.py"), mean_plugin)
+    with using([extension, extension]):
+        assert METRICS.names().count("mean-code") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = 1", "offers nothing: it has to define MODELS, DATASETS or METRICS"),
+        ("METRICS = [1]", "METRICS has to map names to plug-ins, got list"),
+        ("import no_such_module", "No module named 'no_such_module'$"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("a b", "SyntaxError"),
+    ],
+)
+def test_a_file_that_cannot_serve_is_refused_by_name(tmp_path, code, message):
+    file = tmp_path / "bad.py"
+    file.write_text(code)
+    with (
+        pytest.raises(ExtensionError, match=f"{file}.*{message}"),
+        using([Extension(str(file), code)]),
+    ):
+        pass
+
+
+def test_a_module_is_found_on_pythons_path(mean_plugin, tmp_path, monkeypatch):
+    (tmp_path / "mean_module.py").write_text(mean_plugin)
+    monkeypatch.syspath_prepend(tmp_path)
+    with using([Extension.find("mean_module")]):
+        assert METRICS["mean-code"].title == "Mean"
+    with pytest.raises(ExtensionError, match="name a module on Python's path, or a file that ends"):
+        using([Extension.find("no_such_module")]).__enter__()
+
+
+def grid_with(tiny_text, **names):
+    """The tiny grid with other names in its table."""
+    for key, value in names.items():
+        tiny_text = re.sub(rf"{key}: \[.*\]", f"{key}: [{value}]", tiny_text)
+    return tiny_text.replace("seeds: 2", "seeds: 1")
+
+
+@pytest.fixture(scope="module")
+def docs_code():
+    """The examples on the page on plug-ins: a model, a dataset and a metric."""
+    return re.findall(r"```python\n(.*?)```", (DOCS / "plugins.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def docs_model(docs_code):
+    return docs_code[0]
+
+
+def test_the_model_of_the_docs_has_twenty_lines(docs_model):
+    lines = [line for line in docs_model.splitlines() if line.strip()]
+    assert len(lines) <= 20
+
+
+def test_the_model_of_the_docs_runs_in_a_grid_and_is_missed_without_its_file(
+    docs_model, tiny_text, tmp_path
+):
+    (tmp_path / "free_bits.py").write_text(docs_model)
+    (tmp_path / "g.yaml").write_text(grid_with(tiny_text, models="free-bits", metrics="sc"))
+    plugin = ("--plugin", "free_bits.py")
+
+    done = cli("run", "--grid", "g.yaml", "--results", "r", *plugin, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    (run,) = Store(tmp_path / "r").runs().values()
+    record = run.record
+    assert record.settings["model"] == {"name": "free-bits", "settings": {"floor": 0.5}}
+    # Two latent dims at a floor of half a nat each.
+    assert record.history["reg_loss"][-1] >= 1.0
+    assert record.metrics["sc"].value is not None
+    digest = hashlib.sha256(docs_model.encode()).hexdigest()
+    assert record.provenance["plugins"] == {"free_bits.py": digest}
+
+    table = cli("table", "1", "--results", "r", *plugin, cwd=tmp_path)
+    assert table.returncode == 0, table.stderr
+    assert "Free bits" in table.stdout
+    missed = cli("table", "1", "--results", "r", cwd=tmp_path)
+    assert missed.returncode == 2
+    assert "unknown model 'free-bits'" in missed.stderr
+    assert "name its file with --plugin" in missed.stderr
+    assert "Traceback" not in missed.stderr
+
+
+def test_the_dataset_and_the_metric_of_the_docs_run_in_a_grid(docs_code, tiny_text, tmp_path):
+    _, dataset, metric = docs_code
+    (tmp_path / "corners.py").write_text(dataset)
+    (tmp_path / "length.py").write_text(metric)
+    text = grid_with(tiny_text, models="vae", datasets="corners", metrics="code-length, accuracy")
+    (tmp_path / "g.yaml").write_text(text)
+    plugins = ("--plugin", "corners.py", "--plugin", "length.py")
+    done = cli("run", "--grid", "g.yaml", "--results", "r", *plugins, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    (run,) = Store(tmp_path / "r").runs().values()
+    length = run.record.metrics["code-length"]
+    assert length.value is not None
+    assert length.value > 0
+    assert length.fingerprint == {"split": "test", "n_images": 64}
+
+
+def test_the_docs_name_all_that_a_metric_is_offered():
+    table = (DOCS / "plugins.md").read_text().split("| attribute |")[1].split("\n\n")[0]
+    named = {
+        name
+        for line in table.splitlines()[2:]
+        for name in re.findall(r"`(\w+)(?:\(.*?\))?`", line.split("|")[1])
+    }
+    fields = {field.name for field in dataclasses.fields(Outputs)}
+    offered = {name for name in fields | vars(Outputs).keys() if not name.startswith("_")}
+    # The codec and the key are the suite's own.
+    assert named == offered - {"codec", "identity"}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder that pip has installed the example plug-in to."""
+    root = tmp_path_factory.mktemp("example")
+    # pip builds where the source lies.
+    shutil.copytree(TESTS / "example_plugin", root / "source")
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, "--target", root / "site", "./source"],
+        check=True,
+        capture_output=True,
+        cwd=root,
+    )
+    return root / "site"
+
+
+def test_an_installed_package_adds_a_model_a_dataset_and_a_metric(installed, tiny_text, tmp_path):
+    text = grid_with(
+        tiny_text, models="vae, cv-vae", datasets="stripes", metrics="sc, participation-ratio"
+    )
+    (tmp_path / "g.yaml").write_text(text)
+    done = cli("run", "--grid", "g.yaml", "--results", "r", cwd=tmp_path, path=[installed])
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "CV-VAE" in done.stdout
+    runs = [run.record for run in Store(tmp_path / "r").runs().values()]
+    assert {run.settings["model"]["name"] for run in runs} == {"vae", "cv-vae"}
+    for run in runs:
+        ratio = run.metrics["participation-ratio"]
+        assert ratio.value is not None
+        assert 1 <= ratio.value <= 2
+        assert ratio.fingerprint["n_images"] == 64
+
+
+@pytest.mark.slow
+def test_an_installed_package_passes_the_contracts_that_the_suites_own_pass(installed):
+    path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
+    outcome = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            *("-o", "addopts=--import-mode=importlib", TESTS / "contract"),
+            *("-k", "cv-vae or stripes or participation-ratio"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert outcome.returncode == 0, outcome.stdout
+    passed = int(re.search(r"(\d+) passed", outcome.stdout)[1])
+    assert passed >= 25, outcome.stdout

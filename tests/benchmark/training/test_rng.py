@@ -1,0 +1,32 @@
+import torch
+
+from hgmvae_bench.training.rng import Randomness
+
+CPU = torch.device("cpu")
+
+
+def test_what_is_drawn_follows_from_the_seed_and_ones_own_draws():
+    torch.manual_seed(7)
+    alone = [torch.rand(3) for _ in range(2)]
+    one, other = Randomness(7, CPU), Randomness(8, CPU)
+    drawn = []
+    for _ in range(2):
+        with one():
+            drawn.append(torch.rand(3))
+        with other():
+            torch.rand(5)
+        torch.rand(1)
+    assert torch.equal(torch.stack(drawn), torch.stack(alone))
+
+
+def test_the_outer_state_comes_back_even_after_an_error():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    try:
+        with Randomness(1, CPU)():
+            torch.rand(2)
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    assert torch.equal(torch.rand(4), expected)

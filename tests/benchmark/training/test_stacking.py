@@ -1,0 +1,378 @@
+"""Several models as one: what each draws, what becomes of one that fails, who cannot be stacked."""
+
+import copy
+import logging
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pythae.models.base.base_utils import ModelOutput
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.func import vmap
+
+from hgmvae_bench.execution.signals import StopRequestedError
+from hgmvae_bench.grid import TrainingSettings
+from hgmvae_bench.plugins.registry import MODELS
+from hgmvae_bench.training import loop
+from hgmvae_bench.training.checkpoints import Checkpoint
+from hgmvae_bench.training.loop import Seeded, train
+from hgmvae_bench.training.network.conv import downsample, upsample
+from hgmvae_bench.training.network.encoders import Network
+from hgmvae_bench.training.rng import Randomness
+from hgmvae_bench.training.stacking import Single, Stack, StackingError
+from hgmvae_bench.training.trainer import Trainee
+from hgmvae_bench.utils.atomic_files import LocalFiles
+
+CPU = torch.device("cpu")
+
+
+class Noisy(nn.Module):
+    """Draws its images from noise, as `draw` says, and follows what it draws."""
+
+    def __init__(self, draw=torch.randn_like, fails_at=math.inf, start=0.0):
+        super().__init__()
+        self.value = nn.Parameter(torch.full((2, 2), start))
+        self.register_buffer("calls", torch.zeros(()))
+        self.decoder = Pixels()
+        self.draw, self.fails_at, self.updates = draw, fails_at, 0
+
+    def forward(self, inputs, *, epoch, dataset_size):
+        self.calls.add_(1)
+        noise = self.draw(inputs["data"][:, 0]).float()
+        images = self.decoder(self.value + 0 * noise)["reconstruction"]
+        loss = (images - noise).square().mean() + inputs["data"].mean() * self.value.sum()
+        loss = loss * torch.where(self.calls < self.fails_at, 1.0, math.nan)
+        return ModelOutput(loss=loss, noise=noise.flatten()[0], images=images)
+
+    def stage(self, epoch):
+        return 0
+
+    def update(self):
+        self.updates += 1
+
+
+class Pixels(nn.Module):
+    def forward(self, latent):
+        return ModelOutput(reconstruction=latent)
+
+
+def seeded(*models, checkpoints=None):
+    kept = checkpoints or [None] * len(models)
+    return [
+        Seeded(model, seed, Randomness(seed, CPU), checkpoint)
+        for seed, (model, checkpoint) in enumerate(zip(models, kept, strict=True))
+    ]
+
+
+IMAGES = torch.arange(48, dtype=torch.uint8)[:, None, None, None].expand(48, 1, 2, 2)
+
+
+def fit(models, *, stacked, epochs=3, on_epoch=None):
+    settings = TrainingSettings(epochs=epochs, batch_size=8)
+    return train(models, IMAGES, settings, device=CPU, stacked=stacked, on_epoch=on_epoch)
+
+
+def assert_alike(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one.divergence == other.divergence
+        assert one.history.keys() == other.history.keys()
+        for term, means in one.history.items():
+            assert means == pytest.approx(other.history[term], rel=1e-4, abs=1e-5)
+
+
+DRAWS = {
+    "randn_like": torch.randn_like,
+    "rand_like": torch.rand_like,
+    "randint_like": lambda x: torch.randint_like(x, 3, 9),
+    "randn": lambda x: torch.randn(len(x), 2, 2),
+    "rand": lambda x: torch.rand(*x.shape, dtype=torch.float64),
+    "randint": lambda x: torch.randint(5, x.shape),
+    "randperm": lambda x: torch.randperm(x.numel()).view(x.shape),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_each_model_draws_what_it_would_alone(draw):
+    expected = fit(alone := seeded(Noisy(draw), Noisy(draw)), stacked=False)
+    found = fit(together := seeded(Noisy(draw), Noisy(draw)), stacked=True)
+    assert all(result.stacked for result in found)
+    assert_alike(found, expected)
+    assert found[0].history["noise"] != found[1].history["noise"]
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one.randomness.state()["cpu"], other.randomness.state()["cpu"])
+        assert int(one.model.calls) == int(other.model.calls) == 18
+        assert one.model.updates == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: Noisy(F.dropout), "RuntimeError: vmap: called random operation"),
+        (lambda: Noisy(lambda x: x * float(x.mean())), "RuntimeError: "),
+        (
+            lambda: Noisy(lambda x: torch.rand(x.shape, generator=torch.Generator())),
+            "LaneError: it draws from a generator of its own",
+        ),
+        (lambda: Noisy(lambda x: torch.randn_like(x.mT).mT), "model 1 draws other numbers"),
+        (lambda: Noisy(lambda x: torch.randn_like(x, memory_format=torch.preserve_format)), "Type"),
+    ],
+    ids=["another draw", "reads a tensor back", "a generator", "another layout", "unknown option"],
+)
+def test_models_that_cannot_be_stacked_take_turns(model, reason, caplog):
+    expected = fit(seeded(model(), model()), stacked=False)
+    with caplog.at_level(logging.WARNING):
+        found = fit(seeded(model(), model()), stacked=True)
+    [message] = caplog.messages
+    assert message.startswith(f"Noisy: 2 seeds take turns, not as one: {reason}")
+    assert [result.stacked for result in found] == [False, False]
+    assert [result.history for result in found] == [result.history for result in expected]
+
+
+def test_models_that_differ_in_more_than_tensors_take_turns(caplog):
+    def models():
+        zeros = lambda x: 0 * x  # noqa: E731
+        return seeded(Noisy(zeros), Noisy(zeros, fails_at=1))
+
+    with caplog.at_level(logging.WARNING):
+        found = fit(models(), stacked=True)
+    [message] = caplog.messages
+    assert "loss of model 2 is " in message
+    assert message.endswith(" among the others and nan alone")
+    assert found[1].divergence == "epoch 1, step 1: the loss is not finite"
+
+
+def test_every_stage_is_tried_before_the_first_step(caplog):
+    def models():
+        made = seeded(Noisy(), Noisy())
+        for one in made:
+            forward = one.model.forward
+
+            def late(inputs, *, epoch, dataset_size, forward=forward):
+                output = forward(inputs, epoch=epoch, dataset_size=dataset_size)
+                float(output["loss"].detach()) if epoch > 1 else None
+                return output
+
+            one.model.forward = late
+            one.model.stage = lambda epoch: int(epoch > 1)
+        return made
+
+    with caplog.at_level(logging.WARNING):
+        found = fit(stacked := models(), stacked=True)
+    assert len(caplog.messages) == 1
+    assert_alike(found, fit(models(), stacked=False))
+    # Rows of one tensor would lie in memory as they never do without stacking.
+    for one in stacked:
+        for tensor in (one.model.value, one.model.calls):
+            assert tensor.untyped_storage().nbytes() == tensor.numel() * 4
+
+
+def test_a_model_without_stages_takes_turns(caplog):
+    one, other = Noisy(), Noisy()
+    one.stage = other.stage = lambda epoch: None if epoch == 2 else 0
+    with caplog.at_level(logging.WARNING):
+        fit(seeded(one, other), stacked=True)
+    [message] = caplog.messages
+    assert message.endswith("it does not say that the steps of epoch 2 are alike")
+
+
+def test_what_is_no_module_cannot_be_stacked():
+    with pytest.raises(StackingError, match=r"^list is no torch\.nn\.Module$"):
+        Stack([[], []], [Randomness(0, CPU), Randomness(1, CPU)])
+
+
+def test_the_check_leaves_everything_as_it_was():
+    models = seeded(Noisy(), Noisy())
+    stack = Stack([one.model for one in models], [one.randomness for one in models])
+    before = [one.randomness.state()["cpu"] for one in models]
+    stack.check(torch.rand(4, 1, 2, 2), "float32", epoch=1, dataset_size=4)
+    assert all(int(one.model.calls) == 0 for one in models)
+    assert all(one.model.value.grad is None for one in models)
+    assert all(
+        torch.equal(one.randomness.state()["cpu"], b) for one, b in zip(models, before, strict=True)
+    )
+
+
+def test_one_of_several_may_diverge_and_the_others_go_on():
+    def models():
+        # The failing step is a tensor, or they would differ in more than tensors.
+        made = seeded(Noisy(), Noisy(), Noisy())
+        for one, step in zip(made, (math.inf, 9, math.inf), strict=True):
+            del one.model.fails_at
+            one.model.register_buffer("fails_at", torch.tensor(step))
+        return made
+
+    epochs = []
+    expected = fit(models(), stacked=False, epochs=4)
+    found = fit(
+        stacked := models(), stacked=True, epochs=4, on_epoch=lambda i, e, _: epochs.append((i, e))
+    )
+    assert found[1].divergence == "epoch 2, step 3: the loss is not finite"
+    assert_alike(found, expected)
+    assert epochs == [(0, 1), (1, 1), (2, 1), (0, 2), (2, 2), (0, 3), (2, 3), (0, 4), (2, 4)]
+    assert [one.model.updates for one in stacked] == [4, 1, 4]
+
+
+@pytest.mark.parametrize(("first", "then"), [(True, True), (True, False), (False, True)])
+def test_a_checkpoint_of_either_way_is_taken_up_by_both(tmp_path, first, then):
+    def checkpointed():
+        kept = [Checkpoint(LocalFiles(tmp_path), f"run-{n}") for n in range(2)]
+        return seeded(Noisy(), Noisy(start=1.0), checkpoints=kept)
+
+    def stop(index, epoch, _):
+        if epoch == 2:
+            raise StopRequestedError
+
+    expected = fit(seeded(Noisy(), Noisy(start=1.0)), stacked=False, epochs=5)
+    with pytest.raises(StopRequestedError):
+        fit(checkpointed(), stacked=first, epochs=5, on_epoch=stop)
+    found = fit(checkpointed(), stacked=then, epochs=5)
+    assert [result.resumed_after for result in found] == [2, 2]
+    assert_alike(found, expected)
+
+
+def test_only_those_that_stand_after_the_same_epoch_are_stacked(tmp_path):
+    kept = [Checkpoint(LocalFiles(tmp_path), f"run-{n}") for n in range(3)]
+    models = seeded(Noisy(), Noisy(), Noisy(), checkpoints=kept)
+
+    def stop(index, epoch, _):
+        if epoch == 2:
+            raise StopRequestedError
+
+    with pytest.raises(StopRequestedError):
+        fit(models[:1], stacked=False, epochs=4, on_epoch=stop)
+    again = seeded(Noisy(), Noisy(), Noisy(), checkpoints=kept)
+    found = fit(again, stacked=True, epochs=4)
+    assert [result.stacked for result in found] == [False, True, True]
+    assert [result.resumed_after for result in found] == [2, 0, 0]
+    assert_alike(found, fit(seeded(Noisy(), Noisy(), Noisy()), stacked=False, epochs=4))
+
+
+def test_a_step_of_a_stack_can_be_replayed(monkeypatch):
+    """As from a CUDA graph: what it reads and writes stays where it is."""
+    expected = fit(seeded(Noisy(), Noisy()), stacked=True)
+    captured = []
+
+    class Replay:
+        def __init__(self, step):
+            self.replay = step
+
+    class Recording(Trainee):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self._records_steps = True
+
+        def _rehearse(self, epoch):
+            self._step(epoch)
+
+        def _capture(self, epoch):
+            captured.append(epoch)
+            tensors = [id(value) for value in self.models._parameters.values()]
+            self._step(epoch)
+            assert tensors == [id(value) for value in self.models._parameters.values()]
+            return Replay(lambda: self._step(epoch))
+
+    monkeypatch.setattr(loop, "Trainee", Recording)
+    found = fit(seeded(Noisy(), Noisy()), stacked=True)
+    assert captured == [1]
+    assert [result.history for result in found] == [result.history for result in expected]
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bf16 here")
+def test_a_stack_computes_in_bf16_as_each_model_does():
+    def vaes():
+        made = []
+        for seed in (1, 2):
+            randomness = Randomness(seed, CPU)
+            with randomness():
+                model = MODELS["vae"].build(
+                    input_dim=(1, 32, 32),
+                    latent_dim=2,
+                    reconstruction_loss="bce",
+                    network=Network((1, 32, 32), width=4),
+                    settings={},
+                )
+            made.append(Seeded(model, seed, randomness))
+        return made
+
+    digits = torch.tensor(load_digits().images[:64] * 15, dtype=torch.uint8)
+    images = digits.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2).unsqueeze(1)
+    settings = TrainingSettings(epochs=2, batch_size=16, precision="bf16")
+    alone = train(vaes(), images, settings, device=CPU)
+    stacked = train(vaes(), images, settings, device=CPU, stacked=True)
+    exact = train(vaes(), images, settings.model_copy(update={"precision": "float32"}), device=CPU)
+    for one, other, reference in zip(stacked, alone, exact, strict=True):
+        assert one.stacked
+        assert one.history["loss"] == pytest.approx(other.history["loss"], rel=1e-2)
+        assert one.history["loss"] != reference.history["loss"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_of_a_stack_is_each_models_own(training, affine):
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3, affine=affine)
+            self.norm.running_mean.normal_()
+            if affine:
+                nn.init.normal_(self.norm.weight)
+            self.decoder = Pixels()
+            self.slope = nn.Parameter(torch.randn(1, 3, 1, 1))
+
+        def forward(self, inputs, **_):
+            self.norm.train(training)
+            maps = inputs["data"] * self.slope
+            # With the channels last, as those of the suite's convolutions.
+            maps = self.norm(maps.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))
+            if training:
+                maps = F.batch_norm(maps.exp(), None, None, training=True)
+            return ModelOutput(loss=(maps * maps.detach().sin()).sum())
+
+    models = seeded(*(Normalised().double() for _ in range(3)))
+    images = torch.rand(12, 1, 4, 4, dtype=torch.float64)
+    own = copy.deepcopy([one.model for one in models])
+    parts = zip(own, images.split(4), strict=True)
+    expected = [model({"data": part}).loss for model, part in parts]
+    stack = Stack([one.model for one in models], [one.randomness for one in models])
+    found = stack.terms(images).scalars["loss"]
+    torch.testing.assert_close(found, torch.stack(expected))
+    gradients = torch.autograd.grad(found.sum(), stack.objectives()["loss"], allow_unused=True)
+    for seed, (loss, model) in enumerate(zip(expected, own, strict=True)):
+        alone = torch.autograd.grad(loss, list(model.parameters()))
+        torch.testing.assert_close([gradient[seed] for gradient in gradients], list(alone))
+    for one, other in zip(models, own, strict=True):
+        for name, value in other.state_dict().items():
+            torch.testing.assert_close(one.model.state_dict()[name], value)
+
+
+@pytest.mark.parametrize(("layer", "shapes"), [
+    (downsample, [(3, 8, 6, 2), (5, 3, 3, 2)]),
+    (downsample, [(3, 2, 2, 4), (5, 3, 3, 4)]),
+    (upsample, [(3, 4, 6, 5), (5, 3, 3, 2)]),
+    (upsample, [(3, 4, 4, 2), (2, 3, 3, 5)]),
+    (upsample, [(3, 1, 1, 5), (5, 3, 3, 2)]),
+])  # fmt: skip
+def test_the_products_of_several_models_are_each_ones_own(layer, shapes):
+    maps, weight = (
+        torch.randn(4, *shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
+    together = vmap(layer)(maps, weight)
+    apart = torch.stack([layer(m, w) for m, w in zip(maps, weight, strict=True)])
+    torch.testing.assert_close(together, apart)
+    slope = torch.randn_like(apart)
+    torch.testing.assert_close(
+        torch.autograd.grad(together, (maps, weight), slope),
+        torch.autograd.grad(apart, (maps, weight), slope),
+    )
+
+
+def test_a_single_model_has_its_randomness_in_force():
+    randomness = Randomness(3, CPU)
+    single = Single(Noisy(), randomness)
+    with single.in_force():
+        drawn = torch.rand(2)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(2))
+    assert single.randomness == [randomness]
