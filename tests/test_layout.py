@@ -1,9 +1,12 @@
-"""The house as its imports draw it."""
+"""Architecture: which module may import which, and names that mean one thing."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
@@ -12,38 +15,89 @@ PACKAGES = {
     "vae_baselines": ROOT / "baselines",
 }
 
+# A package imports only from those before it; packages of one group do not import each other.
+ORDER = (
+    {"utils"},
+    {"plugins"},
+    {"data"},
+    {"grid"},
+    {"training", "storage"},
+    {"evaluation"},
+    {"analysis"},
+    {"execution"},
+    {"cli"},
+)
 
-def imported(tree: ast.AST) -> Iterator[ast.ImportFrom]:
-    """Imports wherever they stand, those for types alone aside."""
+
+def modules(package: str) -> dict[str, ast.Module]:
+    """Syntax trees of a package's modules by dotted name."""
+    folder = PACKAGES[package]
+    return {
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): (
+            ast.parse(path.read_text(encoding="utf-8"))
+        )
+        for path in (folder / package).rglob("*.py")
+    }
+
+
+def imports(tree: ast.AST, *, for_types: bool = True) -> Iterator[ast.ImportFrom]:
+    """``from`` imports at any depth; without ``for_types`` not those under TYPE_CHECKING."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        only_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if only_types and not for_types:
             continue
         if isinstance(node, ast.ImportFrom):
             yield node
-        yield from imported(node)
+        yield from imports(node, for_types=for_types)
 
 
-def test_imports_run_one_way() -> None:
-    rooms = {}
-    for package, folder in PACKAGES.items():
-        for path in (folder / package).rglob("*.py"):
-            name = ".".join(path.relative_to(folder).with_suffix("").parts)
-            rooms[name.removesuffix(".__init__")] = path
-    assert len(rooms) > 100
+def test_no_module_imports_itself_through_others() -> None:
+    trees = {name: tree for package in PACKAGES for name, tree in modules(package).items()}
+    assert len(trees) > 100
     uses = {}
-    for room, path in rooms.items():
-        names = {
+    for name, tree in trees.items():
+        found = {
             (node.module, f"{node.module}.{alias.name}")
-            for node in imported(ast.parse(path.read_text()))
+            for node in imports(tree, for_types=False)
             for alias in node.names
         }
-        uses[room] = {inner if inner in rooms else outer for outer, inner in names} & rooms.keys()
-    TopologicalSorter(uses).prepare()  # raises CycleError with the rooms of a circle
+        uses[name] = {inner if inner in trees else outer for outer, inner in found} & trees.keys()
+    TopologicalSorter(uses).prepare()  # raises CycleError, which names the modules of the cycle
 
 
-def test_models_and_baselines_know_nothing_of_the_suite() -> None:
-    for package in ("hgmvae", "vae_baselines"):
-        for path in (PACKAGES[package] / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.ImportFrom):
-                    assert not (node.module or "").startswith("hgmvae_bench"), path
+def test_packages_import_only_from_those_before_them() -> None:
+    rank = {name: i for i, group in enumerate(ORDER) for name in group}
+    wrong = []
+    for name, tree in modules("hgmvae_bench").items():
+        if name.count(".") == 0 or name == "hgmvae_bench.__main__":
+            continue  # the front door imports everything, when it is asked to
+        own = name.split(".")[1]
+        for node in imports(tree):
+            parts = (node.module or "").split(".")
+            if parts[0] != "hgmvae_bench" or parts[1:2] == [own]:
+                continue
+            if len(parts) == 1 or rank[parts[1]] >= rank[own]:
+                wrong.append(f"{name} imports {node.module}")
+    assert wrong == []
+
+
+def test_the_top_level_has_packages_not_modules() -> None:
+    top = {path.name for path in (PACKAGES["hgmvae_bench"] / "hgmvae_bench").glob("*.py")}
+    assert top == {"__init__.py", "__main__.py"}
+
+
+def test_a_class_name_means_one_thing() -> None:
+    names = Counter(
+        node.name
+        for tree in modules("hgmvae_bench").values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("package", ["hgmvae", "vae_baselines"])
+def test_models_and_baselines_import_nothing_of_the_suite(package: str) -> None:
+    for name, tree in modules(package).items():
+        for node in imports(tree):
+            assert not (node.module or "").startswith("hgmvae_bench"), name

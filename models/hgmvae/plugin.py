@@ -51,7 +51,7 @@ SETTINGS: Mapping[str, Setting] = {
 
 @dataclass(frozen=True)
 class HGMVAEPlugin:
-    """One row of the paper's tables; satisfies ``hgmvae_bench.plugins.protocols.ModelPlugin``.
+    """One row of the paper's tables; satisfies ``hgmvae_bench.plugins.ModelPlugin``.
 
     Attributes:
         title: the name in tables and figures.

@@ -16,7 +16,7 @@ import torch
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation.controls import PrincipalComponents
 from hgmvae_bench.evaluation.metrics import classifier, weights
-from hgmvae_bench.evaluation.outputs import Outputs
+from hgmvae_bench.evaluation.outputs import RunOutputs
 from hgmvae_bench.plugins.protocols import MetricMissingError, MetricPlugin, Need
 from hgmvae_bench.plugins.registry import METRICS
 
@@ -39,16 +39,16 @@ def tiny() -> ImageData:
 
 
 @pytest.fixture
-def outputs(tiny: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outputs:
+def outputs(tiny: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunOutputs:
     """Of PCA on real digits, without network and with a classifier of a moment's training."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(weights, "_download", lambda url, target: "no network")
     monkeypatch.setattr(classifier, "STEPS", 10)
     codec = PrincipalComponents(tiny.train_images, 4, seed=0)
-    return Outputs(codec, tiny, "tiny", "contract", torch.device("cpu"), cache=tmp_path)
+    return RunOutputs(codec, tiny, "tiny", "contract", torch.device("cpu"), cache=tmp_path)
 
 
-def value_or_reason(metric: MetricPlugin, outputs: Outputs) -> float | str:
+def value_or_reason(metric: MetricPlugin, outputs: RunOutputs) -> float | str:
     try:
         return metric.compute(outputs)
     except MetricMissingError as reason:
@@ -74,7 +74,7 @@ def test_titles_differ() -> None:
 
 
 @every_metric
-def test_value_or_reason(name: str, outputs: Outputs) -> None:
+def test_value_or_reason(name: str, outputs: RunOutputs) -> None:
     metric = METRICS[name]
     value = value_or_reason(metric, outputs)
     assert type(value) in {float, str}
@@ -95,14 +95,14 @@ def test_value_or_reason(name: str, outputs: Outputs) -> None:
 
 
 @every_metric
-def test_leaves_random_numbers_alone(name: str, outputs: Outputs) -> None:
+def test_leaves_random_numbers_alone(name: str, outputs: RunOutputs) -> None:
     before = torch.random.get_rng_state()
     value_or_reason(METRICS[name], outputs)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @every_metric
-def test_needs_are_true(name: str, outputs: Outputs) -> None:
+def test_needs_are_true(name: str, outputs: RunOutputs) -> None:
     """Labels are missed by the metrics that name them among their needs, and by no other."""
     metric = METRICS[name]
     bare = replace(outputs, data=replace(outputs.data, train_labels=None, test_labels=None))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgmvae_bench.data import ImageData, pad_to
+from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.download import fetch_file, gunzip
+from hgmvae_bench.data.pixels import pad_to
 from hgmvae_bench.data.source import (
     FileFault,
     FileState,

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.evaluation.outputs import BATCH_SIZE, Codec, Codes, Outputs, to_uint8, to_unit
+from hgmvae_bench.data.pixels import to_uint8, to_unit
+from hgmvae_bench.evaluation.outputs import BATCH_SIZE, Codec, RunOutputs
 from hgmvae_bench.evaluation.scoring import score
+from hgmvae_bench.plugins.image_data import Codes
 from hgmvae_bench.plugins.protocols import MetricMissingError, Need
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import MetricValue
@@ -183,7 +185,7 @@ class PrincipalComponents(Codec):
 
 
 @dataclass(frozen=True)
-class Halves(Outputs):
+class Halves(RunOutputs):
     """One half of the test images as prior samples, held against the other half."""
 
     @cached_property
@@ -218,7 +220,7 @@ class Control:
     title: str
     latent_dim: int | None
     provides: frozenset[Need]
-    outputs: Outputs
+    outputs: RunOutputs
 
     @property
     def comparable(self) -> bool:
@@ -250,7 +252,7 @@ def controls(
         dataset: its registered name.
         latent_dims: dims of the models that PCA stands beside.
         device: where a metric may compute.
-        weights: as in `hgmvae_bench.evaluation.outputs.Outputs`.
+        weights: as in `hgmvae_bench.evaluation.outputs.RunOutputs`.
         cache: as there.
     """
     noise_seed = derive_seed(_identity("pixel-noise", data), "reconstructions")
@@ -265,7 +267,7 @@ def controls(
         provides: frozenset[Need],
         codec: Codec,
         latent_dim: int | None = None,
-        kind: type[Outputs] = Outputs,
+        kind: type[RunOutputs] = RunOutputs,
     ) -> Control:
         identity = _identity(name if latent_dim is None else f"{name} L{latent_dim}", data)
         outputs = kind(codec, data, dataset, identity, device, weights, cache)

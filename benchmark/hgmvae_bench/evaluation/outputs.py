@@ -13,31 +13,19 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from hgmvae_bench.data import ImageData
+from hgmvae_bench.data.pixels import to_uint8, to_unit
+from hgmvae_bench.plugins.image_data import Codes, Labels
 from hgmvae_bench.plugins.protocols import BenchmarkModel, MetricMissingError
 from hgmvae_bench.utils.seeding import derive_seed
-
-Codes = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
 
 T = TypeVar("T")
 
 # What a layer makes of a batch stays in a CPU's cache.
 BATCH_SIZE = 100
-
-
-def to_unit(images: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W) to float32 in [0, 1]."""
-    return images.float().div_(255)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] to uint8, rounded as an image file would store them."""
-    return images.clamp(0, 1).mul(255).round_().to(torch.uint8)
 
 
 class Codec(Protocol):
@@ -152,7 +140,7 @@ class ModelCodec(Codec):
 
 
 @dataclass(frozen=True)
-class Outputs:
+class RunOutputs:
     """The outputs of one run on one dataset.
 
     Attributes:

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from hgmvae_bench.evaluation.outputs import Outputs
-from hgmvae_bench.plugins.protocols import MetricMissingError
+from hgmvae_bench.plugins.protocols import MetricMissingError, Outputs
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import MetricValue
 from hgmvae_bench.training.precision import tf32

@@ -18,12 +18,12 @@ import torch
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.execution.preflight import available_data, check_cells
-from hgmvae_bench.execution.run import build_model
 from hgmvae_bench.grid import Cell, Grid
 from hgmvae_bench.plugins.protocols import WeightedMetric
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.rng import Randomness
 from hgmvae_bench.training.stacking import Single
 from hgmvae_bench.training.trainer import Trainee

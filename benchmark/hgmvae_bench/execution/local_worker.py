@@ -13,12 +13,12 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from hgmvae_bench.execution.output_capture import captured
-from hgmvae_bench.execution.signals import SIGNALS, StopRequestedError
+from hgmvae_bench.execution.signals import SIGNALS
 from hgmvae_bench.execution.tasks import DoneElsewhere, EpochEnded, Finished, Setup
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.local_files import use
 from hgmvae_bench.storage.store import Store
-from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.errors import StopRequestedError, UserError
 
 
 @dataclass(frozen=True)

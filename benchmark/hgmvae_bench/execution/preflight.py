@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.execution.run import build_model
 from hgmvae_bench.grid import Cell, Grid, GridError
 from hgmvae_bench.grid.faults import Fault, explain
+from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.encoders import Network
 
 

@@ -11,22 +11,22 @@ from typing import Any
 import torch
 
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.evaluation.outputs import ModelCodec, Outputs
+from hgmvae_bench.evaluation.outputs import ModelCodec, RunOutputs
+from hgmvae_bench.evaluation.restore import restore
 from hgmvae_bench.evaluation.scoring import score
 from hgmvae_bench.execution.resource_meter import Meter, share
 from hgmvae_bench.execution.tasks import Task
-from hgmvae_bench.grid import Cell, Run
-from hgmvae_bench.plugins.protocols import BenchmarkModel, MetricMissingError, PluginError
-from hgmvae_bench.plugins.registry import missing_members, resolve_model
-from hgmvae_bench.storage.artifacts import artifact_files, load_weights
+from hgmvae_bench.grid import Run
+from hgmvae_bench.plugins.protocols import BenchmarkModel, MetricMissingError
+from hgmvae_bench.storage.artifacts import artifact_files
 from hgmvae_bench.storage.provenance import provenance
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord, Status
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.checkpoints import Checkpoint
 from hgmvae_bench.training.loop import OnEpoch, Seeded, keep, train
-from hgmvae_bench.training.network.encoders import Network, parameter_count
+from hgmvae_bench.training.network.encoders import parameter_count
 from hgmvae_bench.training.precision import tf32
 from hgmvae_bench.training.rng import Randomness
 from hgmvae_bench.utils.seeding import derive_seed
@@ -38,28 +38,6 @@ class TogetherError(RuntimeError):
 
 class RecordedElsewhereError(RuntimeError):
     """A run, or metrics of one, that another process has recorded first; its record stands."""
-
-
-def build_model(cell: Cell, input_dim: tuple[int, int, int]) -> BenchmarkModel:
-    """Build a cell's model with parameters drawn from torch's global generator.
-
-    Raises:
-        ValueError: if the images or a setting do not fit the model.
-        PluginError: if what the plug-in builds is not a model of the suite.
-    """
-    model = resolve_model(cell.model).build(
-        input_dim=input_dim,
-        latent_dim=cell.latent_dim,
-        reconstruction_loss=resolve_dataset(cell.dataset).reconstruction_loss,
-        network=Network(input_dim, cell.network.width),
-        settings=cell.model_settings,
-    )
-    if lacking := missing_members(model, BenchmarkModel):
-        raise PluginError(
-            f"the model '{cell.model}' builds a {type(model).__name__} without "
-            f"{', '.join(lacking)}; see hgmvae_bench.plugins.protocols.BenchmarkModel"
-        )
-    return model
 
 
 def perform(
@@ -201,7 +179,7 @@ def execute(
         else:
             outputs = _outputs(run, seeded.model, data, store, device, weights)
             with meter("encoding"):
-                artifacts = artifact_files(seeded.model, outputs)
+                artifacts = artifact_files(seeded.model, outputs.test_codes)
             with meter("scoring"):
                 values = score(outputs, metrics)
     except torch.OutOfMemoryError:
@@ -240,21 +218,6 @@ def _seeded(run: Run, data: ImageData, store: Store, device: torch.device) -> Se
     model.to(device)
     checkpoint = Checkpoint(store.files, run.key, device.type)
     return Seeded(model, derive_seed(run.key, "batches"), randomness, checkpoint)
-
-
-def restore(run: Run, data: ImageData, *, store: Store, device: torch.device) -> ModelCodec:
-    """The trained model of a finished run, from the weights that it left.
-
-    torch's global generator is left as it was.
-
-    Raises:
-        hgmvae_bench.storage.artifacts.ArtifactError: if the weights cannot be read.
-    """
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(run.cell, data.input_dim)
-    load_weights(model, store.artifacts(run.key))
-    model.to(device)
-    return ModelCodec(model, device)
 
 
 def rescore(
@@ -297,8 +260,8 @@ def _outputs(
     store: Store,
     device: torch.device,
     weights: Path | None,
-) -> Outputs:
-    return Outputs(
+) -> RunOutputs:
+    return RunOutputs(
         codec=ModelCodec(model, device),
         data=data.first_train_images(run.cell.training.train_images),
         dataset=run.cell.dataset,

@@ -14,10 +14,6 @@ from hgmvae_bench.utils.errors import UserError
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class StopRequestedError(BaseException):
-    """Raised within a run, at the end of an epoch, to say that it is to stop there."""
-
-
 class StoppedError(UserError):
     """A grid that was stopped before its end; the message says how to go on.
 

@@ -7,19 +7,20 @@ inside their methods, so that names and titles are listed at once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from hgmvae_bench.utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from pythae.models.nn import BaseDecoder, BaseEncoder
     from torch import Tensor, nn
 
-    from hgmvae_bench.data import ImageData
-    from hgmvae_bench.evaluation.outputs import Outputs
-    from hgmvae_bench.training.network.encoders import Network
+    from hgmvae_bench.plugins.image_data import Codes, ImageData, Labels
+
+T = TypeVar("T")
 
 Setting = bool | int | float | str | list[float] | None
 ReconstructionLoss = Literal["bce", "mse"]
@@ -112,6 +113,26 @@ class BenchmarkModel(Protocol):
         """Take parameters and buffers by name."""
 
 
+class NetworkBuilder(Protocol):
+    """The shared network's parts, which a model asks for when it is built.
+
+    Every call returns a part with freshly initialised parameters. The network is the same for
+    every model of a grid; its `training.network.encoders.Network` implements this protocol.
+    """
+
+    def feature_encoder(self) -> BaseEncoder:
+        """Return the convolutional trunk without heads: images to ``embedding`` (B, F)."""
+
+    def point_encoder(self, latent_dim: int) -> BaseEncoder:
+        """Return an encoder to ``embedding``, a code (B, ``latent_dim``)."""
+
+    def gaussian_encoder(self, latent_dim: int) -> BaseEncoder:
+        """Return an encoder to ``embedding`` and ``log_covariance``, each (B, ``latent_dim``)."""
+
+    def decoder(self, latent_dim: int) -> BaseDecoder:
+        """Return a decoder from (B, ``latent_dim``) to ``reconstruction``, images in [0, 1]."""
+
+
 class ModelPlugin(Protocol):
     """An entry of ``hgmvae_bench.models``.
 
@@ -132,7 +153,7 @@ class ModelPlugin(Protocol):
         input_dim: tuple[int, int, int],
         latent_dim: int,
         reconstruction_loss: ReconstructionLoss,
-        network: Network,
+        network: NetworkBuilder,
         settings: Mapping[str, Any],
     ) -> BenchmarkModel:
         """Build the model with freshly initialised parameters.
@@ -184,6 +205,85 @@ class DatasetPlugin(Protocol):
         """
 
 
+class Outputs(Protocol):
+    """What a metric receives: the data of a run and everything that its trained model computes.
+
+    Each output is computed on first access and cached, so metrics that share one pay for it once.
+    A metric lists what it uses in `MetricPlugin.needs`. Properties raise `MetricMissingError` if
+    the model or the dataset cannot provide the output, or if it is not finite.
+    """
+
+    @property
+    def data(self) -> ImageData:
+        """Training and test images with their labels."""
+
+    @property
+    def dataset(self) -> str:
+        """Registered name of the dataset."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which a metric may compute."""
+
+    @property
+    def weights(self) -> Path | None:
+        """Folder to search first for pretrained weights."""
+
+    @property
+    def cache(self) -> Path | None:
+        """Folder for what is computed once per dataset; None for the user's cache folder."""
+
+    @property
+    def test_images(self) -> Tensor:
+        """Test images, uint8 (N, C, H, W)."""
+
+    @property
+    def test_codes(self) -> Codes:
+        """Deterministic codes (N, L) of the test images."""
+
+    @property
+    def train_codes(self) -> Codes:
+        """Deterministic codes (M, L) of the training images."""
+
+    @property
+    def posterior(self) -> tuple[Codes, Codes]:
+        """Means and log-variances, each (N, L), of the test images' Gaussian posteriors."""
+
+    @property
+    def component_probabilities(self) -> Codes:
+        """Probabilities (N, K) with which the test images belong to the model's components."""
+
+    @property
+    def reconstructions(self) -> Tensor:
+        """Reconstructions of the test images from their codes, uint8 (N, C, H, W)."""
+
+    @property
+    def samples(self) -> Tensor:
+        """Prior samples, as many as there are test images, uint8 (N, C, H, W)."""
+
+    @property
+    def test_labels(self) -> Labels:
+        """Classes (N,) of the test images."""
+
+    @property
+    def train_labels(self) -> Labels:
+        """Classes (M,) of the training images."""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes among the test images."""
+
+    @property
+    def kmeans_labels(self) -> Labels:
+        """k-means clusters (N,) of the test codes, as many as there are classes."""
+
+    def shared(self, name: str, compute: Callable[[], T]) -> T:
+        """Return ``compute()``, cached under ``name`` for the other metrics of the run."""
+
+    def seed(self, purpose: str) -> int:
+        """Return the run's seed in [0, 2³²) for one purpose."""
+
+
 class MetricPlugin(Protocol):
     """An entry of ``hgmvae_bench.metrics``.
 
@@ -191,7 +291,7 @@ class MetricPlugin(Protocol):
         title: the name in tables and figures.
         direction: whether higher or lower is better.
         range: the least and the greatest value that it can take.
-        needs: what it takes from `hgmvae_bench.evaluation.outputs.Outputs` beside the test images.
+        needs: what it takes from `Outputs` beside the test images.
         reference: who published it, and the library that computes it.
         cost: ``dear`` where it takes far longer than the others at 10,000 images.
     """

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from hgmvae_bench.evaluation.outputs import Codes, Outputs
+from hgmvae_bench.plugins.image_data import Codes
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.utils.errors import UserError
 
@@ -24,16 +24,12 @@ class ArtifactError(UserError, RuntimeError):
     """A file of a run that is absent, damaged or of another model; the message names it."""
 
 
-def artifact_files(model: BenchmarkModel, outputs: Outputs) -> dict[str, bytes]:
-    """The files by name: every parameter and buffer, and the deterministic test codes (N, L).
-
-    Raises:
-        MetricMissingError: if the codes are not all finite.
-    """
+def artifact_files(model: BenchmarkModel, test_codes: Codes) -> dict[str, bytes]:
+    """Artifact files by name: every parameter and buffer, and the deterministic codes (N, L)."""
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     # Copies, since safetensors refuses tensors that share memory or have gaps.
     weights = {name: tensor.clone().contiguous() for name, tensor in state.items()}
-    codes = {"test_codes": torch.from_numpy(outputs.test_codes)}
+    codes = {"test_codes": torch.from_numpy(test_codes)}
     return {WEIGHTS: save(weights), CODES: save(codes)}
 
 

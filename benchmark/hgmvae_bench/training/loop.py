@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hgmvae_bench.evaluation.outputs import to_unit
-from hgmvae_bench.execution.signals import StopRequestedError
+from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.training.checkpoints import Checkpoint, End, TrainingState
@@ -21,6 +20,7 @@ from hgmvae_bench.training.precision import check_precision, tf32
 from hgmvae_bench.training.rng import Randomness
 from hgmvae_bench.training.stacking import Single, Stack, StackingError
 from hgmvae_bench.training.trainer import Trainee, below, stage
+from hgmvae_bench.utils.errors import StopRequestedError
 
 logger = logging.getLogger(__name__)
 

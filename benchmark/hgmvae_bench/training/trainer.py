@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hgmvae_bench.evaluation.outputs import to_unit
+from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.training.loss_terms import Terms

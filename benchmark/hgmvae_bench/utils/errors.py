@@ -10,3 +10,10 @@ class UserError(Exception):
 
     label = "error: "
     exit_status = 2
+
+
+class StopRequestedError(BaseException):
+    """Raised at the end of an epoch to stop the run that is training.
+
+    Not an ``Exception``, so that code that records a failed run does not catch it.
+    """

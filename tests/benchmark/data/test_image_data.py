@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgmvae_bench.data import ImageData, pad_to
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.data.pixels import pad_to
 
 
 def numbered(n_train: int, n_test: int = 4, n_classes: int | None = None) -> ImageData:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.evaluation.controls import (
     Control,
     MeanImage,
@@ -18,7 +19,6 @@ from hgmvae_bench.evaluation.controls import (
     controls,
 )
 from hgmvae_bench.evaluation.metrics import classifier
-from hgmvae_bench.evaluation.outputs import to_unit
 from hgmvae_bench.plugins.protocols import MetricMissingError
 from hgmvae_bench.plugins.registry import DATASETS, METRICS
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hgmvae_bench.data import ImageData
+from hgmvae_bench.data.pixels import to_uint8, to_unit
 from hgmvae_bench.evaluation import outputs as module
-from hgmvae_bench.evaluation.outputs import ModelCodec, Outputs, to_uint8, to_unit
+from hgmvae_bench.evaluation.outputs import ModelCodec, RunOutputs
 from hgmvae_bench.plugins.protocols import MetricMissingError
 
 
@@ -52,10 +53,10 @@ class WithHooks(TinyModel):
 
 @pytest.fixture
 def make(digits: ImageData):
-    def make(model: TinyModel | None = None, **others) -> Outputs:
+    def make(model: TinyModel | None = None, **others) -> RunOutputs:
         device = torch.device("cpu")
         codec = ModelCodec(model or TinyModel(), device)
-        return Outputs(
+        return RunOutputs(
             **{
                 "codec": codec,
                 "data": digits,

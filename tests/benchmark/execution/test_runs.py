@@ -14,7 +14,7 @@ import yaml
 
 from hgmvae_bench.execution.backends import LocalExecutor
 from hgmvae_bench.execution.preflight import check_cells, load_data
-from hgmvae_bench.execution.run import build_model, runner
+from hgmvae_bench.execution.run import runner
 from hgmvae_bench.execution.runner import (
     RunError,
     make_evaluation_plan,
@@ -27,6 +27,7 @@ from hgmvae_bench.storage.leases import Claims
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.training.build import build_model
 from hgmvae_bench.utils.threads import available_cores
 
 

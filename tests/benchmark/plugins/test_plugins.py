@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hgmvae_bench.evaluation.outputs import Outputs
+from hgmvae_bench.evaluation.outputs import RunOutputs
 from hgmvae_bench.plugins.local_files import Extension, ExtensionError, in_use, using
 from hgmvae_bench.plugins.protocols import ModelPlugin, PluginError, UnknownNameError
 from hgmvae_bench.plugins.registry import METRICS, MODELS, Registry
@@ -216,8 +216,8 @@ def test_the_docs_name_all_that_a_metric_is_offered():
         for line in table.splitlines()[2:]
         for name in re.findall(r"`(\w+)(?:\(.*?\))?`", line.split("|")[1])
     }
-    fields = {field.name for field in dataclasses.fields(Outputs)}
-    offered = {name for name in fields | vars(Outputs).keys() if not name.startswith("_")}
+    fields = {field.name for field in dataclasses.fields(RunOutputs)}
+    offered = {name for name in fields | vars(RunOutputs).keys() if not name.startswith("_")}
     # The codec and the key are the suite's own.
     assert named == offered - {"codec", "identity"}
 

@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 
 from hgmvae_bench.execution.run import _seeded, execute
-from hgmvae_bench.execution.signals import StopRequestedError
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.training.checkpoints import Checkpoint, TrainingState
 from hgmvae_bench.utils.atomic_files import LocalFiles
+from hgmvae_bench.utils.errors import StopRequestedError
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.func import vmap
 
-from hgmvae_bench.execution.signals import StopRequestedError
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.plugins.registry import MODELS
 from hgmvae_bench.training import loop
@@ -24,6 +23,7 @@ from hgmvae_bench.training.rng import Randomness
 from hgmvae_bench.training.stacking import Single, Stack, StackingError
 from hgmvae_bench.training.trainer import Trainee
 from hgmvae_bench.utils.atomic_files import LocalFiles
+from hgmvae_bench.utils.errors import StopRequestedError
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from hgmvae_bench.plugins.protocols import Direction, MetricMissingError, Need
 
 if TYPE_CHECKING:
-    from hgmvae_bench.evaluation.outputs import Outputs
+    from hgmvae_bench.plugins.protocols import Outputs
 
 
 @dataclass(frozen=True)

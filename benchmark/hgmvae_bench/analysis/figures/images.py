@@ -16,7 +16,8 @@ from torch import Tensor
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import FigureError, Results
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.evaluation.outputs import Codes, ModelCodec
+from hgmvae_bench.evaluation.outputs import ModelCodec
+from hgmvae_bench.plugins.image_data import Codes
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.seeding import derive_seed
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import FigureError, Results
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.evaluation.outputs import Codes, Labels
+from hgmvae_bench.plugins.image_data import Codes, Labels
 from hgmvae_bench.plugins.protocols import MetricMissingError
 from hgmvae_bench.utils.seeding import derive_seed
 

@@ -20,7 +20,8 @@ from hgmvae_bench.utils.errors import UserError
 
 if TYPE_CHECKING:
     from hgmvae_bench.data import ImageData
-    from hgmvae_bench.evaluation.outputs import Codes, ModelCodec
+    from hgmvae_bench.evaluation.outputs import ModelCodec
+    from hgmvae_bench.plugins.image_data import Codes
 
 LONGEST_TITLE = 28
 
@@ -254,7 +255,7 @@ class Results:
         """
         import torch
 
-        from hgmvae_bench.execution.run import restore
+        from hgmvae_bench.evaluation.restore import restore
 
         key = run.summary.key
         if key not in self._loaded:

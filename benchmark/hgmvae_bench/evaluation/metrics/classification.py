@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from hgmvae_bench.evaluation.outputs import Codes, Labels, Outputs
+    from hgmvae_bench.plugins.image_data import Codes, Labels
+    from hgmvae_bench.plugins.protocols import Outputs
 
     Weights = npt.NDArray[np.float64]
     Indices = npt.NDArray[np.int64]

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.evaluation.outputs import to_unit
+from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.plugins.protocols import MetricMissingError
 from hgmvae_bench.utils.seeding import derive_seed
 

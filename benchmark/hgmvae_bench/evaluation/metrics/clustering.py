@@ -12,7 +12,8 @@ from hgmvae_bench.plugins.protocols import Direction, MetricMissingError, Need
 if TYPE_CHECKING:
     import torch
 
-    from hgmvae_bench.evaluation.outputs import Codes, Labels, Outputs
+    from hgmvae_bench.plugins.image_data import Codes, Labels
+    from hgmvae_bench.plugins.protocols import Outputs
 
 LabelSource = Literal["classes", "k-means"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from hgmvae_bench.plugins.protocols import Direction, Need
 
 if TYPE_CHECKING:
-    from hgmvae_bench.evaluation.outputs import Outputs
+    from hgmvae_bench.plugins.protocols import Outputs
 
 ACTIVE_VARIANCE = 0.01
 

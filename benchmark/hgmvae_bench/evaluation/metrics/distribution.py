@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hgmvae_bench.data import ImageData
     from hgmvae_bench.evaluation.metrics.features import ExtractorName, ImageSource
-    from hgmvae_bench.evaluation.outputs import Outputs
+    from hgmvae_bench.plugins.protocols import Outputs
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000

@@ -30,7 +30,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from hgmvae_bench.evaluation.metrics import classifier
 from hgmvae_bench.evaluation.metrics.weights import PretrainedWeights
-from hgmvae_bench.evaluation.outputs import Outputs
+from hgmvae_bench.plugins.protocols import Outputs
 
 ExtractorName = Literal["inception", "classifier"]
 ImageSource = Literal["test images", "reconstructions", "prior samples"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hgmvae_bench.evaluation.metrics.weights import PretrainedWeights
-    from hgmvae_bench.evaluation.outputs import Outputs
+    from hgmvae_bench.plugins.protocols import Outputs
 
 BATCH_SIZE = 250
 # AlexNet's two poolings leave nothing of a smaller image.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from hgmvae_bench.evaluation.outputs import Outputs
+    from hgmvae_bench.plugins.protocols import Outputs
 
 # What is computed at a time stays in a CPU's cache, which matters more than the size itself.
 BATCH_SIZE = 32

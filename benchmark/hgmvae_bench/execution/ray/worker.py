@@ -25,7 +25,6 @@ from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution.output_capture import captured
 from hgmvae_bench.execution.ray.mailbox import node_folder, taken_log
 from hgmvae_bench.execution.run import perform
-from hgmvae_bench.execution.signals import StopRequestedError
 from hgmvae_bench.execution.tasks import EpochEnded, Setup, Started, Task
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.local_files import using
@@ -35,6 +34,7 @@ from hgmvae_bench.training.checkpoints import FOLDER as CHECKPOINTS
 from hgmvae_bench.training.checkpoints import Checkpoint
 from hgmvae_bench.training.precision import check_precision
 from hgmvae_bench.utils.atomic_files import LocalFiles, write_atomically
+from hgmvae_bench.utils.errors import StopRequestedError
 from hgmvae_bench.utils.threads import limit_threads
 
 FileContents = Mapping[str, bytes]

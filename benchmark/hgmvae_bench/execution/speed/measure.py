@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hgmvae_bench.analysis.stats import Interval, median_interval
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.evaluation.outputs import ModelCodec, Outputs
+from hgmvae_bench.evaluation.outputs import ModelCodec, RunOutputs
 from hgmvae_bench.evaluation.scoring import score
 from hgmvae_bench.execution.local_pool import PRELOADED
 from hgmvae_bench.execution.speed.trainers import (
@@ -286,7 +286,7 @@ def _scoring(
     for module in PRELOADED:  # as every worker has them
         import_module(module)
     with tempfile.TemporaryDirectory() as cache:
-        outputs = Outputs(
+        outputs = RunOutputs(
             codec=ModelCodec(model, device),
             data=data,
             dataset=cell.dataset,

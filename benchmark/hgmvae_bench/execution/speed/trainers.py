@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hgmvae_bench.evaluation.outputs import to_unit
+from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.execution.local_pool import process_context
-from hgmvae_bench.execution.run import build_model
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.plugins.protocols import BenchmarkModel
+from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.conv import Downsampling, Upsampling
 from hgmvae_bench.training.precision import networks_in
 from hgmvae_bench.training.rng import Randomness

@@ -1,4 +1,4 @@
-"""Outputs with given codes and images, and weights of the true file format without the network."""
+"""RunOutputs with given codes and images, and true-format weights without the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation.metrics import features, perceptual, weights
-from hgmvae_bench.evaluation.outputs import Codec, Codes, Outputs
+from hgmvae_bench.evaluation.outputs import Codec, RunOutputs
+from hgmvae_bench.plugins.image_data import Codes
 from hgmvae_bench.plugins.protocols import MetricMissingError
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -48,7 +49,7 @@ class Given(Codec):
         return self.samples[:n_samples]
 
 
-MakeOutputs = Callable[..., Outputs]
+MakeOutputs = Callable[..., RunOutputs]
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def make_outputs(tmp_path: Path) -> MakeOutputs:
         reconstructions: Tensor | None = None,
         samples: Tensor | None = None,
         **others: Any,
-    ) -> Outputs:
+    ) -> RunOutputs:
         arrays = [np.asarray(c, dtype=np.float32) for c in (codes, train_codes) if c is not None]
         if images is None:
             images = torch.zeros(len(arrays[0]), 1, 1, 1, dtype=torch.uint8)
@@ -84,7 +85,7 @@ def make_outputs(tmp_path: Path) -> MakeOutputs:
             "cache": tmp_path / "cache",
             **others,
         }
-        return Outputs(
+        return RunOutputs(
             codec=Given(arrays, reconstructions, samples),
             data=ImageData(train_images, tensor(train_labels), images, tensor(labels)),
             **settings,

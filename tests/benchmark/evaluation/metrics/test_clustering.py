@@ -30,7 +30,7 @@ from hgmvae_bench.evaluation.metrics.clustering import (
     normalised_mutual_information,
     silhouette,
 )
-from hgmvae_bench.evaluation.outputs import Codes, Labels
+from hgmvae_bench.plugins.image_data import Codes, Labels
 from hgmvae_bench.plugins.protocols import MetricMissingError
 
 CPU = torch.device("cpu")

@@ -10,13 +10,13 @@ from hgmvae_bench.evaluation.metrics.collapse import (
     EFFECTIVE_COMPONENTS,
     KL_PER_DIMENSION,
 )
-from hgmvae_bench.evaluation.outputs import Outputs
+from hgmvae_bench.evaluation.outputs import RunOutputs
 from hgmvae_bench.plugins.protocols import MetricMissingError
 
 
 @pytest.fixture
 def with_hooks(make_outputs):
-    def make(**answers) -> Outputs:
+    def make(**answers) -> RunOutputs:
         outputs = make_outputs(np.zeros((4, 2)))
         for name, answer in answers.items():
             setattr(outputs.codec, name, lambda images, answer=answer: answer)

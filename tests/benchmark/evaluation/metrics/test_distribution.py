@@ -30,7 +30,7 @@ from hgmvae_bench.evaluation.metrics.distribution import (
     precision_and_recall,
     recall,
 )
-from hgmvae_bench.evaluation.outputs import Outputs
+from hgmvae_bench.evaluation.outputs import RunOutputs
 from hgmvae_bench.plugins.protocols import MetricMissingError
 
 RNG = np.random.default_rng(0)
@@ -157,7 +157,7 @@ class Images(Dataset[Tensor]):
 
 
 @pytest.fixture
-def classified(digits, quick_classifier, make_outputs) -> Outputs:
+def classified(digits, quick_classifier, make_outputs) -> RunOutputs:
     """Real digits with blurred copies as reconstructions, and others as samples."""
     images = digits.test_images
     blurred = torch.nn.functional.avg_pool2d(images.float(), 5, 1, 2).to(torch.uint8)

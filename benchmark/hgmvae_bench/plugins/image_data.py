@@ -1,0 +1,179 @@
+"""Images and labels of one dataset, as dataset plug-ins return them and metrics receive them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+Codes: TypeAlias = "npt.NDArray[np.float32]"
+"""Codes (N, L) of N images."""
+
+Labels: TypeAlias = "npt.NDArray[np.int64]"
+"""Classes or clusters (N,) of N images."""
+
+VALIDATION_SEED = 0
+"""Seed that draws the validation images of a dataset without a validation split."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """One dataset in memory, split into training and test images.
+
+    Attributes:
+        train_images: uint8 (N, C, H, W).
+        train_labels: int64 (N,), or None for a dataset without classes.
+        test_images: uint8 (M, C, H, W).
+        test_labels: int64 (M,), or None.
+        class_names: names in the order of the labels; empty without classes.
+        validation_images: uint8 (V, C, H, W), or None for a dataset without a validation split of
+            its own. Nothing but `with_validation_as_test` looks at them.
+        validation_labels: int64 (V,), or None.
+
+    Raises:
+        ValueError: if shapes or types are not as above.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor | None
+    test_images: Tensor
+    test_labels: Tensor | None
+    class_names: tuple[str, ...] = ()
+    validation_images: Tensor | None = None
+    validation_labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        import torch
+
+        splits = {
+            "train": (self.train_images, self.train_labels),
+            "test": (self.test_images, self.test_labels),
+        }
+        if self.validation_images is not None:
+            splits["validation"] = (self.validation_images, self.validation_labels)
+        for split, (images, labels) in splits.items():
+            if images.dtype != torch.uint8 or images.ndim != 4:
+                raise ValueError(
+                    f"{split} images are {images.dtype} {tuple(images.shape)}, "
+                    "expected uint8 (N, C, H, W)"
+                )
+            if labels is not None and (labels.dtype != torch.int64 or len(labels) != len(images)):
+                raise ValueError(
+                    f"{split} labels are {labels.dtype} {tuple(labels.shape)}, "
+                    f"expected int64 ({len(images)},)"
+                )
+            if images.shape[1:] != self.train_images.shape[1:]:
+                raise ValueError(
+                    f"train images are {tuple(self.train_images.shape[1:])} and {split} images "
+                    f"{tuple(images.shape[1:])}; expected one shape"
+                )
+
+    @property
+    def input_dim(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of one image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of every image and label: part of the key of each run on this data.
+
+        Data from the cache comes with its digest, so that opening it reads no images.
+        """
+        sha = hashlib.sha256()
+        for tensor in (
+            self.train_images,
+            self.train_labels,
+            self.test_images,
+            self.test_labels,
+            self.validation_images,
+            self.validation_labels,
+        ):
+            if tensor is not None:
+                sha.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                sha.update(tensor.contiguous().numpy().data)
+        return sha.hexdigest()
+
+    def first_train_images(self, count: int | None) -> ImageData:
+        """The same data with only the first ``count`` training images (all if None).
+
+        Raises:
+            ValueError: if there are fewer.
+        """
+        if count is None or count == len(self.train_images):
+            return self
+        if count > len(self.train_images):
+            raise ValueError(
+                f"train_images is {count}, but there are only {len(self.train_images)}"
+            )
+        labels = self.train_labels
+        return replace(
+            self,
+            train_images=self.train_images[:count],
+            train_labels=None if labels is None else labels[:count],
+        )
+
+    def with_validation_as_test(self, count: int | None = None) -> ImageData:
+        """Data for choosing between models: held-out images stand where the test images stood.
+
+        The true test images are gone from the result, so that no choice made on it has seen them.
+        A dataset with a validation split of its own gives that one (its first ``count`` images);
+        its training images stay as they are. Otherwise ``count`` of the training images are held
+        out, drawn with a fixed seed and, where there are classes, in the classes' proportions;
+        the rest keep their order. The same ``count`` always gives the same images, whatever the
+        run's seed.
+
+        Args:
+            count: how many images. None is the whole validation split, or a tenth of the
+                training images where there is none.
+
+        Raises:
+            ValueError: if there are not that many images, or fewer than classes.
+        """
+        if self.validation_images is not None:
+            held_out, labels = self.validation_images, self.validation_labels
+            if count is not None and not 0 < count <= len(held_out):
+                raise ValueError(
+                    f"{count} validation images are asked for, but the dataset's validation split "
+                    f"has {len(held_out)}"
+                )
+            return replace(
+                self,
+                test_images=held_out[:count],
+                test_labels=None if labels is None else labels[:count],
+                validation_images=None,
+                validation_labels=None,
+            )
+
+        import torch
+        from sklearn.model_selection import train_test_split
+
+        n_images = len(self.train_images)
+        count = n_images // 10 if count is None else count
+        if not 0 < count < n_images:
+            raise ValueError(
+                f"{count} validation images are asked for, but there are {n_images} training "
+                "images to take them from, and some must stay"
+            )
+        kept, taken = train_test_split(
+            torch.arange(n_images).numpy(),
+            test_size=count,
+            random_state=VALIDATION_SEED,
+            stratify=self.train_labels,
+        )
+        kept.sort()
+        taken.sort()
+        labels = self.train_labels
+        return replace(
+            self,
+            train_images=self.train_images[kept],
+            train_labels=None if labels is None else labels[kept],
+            test_images=self.train_images[taken],
+            test_labels=None if labels is None else labels[taken],
+        )
