@@ -17,10 +17,10 @@ from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.plugins.protocols import ParametricModel
 from hgmvae_bench.plugins.registry import MODELS, resolve_model
 from hgmvae_bench.training import loop, trainer
-from hgmvae_bench.training.loop import Seeded, TrainingResult, train
+from hgmvae_bench.training.loop import SeededModel, TrainingResult, train
 from hgmvae_bench.training.network.encoders import Network
-from hgmvae_bench.training.rng import Randomness
-from hgmvae_bench.training.stacking import Stack
+from hgmvae_bench.training.rng import RunRNG
+from hgmvae_bench.training.stacking import StackedModels
 from vae_baselines.pythae_models import ADAPTED
 
 EPOCHS = 7  # past every stage of HGMVAE's default schedule
@@ -66,12 +66,12 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def seeds_of(name: str, device: torch.device) -> list[Seeded]:
+def seeds_of(name: str, device: torch.device) -> list[SeededModel]:
     plugin, shape = resolve_model(name), (1, 32, 32)
     seeded = []
     for seed in SEEDS:
-        randomness = Randomness(seed, device)
-        with randomness():
+        rng = RunRNG(seed, device)
+        with rng.activate():
             model = plugin.build(
                 input_dim=shape,
                 latent_dim=2,
@@ -79,13 +79,13 @@ def seeds_of(name: str, device: torch.device) -> list[Seeded]:
                 network=Network(shape, width=1),
                 settings=plugin.settings,
             )
-        seeded.append(Seeded(model.to(device), seed, randomness))
+        seeded.append(SeededModel(model.to(device), seed, rng))
     return seeded
 
 
 def trained(
     name: str, device: torch.device, *, stacked: bool
-) -> tuple[list[TrainingResult], list[Seeded]]:
+) -> tuple[list[TrainingResult], list[SeededModel]]:
     digits = torch.tensor(load_digits().images[:64] * 15, dtype=torch.uint8)
     images = digits.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2).unsqueeze(1)
     seeded = seeds_of(name, device)
@@ -135,12 +135,12 @@ def test_stacked_seeds_are_what_each_is_alone(
             torch.testing.assert_close(
                 seed.model.state_dict()[key], value, rtol=1e-6, atol=1e-6, msg=key
             )
-        for key, state in like.randomness.state().items():
-            assert torch.equal(seed.randomness.state()[key], state)
+        for key, state in like.rng.state().items():
+            assert torch.equal(seed.rng.state()[key], state)
 
 
 class Undrawn:
-    """Stands in for a model's randomness where nothing is computed."""
+    """Stands in for a model's rng where nothing is computed."""
 
     generator = torch.Generator()
 
@@ -168,9 +168,9 @@ def test_a_gpu_has_kernels_for_every_operation_of_a_stack(name: str) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         for model in models:
             on_fake_gpu(model)
-        stack = Stack(models, [Undrawn() for _ in models])
+        stack = StackedModels(models, [Undrawn() for _ in models])
         images = torch.rand(4 * len(models), 1, 32, 32, device="cuda")
         for epoch in first_epochs.values():
-            terms = stack.terms(images, epoch=epoch, dataset_size=1000)
+            terms = stack.loss_terms(images, epoch=epoch, dataset_size=1000)
             for term, values in terms.scalars.items():
                 assert (values.device.type, values.shape) == ("cuda", (len(models),)), term

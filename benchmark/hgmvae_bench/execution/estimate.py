@@ -24,9 +24,9 @@ from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.training.build import build_model
-from hgmvae_bench.training.rng import Randomness
-from hgmvae_bench.training.stacking import Single
-from hgmvae_bench.training.trainer import Trainee
+from hgmvae_bench.training.rng import RunRNG
+from hgmvae_bench.training.stacking import SingleModel
+from hgmvae_bench.training.trainer import Trainer
 from hgmvae_bench.utils.errors import UserError
 
 Basis = Literal["its own runs", "like runs", "calibration, training only", "unknown"]
@@ -269,23 +269,23 @@ class _Estimates:
     def _measure(self, cell: Cell) -> tuple[float, int]:
         dataset = resolve_dataset(cell.dataset)
         shape = dataset.channels, cell.image_size, cell.image_size
-        randomness = Randomness(0, self.device)
-        with randomness():
+        rng = RunRNG(0, self.device)
+        with rng.activate():
             model = build_model(cell, shape)
         model.to(self.device)
         size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         noise = torch.Generator().manual_seed(0)
         count = cell.training.batch_size * (WARM_UP_STEPS + MEASURED_STEPS)
         images = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=noise)
-        trainee = Trainee(
-            Single(model, randomness),
+        trainer = Trainer(
+            SingleModel(model, rng),
             images.to(self.device),
             cell.training,
             batch_seeds=[0],
             device=self.device,
         )
         began = 0.0
-        steps = trainee.steps(1)
+        steps = trainer.steps(1)
         for number, _ in enumerate(steps, start=1):
             if number == WARM_UP_STEPS:
                 self._wait()

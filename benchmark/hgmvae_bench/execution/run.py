@@ -25,10 +25,10 @@ from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.checkpoints import Checkpoint
-from hgmvae_bench.training.loop import OnEpoch, Seeded, keep, train
+from hgmvae_bench.training.loop import EpochCallback, SeededModel, save_trained, train
 from hgmvae_bench.training.network.encoders import parameter_count
 from hgmvae_bench.training.precision import tf32
-from hgmvae_bench.training.rng import Randomness
+from hgmvae_bench.training.rng import RunRNG
 from hgmvae_bench.utils.seeding import derive_seed
 
 
@@ -74,7 +74,7 @@ def train_together(
     store: Store,
     device: torch.device,
     stacked: bool = False,
-    on_epoch: OnEpoch | None = None,
+    on_epoch: EpochCallback | None = None,
 ) -> None:
     """Train several seeds of a cell at once, and leave each in its checkpoint.
 
@@ -114,7 +114,7 @@ def train_together(
     trained = [(one, r) for one, r in zip(seeded, results, strict=True) if r.cost is None]
     for one, result in trained:
         cost = share(meter.stages["training"], len(trained))
-        keep(one, result, cost | {"stacked": result.stacked})
+        save_trained(one, result, cost | {"stacked": result.stacked})
 
 
 @tf32(enabled=False)  # Training puts it to use where the settings ask for it.
@@ -210,14 +210,14 @@ def execute(
     return record
 
 
-def _seeded(run: Run, data: ImageData, store: Store, device: torch.device) -> Seeded:
+def _seeded(run: Run, data: ImageData, store: Store, device: torch.device) -> SeededModel:
     """A run's model as it is before training, and what decides its training."""
-    randomness = Randomness(derive_seed(run.key, "training"), device)
-    with randomness():
+    rng = RunRNG(derive_seed(run.key, "training"), device)
+    with rng.activate():
         model = build_model(run.cell, data.input_dim)
     model.to(device)
     checkpoint = Checkpoint(store.files, run.key, device.type)
-    return Seeded(model, derive_seed(run.key, "batches"), randomness, checkpoint)
+    return SeededModel(model, derive_seed(run.key, "batches"), rng, checkpoint)
 
 
 def rescore(

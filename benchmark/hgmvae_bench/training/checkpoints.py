@@ -23,11 +23,11 @@ from hgmvae_bench.utils.atomic_files import LocalFiles
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
+CHECKPOINT_FOLDER = "checkpoints"
 FORMAT = "1"
 
 
-class End(NamedTuple):
+class TrainingEnd(NamedTuple):
     """How a training ended.
 
     Attributes:
@@ -54,7 +54,7 @@ class TrainingState(NamedTuple):
     epoch: int
     history: dict[str, list[float]]
     tensors: Mapping[str, Tensor]
-    end: End | None = None
+    end: TrainingEnd | None = None
 
 
 @dataclass
@@ -80,9 +80,9 @@ class Checkpoint:
     @property
     def path(self) -> str:
         """Of the file, within the results folder."""
-        return f"{FOLDER}/{self.key}.safetensors"
+        return f"{CHECKPOINT_FOLDER}/{self.key}.safetensors"
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether there is much to lose."""
         return time.monotonic() - self._saved_at >= self.seconds
 
@@ -121,7 +121,7 @@ class Checkpoint:
                     int(about["epoch"]),
                     json.loads(about["history"]),
                     tensors,
-                    None if end is None else End(**end),
+                    None if end is None else TrainingEnd(**end),
                 )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None

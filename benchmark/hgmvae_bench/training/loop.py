@@ -15,32 +15,32 @@ from torch import Tensor
 from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.plugins.protocols import BenchmarkModel
-from hgmvae_bench.training.checkpoints import Checkpoint, End, TrainingState
+from hgmvae_bench.training.checkpoints import Checkpoint, TrainingEnd, TrainingState
 from hgmvae_bench.training.precision import check_precision, tf32
-from hgmvae_bench.training.rng import Randomness
-from hgmvae_bench.training.stacking import Single, Stack, StackingError
-from hgmvae_bench.training.trainer import Trainee, below, stage
+from hgmvae_bench.training.rng import RunRNG
+from hgmvae_bench.training.stacking import SingleModel, StackedModels, StackingError
+from hgmvae_bench.training.trainer import Trainer, select_prefix, training_stage
 from hgmvae_bench.utils.errors import StopRequestedError
 
 logger = logging.getLogger(__name__)
 
-OnEpoch = Callable[[int, int, Mapping[str, float]], None]
+EpochCallback = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
-class Seeded:
+class SeededModel:
     """A freshly built model with what decides its training.
 
     Attributes:
         model: on the device where it is to be trained.
         batch_seed: decides the order of the images.
-        randomness: what the model was built under, and draws its noise from.
+        rng: what the model was built under, and draws its noise from.
         checkpoint: where its training is kept from epoch to epoch, if anywhere.
     """
 
     model: BenchmarkModel
     batch_seed: int
-    randomness: Randomness
+    rng: RunRNG
     checkpoint: Checkpoint | None = None
 
 
@@ -53,7 +53,7 @@ class TrainingResult:
         divergence: what ceased to be finite, and where; None if nothing did.
         resumed_after: the epoch after which an earlier training was taken up; 0 if none was.
         cost: of a training that was found at its end; None of one that was done here.
-        stacked: whether the model was one of a `stacking.Stack`.
+        stacked: whether the model was one of a `stacking.StackedModels`.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -69,23 +69,23 @@ class _Group:
 
     Attributes:
         indices: of its models, as `train` counts them.
-        trainee: what trains them.
+        trainer: what trains them.
         after: the epoch after which they go on; 0 if they begin.
     """
 
     indices: list[int]
-    trainee: Trainee
+    trainer: Trainer
     after: int
 
 
 def train(
-    seeded: Sequence[Seeded],
+    seeded: Sequence[SeededModel],
     images: Tensor,
     settings: TrainingSettings,
     *,
     device: torch.device,
     stacked: bool = False,
-    on_epoch: OnEpoch | None = None,
+    on_epoch: EpochCallback | None = None,
 ) -> list[TrainingResult]:
     """Train models in place with AdamW, each as if it were alone.
 
@@ -98,7 +98,7 @@ def train(
         images: uint8 (N, C, H, W), anywhere.
         settings: epochs, batch size and optimiser.
         device: where to train.
-        stacked: whether models of one cell are trained as one, `stacking.Stack`. Each
+        stacked: whether models of one cell are trained as one, `stacking.StackedModels`. Each
             differs then from what it would be alone by rounding. Those that cannot be take turns,
             and a warning says why.
         on_epoch: called after every epoch of a model with the model's index, the epoch, and the
@@ -122,7 +122,7 @@ def train(
             unfinished[index] = state
             results[index] = TrainingResult(state.history, resumed_after=state.epoch)
         else:
-            one.model.load_state_dict(below("model.", state.tensors))
+            one.model.load_state_dict(select_prefix("model.", state.tensors))
             results[index] = TrainingResult(state.history, *state.end)
     if not unfinished:
         return results
@@ -137,12 +137,12 @@ def train(
             if group.after < epoch and any(results[i].divergence is None for i in group.indices)
         ]
         with tf32(enabled=settings.precision == "tf32"):
-            for _ in zip_longest(*(group.trainee.steps(epoch) for group in active)):
+            for _ in zip_longest(*(group.trainer.steps(epoch) for group in active)):
                 pass
         means: dict[int, dict[str, float]] = {}
         for group in active:
             for index, (terms, fault) in zip(
-                group.indices, group.trainee.finish_epoch(), strict=True
+                group.indices, group.trainer.finish_epoch(), strict=True
             ):
                 if results[index].divergence is not None:
                     continue
@@ -152,7 +152,7 @@ def train(
                 means[index] = terms
                 for name, mean in terms.items():
                     results[index].history.setdefault(name, []).append(mean)
-        _update([(g.trainee, n) for g in active for n, i in enumerate(g.indices) if i in means])
+        _update([(g.trainer, n) for g in active for n, i in enumerate(g.indices) if i in means])
         _save(active, means, seeded, results, epoch, due=True)
         try:
             for index, terms in sorted(means.items()):
@@ -165,7 +165,7 @@ def train(
 
 
 def _grouped(
-    seeded: Sequence[Seeded],
+    seeded: Sequence[SeededModel],
     unfinished: Mapping[int, TrainingState | None],
     images: Tensor,
     settings: TrainingSettings,
@@ -187,8 +187,8 @@ def _grouped(
         parts = [[i] for i in indices] if stack is None else [indices]
         for part in parts:
             [first, *_] = members = [seeded[i] for i in part]
-            trainee = Trainee(
-                Single(first.model, first.randomness) if stack is None else stack,
+            trainer = Trainer(
+                SingleModel(first.model, first.rng) if stack is None else stack,
                 images,
                 settings,
                 batch_seeds=[one.batch_seed for one in members],
@@ -196,26 +196,28 @@ def _grouped(
             )
             if after:
                 states = [unfinished[i] for i in part]
-                trainee.restore([state.tensors for state in states if state is not None])
-            groups.append(_Group(part, trainee, after))
+                trainer.restore([state.tensors for state in states if state is not None])
+            groups.append(_Group(part, trainer, after))
     return groups
 
 
 def _stack(
-    seeded: Sequence[Seeded], images: Tensor, settings: TrainingSettings, epoch: int
-) -> Stack | None:
+    seeded: Sequence[SeededModel], images: Tensor, settings: TrainingSettings, epoch: int
+) -> StackedModels | None:
     """Models as one for all epochs from ``epoch`` on, if they can be."""
     model = seeded[0].model
     try:
         # Of each stage its first epoch.
-        stages = {stage(model, later): later for later in range(settings.epochs, epoch - 1, -1)}
+        stages = {
+            training_stage(model, later): later for later in range(settings.epochs, epoch - 1, -1)
+        }
         if None in stages:
             reason = f"it does not say that the steps of epoch {stages[None]} are alike"
             raise StackingError(reason)
-        stack = Stack([one.model for one in seeded], [one.randomness for one in seeded])
+        stack = StackedModels([one.model for one in seeded], [one.rng for one in seeded])
         batch = to_unit(images[: settings.batch_size])
         for first in sorted(stages.values()):
-            stack.check(batch, settings.precision, epoch=first, dataset_size=len(images))
+            stack.verify(batch, settings.precision, epoch=first, dataset_size=len(images))
     except StackingError as reason:
         name = type(model).__name__
         logger.warning("%s: %d seeds take turns, not as one: %s", name, len(seeded), reason)
@@ -223,20 +225,20 @@ def _stack(
     return stack
 
 
-def _update(models: Sequence[tuple[Trainee, int]]) -> None:
-    """End an epoch of models, each given by its trainee and its place there."""
+def _update(models: Sequence[tuple[Trainer, int]]) -> None:
+    """TrainingEnd an epoch of models, each given by its trainer and its place there."""
     if len(models) == 1:
-        [(trainee, place)] = models
-        trainee.update(place)
+        [(trainer, place)] = models
+        trainer.update(place)
         return
     with ThreadPoolExecutor() as threads:  # They may fit something: one core each.
-        list(threads.map(lambda model: model[0].update_beside_others(model[1]), models))
+        list(threads.map(lambda model: model[0].update_in_thread(model[1]), models))
 
 
 def _save(
     groups: Sequence[_Group],
     indices: Collection[int],
-    seeded: Sequence[Seeded],
+    seeded: Sequence[SeededModel],
     results: Sequence[TrainingResult],
     epoch: int,
     *,
@@ -249,14 +251,14 @@ def _save(
             for index in group.indices
             if index in indices and (checkpoint := seeded[index].checkpoint) is not None
         }
-        if not any(checkpoint.due() or not due for checkpoint in checkpoints.values()):
+        if not any(checkpoint.is_due() or not due for checkpoint in checkpoints.values()):
             continue
-        for index, state in zip(group.indices, group.trainee.states(), strict=True):
-            if index in checkpoints and (checkpoints[index].due() or not due):
+        for index, state in zip(group.indices, group.trainer.states(), strict=True):
+            if index in checkpoints and (checkpoints[index].is_due() or not due):
                 checkpoints[index].save(TrainingState(epoch, results[index].history, state))
 
 
-def keep(seeded: Seeded, result: TrainingResult, cost: Mapping[str, Any]) -> None:
+def save_trained(seeded: SeededModel, result: TrainingResult, cost: Mapping[str, Any]) -> None:
     """Leave a model whose training is over in its checkpoint, where `train` finds it done.
 
     Args:
@@ -267,5 +269,5 @@ def keep(seeded: Seeded, result: TrainingResult, cost: Mapping[str, Any]) -> Non
     if seeded.checkpoint is not None:
         weights = {f"model.{name}": value for name, value in seeded.model.state_dict().items()}
         epochs = max((len(means) for means in result.history.values()), default=0)
-        end = End(result.divergence, result.resumed_after, cost)
+        end = TrainingEnd(result.divergence, result.resumed_after, cost)
         seeded.checkpoint.save(TrainingState(epochs, result.history, weights, end))

@@ -11,27 +11,27 @@ from torch import Tensor, nn
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 
 
-class Terms(NamedTuple):
+class LossTerms(NamedTuple):
     """The outcome of a batch, each a scalar; of several models one for each, (S,).
 
     Attributes:
         scalars: of the model's output, by name.
-        brightness: a sum over all decoded images: finite if, and only if, they all are.
+        image_sum: a sum over all decoded images: finite if, and only if, they all are.
     """
 
     scalars: dict[str, Tensor]
-    brightness: Tensor
+    image_sum: Tensor
 
 
-def objectives_of(model: BenchmarkModel) -> dict[str, list[Tensor]]:
+def model_objectives(model: BenchmarkModel) -> dict[str, list[Tensor]]:
     """Parameters by the name of the loss that they follow; one loss unless the model says so."""
     objectives: Callable[[], dict[str, list[Tensor]]] | None = getattr(model, "objectives", None)
     return {"loss": list(model.parameters())} if objectives is None else objectives()
 
 
-def terms_of(
+def compute_loss_terms(
     model: BenchmarkModel, call: Callable[[Mapping[str, Tensor]], Any], images: Tensor
-) -> Terms:
+) -> LossTerms:
     """What comes of calling a model.
 
     Args:
@@ -41,7 +41,7 @@ def terms_of(
     """
     with _watching(model.decoder) as sums:
         output = call({"data": images})
-    return Terms(
+    return LossTerms(
         {
             name: value
             for name, value in output.items()

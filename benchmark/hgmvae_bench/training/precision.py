@@ -62,7 +62,7 @@ def tf32(*, enabled: bool) -> Iterator[None]:
 
 
 @contextmanager
-def networks_in(precision: Precision, model: Any) -> Iterator[None]:
+def autocast_networks(precision: Precision, model: Any) -> Iterator[None]:
     """Let a model's encoder and decoder compute in a format; what they return is float32.
 
     The loss terms stay in float32 for every format: cross-entropies and log-densities of bf16

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 
-class Randomness:
+class RunRNG:
     """State of torch's global generators that is in force inside its blocks, and only there.
 
     What a run draws follows from its seed and its own earlier draws alone. On a GPU the state is
@@ -36,7 +36,7 @@ class Randomness:
         return self._cpu if self._device is None else self._device
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def activate(self) -> Iterator[None]:
         """Put the state in force; what was before comes back afterwards."""
         outer = torch.get_rng_state()
         torch.set_rng_state(self._cpu.get_state())

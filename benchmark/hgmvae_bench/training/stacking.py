@@ -1,4 +1,4 @@
-"""What a trainee trains: one model as it is, or several of a cell as one by their stacked tensors.
+"""What a trainer trains: one model as it is, or several of a cell as one by their stacked tensors.
 
 Several small models take one set of operations a step where each has a first axis for the model
 (``torch.func.vmap``). Their parameters and buffers then are rows of the stacked ones: between two
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from hgmvae_bench.plugins.protocols import BenchmarkModel
-from hgmvae_bench.training.loss_terms import Terms, objectives_of, terms_of
-from hgmvae_bench.training.precision import Precision, networks_in, tf32
-from hgmvae_bench.training.rng import Randomness
-from hgmvae_bench.training.vmap_rules import Lane
+from hgmvae_bench.training.loss_terms import LossTerms, compute_loss_terms, model_objectives
+from hgmvae_bench.training.precision import Precision, autocast_networks, tf32
+from hgmvae_bench.training.rng import RunRNG
+from hgmvae_bench.training.vmap_rules import VmapMode
 
 TOLERANCES: Mapping[Precision, float] = {"float32": 1e-4, "tf32": 1e-2, "bf16": 1e-2}
 """By how much of its own a model's loss may differ from the one it has among others."""
@@ -32,66 +32,66 @@ class StackingError(RuntimeError):
     """Models that cannot be trained as one; the message says why."""
 
 
-class Models(Protocol):
-    """What a trainee trains.
+class ModelGroup(Protocol):
+    """What a trainer trains.
 
     Attributes:
-        members: the models.
+        models: the models.
         shape: of what holds a number for each of them: ``()`` for one alone, else ``(S,)``.
-        randomness: of each, what it draws from.
+        rngs: of each, what it draws from.
         generators: that they draw from beside torch's global ones.
     """
 
-    members: Sequence[BenchmarkModel]
+    models: Sequence[BenchmarkModel]
     shape: tuple[int, ...]
-    randomness: Sequence[Randomness]
+    rngs: Sequence[RunRNG]
     generators: Sequence[torch.Generator]
 
-    def in_force(self) -> AbstractContextManager[None]:
+    def activate_rng(self) -> AbstractContextManager[None]:
         """A block in which torch's global generators are as the models want them."""
 
     def objectives(self) -> dict[str, list[Tensor]]:
         """Parameters by the name of the loss that they follow."""
 
-    def terms(self, images: Tensor, **options: Any) -> Terms:
+    def loss_terms(self, images: Tensor, **options: Any) -> LossTerms:
         """The models' scalars for images (S · B, C, H, W), of each model those of its own batch."""
 
-    def rows(self, tensor: Tensor) -> Sequence[Tensor]:
+    def unstack(self, tensor: Tensor) -> Sequence[Tensor]:
         """Each model's part of a tensor that goes with a parameter."""
 
     def stack(self, rows: Sequence[Tensor]) -> Tensor:
         """The tensor whose `rows` these are."""
 
 
-class Single:
+class SingleModel:
     """One model, as it is.
 
     Args:
         model: on its device.
-        randomness: in force whenever it computes.
+        rng: in force whenever it computes.
     """
 
     shape: tuple[int, ...] = ()
     generators: Sequence[torch.Generator] = ()
 
-    def __init__(self, model: BenchmarkModel, randomness: Randomness) -> None:
-        self.members: Sequence[BenchmarkModel] = [model]
-        self.randomness: Sequence[Randomness] = [randomness]
+    def __init__(self, model: BenchmarkModel, rng: RunRNG) -> None:
+        self.models: Sequence[BenchmarkModel] = [model]
+        self.rngs: Sequence[RunRNG] = [rng]
 
-    def in_force(self) -> AbstractContextManager[None]:
+    def activate_rng(self) -> AbstractContextManager[None]:
         """The model's own generators as torch's global ones."""
-        return self.randomness[0]()
+        return self.rngs[0].activate()
 
     def objectives(self) -> dict[str, list[Tensor]]:
         """Its parameters by the name of the loss that they follow."""
-        return objectives_of(self.members[0])
+        return model_objectives(self.models[0])
 
-    def terms(self, images: Tensor, **options: Any) -> Terms:
+    def loss_terms(self, images: Tensor, **options: Any) -> LossTerms:
         """Its scalars for images (B, C, H, W)."""
-        [model] = self.members
-        return terms_of(model, partial(model, **options), images)
+        [model] = self.models
+        return compute_loss_terms(model, partial(model, **options), images)
 
-    def rows(self, tensor: Tensor) -> Sequence[Tensor]:
+    def unstack(self, tensor: Tensor) -> Sequence[Tensor]:
         """The tensor itself."""
         return [tensor]
 
@@ -100,34 +100,34 @@ class Single:
         return rows[0]
 
 
-class Stack:
+class StackedModels:
     """Several models of one cell, as one.
 
     Each draws from generators of its own, in the order in which it would alone.
 
     Args:
         models: on one device; their parameters and buffers become views of the stacked ones.
-        randomness: of each.
+        rngs: of each.
 
     Raises:
         StackingError: if a model is no ``torch.nn.Module``.
     """
 
-    def __init__(self, models: Sequence[BenchmarkModel], randomness: Sequence[Randomness]) -> None:
+    def __init__(self, models: Sequence[BenchmarkModel], rng: Sequence[RunRNG]) -> None:
         modules = [model for model in models if isinstance(model, nn.Module)]
         if len(modules) < len(models):
             raise StackingError(f"{type(models[0]).__name__} is no torch.nn.Module")
-        self.members = models
+        self.models = models
         self.shape: tuple[int, ...] = (len(models),)
-        self.generators: Sequence[torch.Generator] = [one.generator for one in randomness]
-        self.randomness = randomness
+        self.generators: Sequence[torch.Generator] = [one.generator for one in rng]
+        self.rngs = rng
         self._base = modules[0]
         self._parameters = _stacked([dict(module.named_parameters()) for module in modules])
         self._buffers = _stacked([dict(module.named_buffers()) for module in modules])
         device = next(iter(self._parameters.values())).device
         self._numbers = torch.arange(len(models), device=device)
 
-    def in_force(self) -> AbstractContextManager[None]:
+    def activate_rng(self) -> AbstractContextManager[None]:
         """Nothing: every draw names its generator."""
         return nullcontext()
 
@@ -136,27 +136,27 @@ class Stack:
         names = {id(value): name for name, value in self._base.named_parameters()}
         return {
             loss: [self._parameters[names[id(value)]] for value in parameters]
-            for loss, parameters in objectives_of(self.members[0]).items()
+            for loss, parameters in model_objectives(self.models[0]).items()
         }
 
-    def terms(self, images: Tensor, **options: Any) -> Terms:
+    def loss_terms(self, images: Tensor, **options: Any) -> LossTerms:
         """The models' scalars (S,) for images (S · B, C, H, W): B of each after the other."""
 
         def of_one(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], number: Tensor, batch: Tensor
         ) -> tuple[Any, ...]:
             def call(inputs: Mapping[str, Tensor]) -> Any:
-                with Lane(number, self.generators):
+                with VmapMode(number, self.generators):
                     return functional_call(self._base, (parameters, buffers), (inputs,), options)
 
-            return tuple(terms_of(self.members[0], call, batch))
+            return tuple(compute_loss_terms(self.models[0], call, batch))
 
-        scalars, brightness = vmap(of_one, randomness="error")(
+        scalars, image_sum = vmap(of_one, randomness="error")(
             self._parameters, self._buffers, self._numbers, images.unflatten(0, (*self.shape, -1))
         )
-        return Terms(scalars, brightness)
+        return LossTerms(scalars, image_sum)
 
-    def rows(self, tensor: Tensor) -> Sequence[Tensor]:
+    def unstack(self, tensor: Tensor) -> Sequence[Tensor]:
         """Its rows."""
         return list(tensor)
 
@@ -164,7 +164,7 @@ class Stack:
         """Stacked rows."""
         return torch.stack(list(rows))
 
-    def check(self, images: Tensor, precision: Precision, **options: Any) -> None:
+    def verify(self, images: Tensor, precision: Precision, **options: Any) -> None:
         """Make sure that the models have the losses here that they have alone.
 
         All is left as it was, weights, buffers and generators; after an error the models are their
@@ -192,8 +192,8 @@ class Stack:
         objectives, tolerance = self.objectives(), TOLERANCES[precision]
         before = self._generator_states(), {n: b.clone() for n, b in self._buffers.items()}
         try:
-            with networks_in(precision, self._base):
-                found, _ = self.terms(images.repeat(len(self.members), 1, 1, 1), **options)
+            with autocast_networks(precision, self._base):
+                found, _ = self.loss_terms(images.repeat(len(self.models), 1, 1, 1), **options)
             for loss, parameters in objectives.items():
                 torch.autograd.grad(
                     found[loss].sum(), parameters, retain_graph=True, allow_unused=True
@@ -201,10 +201,10 @@ class Stack:
             drawn = self._generator_states()
             self._restore(*before)
             alone = []
-            for model, randomness in zip(self.members, self.randomness, strict=True):
-                single = Single(model, randomness)
-                with single.in_force(), networks_in(precision, model), torch.no_grad():
-                    alone.append(single.terms(images, **options).scalars)
+            for model, rng in zip(self.models, self.rngs, strict=True):
+                single = SingleModel(model, rng)
+                with single.activate_rng(), autocast_networks(precision, model), torch.no_grad():
+                    alone.append(single.loss_terms(images, **options).scalars)
             for seed, (one, other) in enumerate(
                 zip(drawn, self._generator_states(), strict=True), start=1
             ):
@@ -225,19 +225,19 @@ class Stack:
                     )
 
     def _generator_states(self) -> list[dict[str, Tensor]]:
-        return [one.state() for one in self.randomness]
+        return [one.state() for one in self.rngs]
 
     def _restore(
         self, generators: Sequence[Mapping[str, Tensor]], buffers: Mapping[str, Tensor]
     ) -> None:
-        for one, state in zip(self.randomness, generators, strict=True):
+        for one, state in zip(self.rngs, generators, strict=True):
             one.restore(state)
         for name, value in buffers.items():
             self._buffers[name].copy_(value)
 
     def _part(self) -> None:
         """Give each model tensors of its own again."""
-        for model in self.members:
+        for model in self.models:
             assert isinstance(model, nn.Module)  # noqa: S101
             for tensor in itertools.chain(model.parameters(), model.buffers()):
                 tensor.data = tensor.data.clone()

@@ -14,9 +14,9 @@ from torch import Tensor
 from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.plugins.protocols import BenchmarkModel
-from hgmvae_bench.training.loss_terms import Terms
-from hgmvae_bench.training.precision import networks_in
-from hgmvae_bench.training.stacking import Models
+from hgmvae_bench.training.loss_terms import LossTerms
+from hgmvae_bench.training.precision import autocast_networks
+from hgmvae_bench.training.stacking import ModelGroup
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ WARM_UP_STEPS = 3
 """Eager steps before a capture: they choose algorithms and make the optimiser's state."""
 
 
-class Trainee:
+class Trainer:
     """One model, or several as one, with optimisers and an order of the images for each.
 
-    Training is asynchronous on a GPU: a step only enqueues work on the trainee's own stream, so
-    that several trainees fill the device between them. Nothing is read back before an epoch ends.
+    Training is asynchronous on a GPU: a step only enqueues work on the trainer's own stream, so
+    that several trainers fill the device between them. Nothing is read back before an epoch ends.
 
     Args:
         models: on ``device``.
@@ -43,15 +43,15 @@ class Trainee:
 
     def __init__(
         self,
-        models: Models,
+        models: ModelGroup,
         images: Tensor,
         settings: TrainingSettings,
         *,
         batch_seeds: Sequence[int],
         device: torch.device,
     ) -> None:
-        self.models = models
-        self._first = models.members[0]  # In all that counts here the others are like it.
+        self.group = models
+        self._first = models.models[0]  # In all that counts here the others are like it.
         self._images = images
         self._precision = settings.precision
         self._batch_size = min(settings.batch_size, len(images))
@@ -72,7 +72,7 @@ class Trainee:
         # Where models do what they do between epochs, which may be much: each on one of its own.
         self._streams = [
             torch.cuda.Stream(device) if self._on_gpu and models.shape else self._stream
-            for _ in models.members
+            for _ in models.models
         ]
         steps = len(images) // self._batch_size
         # What a replayed step reads and writes stays where it is for the whole training.
@@ -93,7 +93,7 @@ class Trainee:
 
         The epoch ends early, on a CPU, with a step after which no model's loss is finite.
         """
-        for model in self.models.members:
+        for model in self.group.models:
             model.train()
         n_steps = len(self._permutation)
         for index, generator in enumerate(self._orders):
@@ -104,12 +104,12 @@ class Trainee:
         self._sound.fill_(True)
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())
-        current = stage(self._first, epoch) if self._records_steps else None
+        current = training_stage(self._first, epoch) if self._records_steps else None
         if current is None or current != self._stage:
             self._graph = None
             self._terms = []
         self._stage = current
-        with networks_in(self._precision, self._first):
+        with autocast_networks(self._precision, self._first):
             for step in range(n_steps):
                 recording = current is not None and self._records_steps
                 if self._graph is not None:
@@ -118,7 +118,7 @@ class Trainee:
                 elif recording and step == WARM_UP_STEPS:
                     self._rehearse(epoch)
                 else:
-                    with self.models.in_force(), _on(self._stream):
+                    with self.group.activate_rng(), _on(self._stream):
                         if recording and step > WARM_UP_STEPS:
                             self._graph = self._capture(epoch)
                         else:
@@ -140,7 +140,7 @@ class Trainee:
         means = (self._totals.double() / n_steps).view(len(sound), -1).tolist()
         return [
             self._verdict(model, *of_model)
-            for model, *of_model in zip(self.models.members, sound, sound_steps, means, strict=True)
+            for model, *of_model in zip(self.group.models, sound, sound_steps, means, strict=True)
         ]
 
     def _verdict(
@@ -157,54 +157,54 @@ class Trainee:
         return dict(zip(self._terms, means, strict=True)), None
 
     def update(self, index: int) -> None:
-        """End an epoch of a model."""
-        with self.models.randomness[index]():
-            self.update_beside_others(index)
+        """TrainingEnd an epoch of a model."""
+        with self.group.rngs[index].activate():
+            self.update_in_thread(index)
 
-    def update_beside_others(self, index: int) -> None:
+    def update_in_thread(self, index: int) -> None:
         """The same from a thread of its own, where the global generators are not the model's."""
         stream = self._streams[index]
         with _on(stream):
-            self.models.members[index].update()
+            self.group.models[index].update()
         if stream is not None:
             stream.synchronize()
 
     def states(self) -> list[dict[str, Tensor]]:
         """Of each model everything that decides its further training, between two epochs."""
         states: list[dict[str, Tensor]] = []
-        for index, (model, order) in enumerate(zip(self.models.members, self._orders, strict=True)):
+        for index, (model, order) in enumerate(zip(self.group.models, self._orders, strict=True)):
             tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
             for i, optimizer in enumerate(self._optimizers):
                 for j, values in optimizer.state_dict()["state"].items():
                     for name, value in values.items():
-                        row = value if name == STEPS else self.models.rows(value)[index]
+                        row = value if name == STEPS else self.group.unstack(value)[index]
                         tensors[f"optimizer.{i}.{j}.{name}"] = row
-            generators = self.models.randomness[index].state()
+            generators = self.group.rngs[index].state()
             tensors |= {f"generator.{name}": state for name, state in generators.items()}
             states.append(tensors | {"order": order.get_state()})
         return states
 
     def restore(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Go on from what `states` gave, or as many trainees did of one model each.
+        """Go on from what `states` gave, or as many trainers did of one model each.
 
         Raises:
             KeyError, RuntimeError, ValueError: if it is of another model, as where a plug-in's code
-                has changed since; the trainee is of no use then.
+                has changed since; the trainer is of no use then.
         """
-        for model, state in zip(self.models.members, states, strict=True):
-            model.load_state_dict(below("model.", state))
+        for model, state in zip(self.group.models, states, strict=True):
+            model.load_state_dict(select_prefix("model.", state))
         for i, optimizer in enumerate(self._optimizers):
             values: dict[int, dict[str, Tensor]] = {}
-            parts = [below(f"optimizer.{i}.", state) for state in states]
+            parts = [select_prefix(f"optimizer.{i}.", state) for state in states]
             for name, first in parts[0].items():
                 j, _, kind = name.partition(".")
                 values.setdefault(int(j), {})[kind] = (
-                    first if kind == STEPS else self.models.stack([part[name] for part in parts])
+                    first if kind == STEPS else self.group.stack([part[name] for part in parts])
                 )
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": values, "param_groups": groups})
         for index, state in enumerate(states):
-            self.models.randomness[index].restore(below("generator.", state))
+            self.group.rngs[index].restore(select_prefix("generator.", state))
             self._orders[index].set_state(state["order"])
 
     def _rehearse(self, epoch: int) -> None:
@@ -215,7 +215,7 @@ class Trainee:
         with _on(self._stream):
             before = [{n: value.clone() for n, value in s.items()} for s in self.states()]
         try:
-            with self.models.in_force(), _on(self._stream), _refusing_to_wait():
+            with self.group.activate_rng(), _on(self._stream), _refusing_to_wait():
                 self._step(epoch)
         except torch.OutOfMemoryError:
             raise  # Without a graph it would take no less.
@@ -227,7 +227,7 @@ class Trainee:
             with _on(self._stream):
                 self.restore(before)
                 self._step_number.sub_(1)
-            with self.models.in_force(), _on(self._stream):
+            with self.group.activate_rng(), _on(self._stream):
                 self._step(epoch)
 
     def _capture(self, epoch: int) -> torch.cuda.CUDAGraph:
@@ -238,7 +238,7 @@ class Trainee:
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         if torch.__version__ < "2.14":  # Later ones find out by themselves.
-            for generator in self.models.generators:
+            for generator in self.group.generators:
                 graph.register_generator_state(generator)
         graph.capture_begin(capture_error_mode="thread_local")
         try:
@@ -255,7 +255,7 @@ class Trainee:
         indices = self._permutation.index_select(0, self._step_number).flatten()
         self._step_number.add_(1)
         batch = to_unit(self._images.index_select(0, indices))
-        terms = self.models.terms(batch, epoch=epoch, dataset_size=len(self._images))
+        terms = self.group.loss_terms(batch, epoch=epoch, dataset_size=len(self._images))
         for optimizer in self._optimizers:
             optimizer.zero_grad()
         for i, (name, parameters) in enumerate(self._objectives.items(), start=1):
@@ -269,24 +269,24 @@ class Trainee:
         self._account(terms)
 
     @torch.no_grad()
-    def _account(self, terms: Terms) -> None:
+    def _account(self, terms: LossTerms) -> None:
         """Add the step's scalars to the epoch's totals, and note the first step at fault."""
         scalars = {name: value.float() for name, value in terms.scalars.items()}
         if not self._terms:
             self._terms = list(scalars)
-            self._totals = torch.zeros(*self.models.shape, len(scalars), device=self._totals.device)
+            self._totals = torch.zeros(*self.group.shape, len(scalars), device=self._totals.device)
         if self._terms != list(scalars):
             raise ValueError(
                 f"{type(self._first).__name__} returns other terms ({', '.join(scalars)}) than in "
                 f"the epoch's first step ({', '.join(self._terms)})"
             )
         self._totals.add_(torch.stack(list(scalars.values()), -1))
-        witnesses = [*(scalars[name] for name in self._objectives), terms.brightness]
+        witnesses = [*(scalars[name] for name in self._objectives), terms.image_sum]
         self._sound.logical_and_(torch.stack(witnesses, -1).isfinite().all(-1))
         self._sound_steps.add_(self._sound)
 
 
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def select_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, by the rest of their names."""
     found = {name: value for name, value in tensors.items() if name.startswith(prefix)}
     return {name.removeprefix(prefix): value for name, value in found.items()}
@@ -307,7 +307,7 @@ def _refusing_to_wait() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(mode)
 
 
-def stage(model: BenchmarkModel, epoch: int) -> int | None:
+def training_stage(model: BenchmarkModel, epoch: int) -> int | None:
     """What a model says of an epoch's steps: the same number where they are alike, or None."""
     of_epoch: Callable[[int], int | None] | None = getattr(model, "stage", None)
     return None if of_epoch is None else of_epoch(epoch)

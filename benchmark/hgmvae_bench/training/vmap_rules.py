@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-class LaneError(RuntimeError):
+class VmapError(RuntimeError):
     """Something that a model does and that models side by side cannot do; the message says what."""
 
 
-class Lane(TorchFunctionMode):
+class VmapMode(TorchFunctionMode):
     """A block in which a model, mapped over with others, has its own draws and its batch norm.
 
     A model draws from its own generator what it would draw alone, by the functions of `_DRAWS` and
@@ -29,7 +29,7 @@ class Lane(TorchFunctionMode):
         generators: of all models.
 
     Raises:
-        LaneError: if the model draws from a generator of its own.
+        VmapError: if the model draws from a generator of its own.
     """
 
     def __init__(self, number: Tensor, generators: Sequence[torch.Generator]) -> None:
@@ -54,7 +54,7 @@ class Lane(TorchFunctionMode):
         if func not in _DRAWS:
             return func(*args, **options)
         if "generator" in options:
-            raise LaneError("it draws from a generator of its own")
+            raise VmapError("it draws from a generator of its own")
         return _Draw.apply(self._number, partial(func, *args, **options), self._generators)
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.training.network.encoders import Network
 from hgmvae_bench.plugins.registry import MODELS
-from hgmvae_bench.training.rng import Randomness
-from hgmvae_bench.training.stacking import Single
-from hgmvae_bench.training.trainer import Trainee
+from hgmvae_bench.training.rng import RunRNG
+from hgmvae_bench.training.stacking import SingleModel
+from hgmvae_bench.training.trainer import Trainer
 
 torch.set_num_threads(1)
 images = torch.from_numpy(np.load(sys.argv[1], mmap_mode="c"))
@@ -31,10 +31,10 @@ model = plugin.build(
     input_dim=shape, latent_dim=128, reconstruction_loss="mse",
     network=Network(shape, 32), settings=plugin.settings,
 )
-trainee = Trainee(
-    Single(model, Randomness(0, cpu)), images, TrainingSettings(), batch_seeds=[0], device=cpu
+trainer = Trainer(
+    SingleModel(model, RunRNG(0, cpu)), images, TrainingSettings(), batch_seeds=[0], device=cpu
 )
-for step, _ in enumerate(trainee.steps(1)):
+for step, _ in enumerate(trainer.steps(1)):
     if step == 3:
         break
 fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -56,7 +56,7 @@ EAGER = """
 import os, pathlib, time
 from hgmvae_bench.training.checkpoints import Checkpoint
 
-def due(_):
+def is_due(_):
     there = pathlib.Path("FOLDER")
     (there / str(os.getpid())).touch()
     deadline = time.monotonic() + 60
@@ -64,7 +64,7 @@ def due(_):
         time.sleep(0.05)
     return True
 
-Checkpoint.due = due
+Checkpoint.is_due = is_due
 """
 
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
@@ -186,7 +186,7 @@ def test_a_node_that_is_lost_in_mid_grid_costs_no_more_than_an_epoch(
             nodes.append(cluster.add_node(num_cpus=1, object_store_memory=MEMORY))
 
     # A plug-in's code reaches the workers; checkpoints would otherwise come every 20 seconds.
-    monkeypatch.setattr(Checkpoint, "due", Checkpoint.due)
+    monkeypatch.setattr(Checkpoint, "is_due", Checkpoint.is_due)
     (tmp_path / "there").mkdir()
     eager = EAGER.replace("FOLDER", str(tmp_path / "there"))
     recorder = Recorder(lose_a_node)

@@ -5,9 +5,9 @@ import torch
 
 from hgmvae_bench.evaluation import scoring
 from hgmvae_bench.grid import load_grid
-from hgmvae_bench.training.loop import precision
+from hgmvae_bench.training import precision
 from hgmvae_bench.training.network.encoders import Network
-from hgmvae_bench.training.precision import PrecisionError, check_precision, networks_in, tf32
+from hgmvae_bench.training.precision import PrecisionError, autocast_networks, check_precision, tf32
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def test_float32_is_had_everywhere_and_changes_nothing():
     check_precision("float32", CPU)
     model, x = TwoPartModel(), torch.rand(4, 1, 32, 32)
     code, images = model(x)
-    with networks_in("float32", model):
+    with autocast_networks("float32", model):
         again = model(x)
     assert torch.equal(again[0], code)
     assert torch.equal(again[1], images)
@@ -36,7 +36,7 @@ def test_bf16_networks_return_float32_numbers_of_bf16_digits():
     torch.manual_seed(0)
     model, x = TwoPartModel(), torch.rand(16, 1, 32, 32)
     _, images = model(x)
-    with networks_in("bf16", model):
+    with autocast_networks("bf16", model):
         rough_code, rough_images = model(x)
         rough_images.sum().backward()
     assert rough_code.dtype == rough_images.dtype == torch.float32

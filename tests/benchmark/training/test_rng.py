@@ -1,6 +1,6 @@
 import torch
 
-from hgmvae_bench.training.rng import Randomness
+from hgmvae_bench.training.rng import RunRNG
 
 CPU = torch.device("cpu")
 
@@ -8,12 +8,12 @@ CPU = torch.device("cpu")
 def test_what_is_drawn_follows_from_the_seed_and_ones_own_draws():
     torch.manual_seed(7)
     alone = [torch.rand(3) for _ in range(2)]
-    one, other = Randomness(7, CPU), Randomness(8, CPU)
+    one, other = RunRNG(7, CPU), RunRNG(8, CPU)
     drawn = []
     for _ in range(2):
-        with one():
+        with one.activate():
             drawn.append(torch.rand(3))
-        with other():
+        with other.activate():
             torch.rand(5)
         torch.rand(1)
     assert torch.equal(torch.stack(drawn), torch.stack(alone))
@@ -24,7 +24,7 @@ def test_the_outer_state_comes_back_even_after_an_error():
     expected = torch.rand(4)
     torch.manual_seed(3)
     try:
-        with Randomness(1, CPU)():
+        with RunRNG(1, CPU).activate():
             torch.rand(2)
             raise ZeroDivisionError
     except ZeroDivisionError:

@@ -16,12 +16,12 @@ from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.plugins.registry import MODELS
 from hgmvae_bench.training import loop
 from hgmvae_bench.training.checkpoints import Checkpoint
-from hgmvae_bench.training.loop import Seeded, train
+from hgmvae_bench.training.loop import SeededModel, train
 from hgmvae_bench.training.network.conv import downsample, upsample
 from hgmvae_bench.training.network.encoders import Network
-from hgmvae_bench.training.rng import Randomness
-from hgmvae_bench.training.stacking import Single, Stack, StackingError
-from hgmvae_bench.training.trainer import Trainee
+from hgmvae_bench.training.rng import RunRNG
+from hgmvae_bench.training.stacking import SingleModel, StackedModels, StackingError
+from hgmvae_bench.training.trainer import Trainer
 from hgmvae_bench.utils.atomic_files import LocalFiles
 from hgmvae_bench.utils.errors import StopRequestedError
 
@@ -61,7 +61,7 @@ class Pixels(nn.Module):
 def seeded(*models, checkpoints=None):
     kept = checkpoints or [None] * len(models)
     return [
-        Seeded(model, seed, Randomness(seed, CPU), checkpoint)
+        SeededModel(model, seed, RunRNG(seed, CPU), checkpoint)
         for seed, (model, checkpoint) in enumerate(zip(models, kept, strict=True))
     ]
 
@@ -101,7 +101,7 @@ def test_each_model_draws_what_it_would_alone(draw):
     assert_alike(found, expected)
     assert found[0].history["noise"] != found[1].history["noise"]
     for one, other in zip(together, alone, strict=True):
-        assert torch.equal(one.randomness.state()["cpu"], other.randomness.state()["cpu"])
+        assert torch.equal(one.rng.state()["cpu"], other.rng.state()["cpu"])
         assert int(one.model.calls) == int(other.model.calls) == 18
         assert one.model.updates == 3
 
@@ -113,7 +113,7 @@ def test_each_model_draws_what_it_would_alone(draw):
         (lambda: Noisy(lambda x: x * float(x.mean())), "RuntimeError: "),
         (
             lambda: Noisy(lambda x: torch.rand(x.shape, generator=torch.Generator())),
-            "LaneError: it draws from a generator of its own",
+            "VmapError: it draws from a generator of its own",
         ),
         (lambda: Noisy(lambda x: torch.randn_like(x.mT).mT), "model 1 draws other numbers"),
         (lambda: Noisy(lambda x: torch.randn_like(x, memory_format=torch.preserve_format)), "Type"),
@@ -179,18 +179,18 @@ def test_a_model_without_stages_takes_turns(caplog):
 
 def test_what_is_no_module_cannot_be_stacked():
     with pytest.raises(StackingError, match=r"^list is no torch\.nn\.Module$"):
-        Stack([[], []], [Randomness(0, CPU), Randomness(1, CPU)])
+        StackedModels([[], []], [RunRNG(0, CPU), RunRNG(1, CPU)])
 
 
 def test_the_check_leaves_everything_as_it_was():
     models = seeded(Noisy(), Noisy())
-    stack = Stack([one.model for one in models], [one.randomness for one in models])
-    before = [one.randomness.state()["cpu"] for one in models]
-    stack.check(torch.rand(4, 1, 2, 2), "float32", epoch=1, dataset_size=4)
+    stack = StackedModels([one.model for one in models], [one.rng for one in models])
+    before = [one.rng.state()["cpu"] for one in models]
+    stack.verify(torch.rand(4, 1, 2, 2), "float32", epoch=1, dataset_size=4)
     assert all(int(one.model.calls) == 0 for one in models)
     assert all(one.model.value.grad is None for one in models)
     assert all(
-        torch.equal(one.randomness.state()["cpu"], b) for one, b in zip(models, before, strict=True)
+        torch.equal(one.rng.state()["cpu"], b) for one, b in zip(models, before, strict=True)
     )
 
 
@@ -258,7 +258,7 @@ def test_a_step_of_a_stack_can_be_replayed(monkeypatch):
         def __init__(self, step):
             self.replay = step
 
-    class Recording(Trainee):
+    class Recording(Trainer):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             self._records_steps = True
@@ -268,12 +268,12 @@ def test_a_step_of_a_stack_can_be_replayed(monkeypatch):
 
         def _capture(self, epoch):
             captured.append(epoch)
-            tensors = [id(value) for value in self.models._parameters.values()]
+            tensors = [id(value) for value in self.group._parameters.values()]
             self._step(epoch)
-            assert tensors == [id(value) for value in self.models._parameters.values()]
+            assert tensors == [id(value) for value in self.group._parameters.values()]
             return Replay(lambda: self._step(epoch))
 
-    monkeypatch.setattr(loop, "Trainee", Recording)
+    monkeypatch.setattr(loop, "Trainer", Recording)
     found = fit(seeded(Noisy(), Noisy()), stacked=True)
     assert captured == [1]
     assert [result.history for result in found] == [result.history for result in expected]
@@ -284,8 +284,8 @@ def test_a_stack_computes_in_bf16_as_each_model_does():
     def vaes():
         made = []
         for seed in (1, 2):
-            randomness = Randomness(seed, CPU)
-            with randomness():
+            rng = RunRNG(seed, CPU)
+            with rng.activate():
                 model = MODELS["vae"].build(
                     input_dim=(1, 32, 32),
                     latent_dim=2,
@@ -293,7 +293,7 @@ def test_a_stack_computes_in_bf16_as_each_model_does():
                     network=Network((1, 32, 32), width=4),
                     settings={},
                 )
-            made.append(Seeded(model, seed, randomness))
+            made.append(SeededModel(model, seed, rng))
         return made
 
     digits = torch.tensor(load_digits().images[:64] * 15, dtype=torch.uint8)
@@ -335,8 +335,8 @@ def test_batch_norm_of_a_stack_is_each_models_own(training, affine):
     own = copy.deepcopy([one.model for one in models])
     parts = zip(own, images.split(4), strict=True)
     expected = [model({"data": part}).loss for model, part in parts]
-    stack = Stack([one.model for one in models], [one.randomness for one in models])
-    found = stack.terms(images).scalars["loss"]
+    stack = StackedModels([one.model for one in models], [one.rng for one in models])
+    found = stack.loss_terms(images).scalars["loss"]
     torch.testing.assert_close(found, torch.stack(expected))
     gradients = torch.autograd.grad(found.sum(), stack.objectives()["loss"], allow_unused=True)
     for seed, (loss, model) in enumerate(zip(expected, own, strict=True)):
@@ -369,10 +369,10 @@ def test_the_products_of_several_models_are_each_ones_own(layer, shapes):
 
 
 def test_a_single_model_has_its_randomness_in_force():
-    randomness = Randomness(3, CPU)
-    single = Single(Noisy(), randomness)
-    with single.in_force():
+    rng = RunRNG(3, CPU)
+    single = SingleModel(Noisy(), rng)
+    with single.activate_rng():
         drawn = torch.rand(2)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(2))
-    assert single.randomness == [randomness]
+    assert single.rngs == [rng]

@@ -12,11 +12,11 @@ from hgmvae_bench.grid import TrainingSettings
 from hgmvae_bench.plugins.registry import MODELS
 from hgmvae_bench.training import loop
 from hgmvae_bench.training import trainer as trainer_module
-from hgmvae_bench.training.loop import Seeded, train
+from hgmvae_bench.training.loop import SeededModel, train
 from hgmvae_bench.training.network.encoders import Network
-from hgmvae_bench.training.rng import Randomness
-from hgmvae_bench.training.stacking import Single
-from hgmvae_bench.training.trainer import Trainee
+from hgmvae_bench.training.rng import RunRNG
+from hgmvae_bench.training.stacking import SingleModel
+from hgmvae_bench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def images(n, value=255):
 
 def fit(model, data, **settings):
     settings = {"epochs": 2, "batch_size": 4, **settings}
-    seeded = Seeded(model, 0, Randomness(0, CPU))
+    seeded = SeededModel(model, 0, RunRNG(0, CPU))
     [result] = train([seeded], data, TrainingSettings(**settings), device=CPU)
     return result
 
@@ -153,7 +153,7 @@ def test_the_same_seeds_give_the_same_weights_to_the_bit(digits):
             settings=plugin.settings,
         )
         settings = TrainingSettings(epochs=1, batch_size=64)
-        seeded = Seeded(model, batch_seed, Randomness(0, CPU))
+        seeded = SeededModel(model, batch_seed, RunRNG(0, CPU))
         train([seeded], digits.train_images[:256], settings, device=CPU)
         return torch.cat([p.flatten() for p in model.parameters()])
 
@@ -162,9 +162,9 @@ def test_the_same_seeds_give_the_same_weights_to_the_bit(digits):
 
 
 def small(name, seed, data, device=CPU, **settings):
-    randomness = Randomness(seed, device)
+    rng = RunRNG(seed, device)
     plugin = MODELS[name]
-    with randomness():
+    with rng.activate():
         model = plugin.build(
             input_dim=data.input_dim,
             latent_dim=2,
@@ -172,7 +172,7 @@ def small(name, seed, data, device=CPU, **settings):
             network=Network(data.input_dim, width=2),
             settings={**plugin.settings, **settings},
         )
-    return Seeded(model.to(device), seed, randomness)
+    return SeededModel(model.to(device), seed, rng)
 
 
 def trained(seeded, data, device=CPU, epochs=3):
@@ -192,21 +192,21 @@ def test_models_trained_together_are_as_if_each_were_alone(digits):
 
 def test_of_several_faults_in_an_epoch_the_first_is_named():
     """A GPU goes on to the epoch's end; what comes after a fault may be finite again."""
-    trainee = Trainee(
-        Single(Mean(losses=[1.0, math.inf, 1.0, math.nan, 1.0]), Randomness(0, CPU)),
+    trainer = Trainer(
+        SingleModel(Mean(losses=[1.0, math.inf, 1.0, math.nan, 1.0]), RunRNG(0, CPU)),
         images(20),
         TrainingSettings(batch_size=4),
         batch_seeds=[0],
         device=CPU,
     )
-    trainee._on_gpu = True
-    assert len(list(trainee.steps(1))) == 5
-    assert trainee.finish_epoch() == [({}, "step 2: the loss is not finite")]
+    trainer._on_gpu = True
+    assert len(list(trainer.steps(1))) == 5
+    assert trainer.finish_epoch() == [({}, "step 2: the loss is not finite")]
 
 
 def test_one_of_several_models_may_diverge():
     sound, broken = Mean(), Mean(losses=[1.0, math.nan])
-    seeded = [Seeded(model, 0, Randomness(0, CPU)) for model in (sound, broken)]
+    seeded = [SeededModel(model, 0, RunRNG(0, CPU)) for model in (sound, broken)]
     results = train(seeded, images(8), TrainingSettings(epochs=2, batch_size=4), device=CPU)
     assert results[0].divergence is None
     assert len(results[0].history["loss"]) == 2
@@ -230,12 +230,12 @@ def test_terms_that_come_and_go_within_an_epoch_are_refused():
 class Replay:
     """Stands in for a CUDA graph: repeats a step as it was when it was captured."""
 
-    def __init__(self, trainee, epoch):
-        self.trainee, self.epoch = trainee, epoch
+    def __init__(self, trainer, epoch):
+        self.trainer, self.epoch = trainer, epoch
 
     def replay(self):
-        with self.trainee.models.in_force():
-            self.trainee._step(self.epoch)
+        with self.trainer.group.activate_rng():
+            self.trainer._step(self.epoch)
 
 
 @pytest.mark.parametrize(
@@ -246,9 +246,9 @@ def test_a_step_of_one_stage_can_be_replayed_in_all_its_epochs(digits, monkeypat
     eager = trained([small(name, 0, digits, **settings)], digits, epochs=5)
     captured = []
 
-    class Recording(Trainee):
+    class Recording(Trainer):
         def _rehearse(self, epoch):
-            with self.models.in_force():
+            with self.group.activate_rng():
                 self._step(epoch)
 
         def __init__(self, *args, **options):
@@ -260,15 +260,15 @@ def test_a_step_of_one_stage_can_be_replayed_in_all_its_epochs(digits, monkeypat
             self._step(epoch)
             return Replay(self, epoch)
 
-    monkeypatch.setattr(loop, "Trainee", Recording)
+    monkeypatch.setattr(loop, "Trainer", Recording)
     replayed = trained([small(name, 0, digits, **settings)], digits, epochs=5)
     assert captured == {"vae": [1], "hgmvae-u": [1, 2, 3, 4], "vade": [1, 3]}[name]
     assert replayed[0] == eager[0]
     assert torch.equal(replayed[1][0], eager[1][0])
 
 
-class Rehearsed(Trainee):
-    """A trainee on a CPU whose steps wait for the device, as torch's debug mode would tell."""
+class Rehearsed(Trainer):
+    """A trainer on a CPU whose steps wait for the device, as torch's debug mode would tell."""
 
     def _step(self, epoch):
         super()._step(epoch)
@@ -279,9 +279,9 @@ class Rehearsed(Trainee):
 def test_a_step_that_cannot_be_recorded_is_done_over(digits, monkeypatch, caplog):
     waiting, sound = small("vae", 0, digits), small("vae", 0, digits)
     settings = TrainingSettings(batch_size=32)
-    trainees = [
+    trainers = [
         Rehearsed(
-            Single(s.model, s.randomness),
+            SingleModel(s.model, s.rng),
             digits.train_images[:320],
             settings,
             batch_seeds=[0],
@@ -292,39 +292,39 @@ def test_a_step_that_cannot_be_recorded_is_done_over(digits, monkeypatch, caplog
 
     @contextmanager
     def refusing_to_wait():
-        trainees[0].refusing = True
+        trainers[0].refusing = True
         try:
             yield
         finally:
-            trainees[0].refusing = False
+            trainers[0].refusing = False
 
     monkeypatch.setattr(trainer_module, "_refusing_to_wait", refusing_to_wait)
-    for trainee in trainees:
-        trainee.refusing, trainee._records_steps = False, True
-        next(trainee.steps(1))
+    for trainer in trainers:
+        trainer.refusing, trainer._records_steps = False, True
+        next(trainer.steps(1))
     with caplog.at_level(logging.WARNING):
-        trainees[0]._rehearse(1)
-    with trainees[1].models.in_force():
-        trainees[1]._step(1)
+        trainers[0]._rehearse(1)
+    with trainers[1].group.activate_rng():
+        trainers[1]._step(1)
     assert caplog.messages == [
         "VAE is trained without CUDA graphs: called a synchronizing CUDA operation"
     ]
-    assert trainees[0]._records_steps is False
-    assert int(trainees[0]._step_number) == int(trainees[1]._step_number) == 2
-    [one], [other] = (t.states() for t in trainees)  # weights, statistics, optimiser, generators
+    assert trainers[0]._records_steps is False
+    assert int(trainers[0]._step_number) == int(trainers[1]._step_number) == 2
+    [one], [other] = (t.states() for t in trainers)  # weights, statistics, optimiser, generators
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("at_the_end", [None, RuntimeError("capture invalidated")])
 def test_too_little_memory_for_a_graph_is_told_as_such(monkeypatch, at_the_end):
-    trainee = Mock(_optimizers=[], _step=Mock(side_effect=torch.OutOfMemoryError("full")))
-    trainee.models.generators = [torch.Generator()]
+    trainer = Mock(_optimizers=[], _step=Mock(side_effect=torch.OutOfMemoryError("full")))
+    trainer.group.generators = [torch.Generator()]
     graph = Mock(capture_end=Mock(side_effect=at_the_end))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     with pytest.raises(torch.OutOfMemoryError, match="full"):
-        Trainee._capture(trainee, 1)
+        Trainer._capture(trainer, 1)
     registered = graph.register_generator_state.call_args_list
-    assert registered == ([call(*trainee.models.generators)] if torch.__version__ < "2.14" else [])
+    assert registered == ([call(*trainer.group.generators)] if torch.__version__ < "2.14" else [])
     graph.capture_end.assert_called_once_with()
     graph.replay.assert_not_called()
 
@@ -339,7 +339,7 @@ def test_replayed_steps_on_a_gpu_equal_eager_ones(digits, monkeypatch, caplog, n
     with caplog.at_level(logging.WARNING):
         replayed = trained(models, digits, gpu, epochs=7)
     assert caplog.messages == []
-    monkeypatch.setattr(trainer_module, "stage", lambda model, epoch: None)
+    monkeypatch.setattr(trainer_module, "training_stage", lambda model, epoch: None)
     eager = trained([small(name, s, digits, gpu) for s in (0, 1)], digits, gpu, epochs=7)
     for one, other in zip(replayed[0], eager[0], strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)

@@ -30,8 +30,7 @@ from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.local_files import using
 from hgmvae_bench.storage.schema import Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
-from hgmvae_bench.training.checkpoints import FOLDER as CHECKPOINTS
-from hgmvae_bench.training.checkpoints import Checkpoint
+from hgmvae_bench.training.checkpoints import CHECKPOINT_FOLDER, Checkpoint
 from hgmvae_bench.training.precision import check_precision
 from hgmvae_bench.utils.atomic_files import LocalFiles, write_atomically
 from hgmvae_bench.utils.errors import StopRequestedError
@@ -183,7 +182,7 @@ class _NodeFiles(LocalFiles):
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file, or have it written."""
-        if path.startswith(f"{CHECKPOINTS}/"):
+        if path.startswith(f"{CHECKPOINT_FOLDER}/"):
             answer_to(self.desk.keep.remote(path, content))
         else:
             super().write(path, content)

@@ -31,7 +31,7 @@ from hgmvae_bench.execution.local_pool import PRELOADED
 from hgmvae_bench.execution.speed.trainers import (
     Epoch,
     bare_loop,
-    new_trainee,
+    new_trainer,
     pythae_trainer,
     seeds_side_by_side,
     stacked_seeds,
@@ -178,8 +178,8 @@ def measure(
     trained: list[BenchmarkModel] = []
     for cell in cells:
         on_progress(f"training {cell.model}")
-        alone = new_trainee(cell, images.to(device), device, seed=0)
-        trained += alone.models.members
+        alone = new_trainer(cell, images.to(device), device, seed=0)
+        trained += alone.group.models
         with seeds_side_by_side(cell, images, device, side_by_side, threads) as suite:
             contenders: dict[str, Epoch] = {
                 "suite": suite,

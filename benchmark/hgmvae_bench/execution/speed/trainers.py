@@ -21,10 +21,10 @@ from hgmvae_bench.grid import Cell
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.conv import Downsampling, Upsampling
-from hgmvae_bench.training.precision import networks_in
-from hgmvae_bench.training.rng import Randomness
-from hgmvae_bench.training.stacking import Single, Stack
-from hgmvae_bench.training.trainer import Trainee
+from hgmvae_bench.training.precision import autocast_networks
+from hgmvae_bench.training.rng import RunRNG
+from hgmvae_bench.training.stacking import SingleModel, StackedModels
+from hgmvae_bench.training.trainer import Trainer
 
 PAST_ALL_STAGES = 10**6
 """The epoch that models are told: every term of every objective is in force."""
@@ -38,26 +38,26 @@ def _shape(images: Tensor) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def new_trainee(cell: Cell, images: Tensor, device: torch.device, seed: int) -> Trainee:
+def new_trainer(cell: Cell, images: Tensor, device: torch.device, seed: int) -> Trainer:
     """A model on its device, as the suite trains it."""
-    single = Single(*_new_model(cell, images, device, seed))
-    return Trainee(single, images, cell.training, batch_seeds=[seed], device=device)
+    single = SingleModel(*_new_model(cell, images, device, seed))
+    return Trainer(single, images, cell.training, batch_seeds=[seed], device=device)
 
 
 def _new_model(
     cell: Cell, images: Tensor, device: torch.device, seed: int
-) -> tuple[BenchmarkModel, Randomness]:
-    randomness = Randomness(seed, device)
-    with randomness():
-        return build_model(cell, _shape(images)).to(device), randomness
+) -> tuple[BenchmarkModel, RunRNG]:
+    rng = RunRNG(seed, device)
+    with rng.activate():
+        return build_model(cell, _shape(images)).to(device), rng
 
 
-def train_epoch(trainees: Sequence[Trainee]) -> None:
+def train_epoch(trainers: Sequence[Trainer]) -> None:
     """Train several models for an epoch, in turns."""
-    for _ in zip(*(trainee.steps(PAST_ALL_STAGES) for trainee in trainees), strict=True):
+    for _ in zip(*(trainer.steps(PAST_ALL_STAGES) for trainer in trainers), strict=True):
         pass
-    for trainee in trainees:
-        trainee.finish_epoch()
+    for trainer in trainers:
+        trainer.finish_epoch()
 
 
 def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int) -> Epoch:
@@ -68,11 +68,11 @@ def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int
     """
     on_device, seeds = images.to(device), range(n_seeds)
     made = [_new_model(cell, images, device, seed) for seed in seeds]
-    stack = Stack([model for model, _ in made], [randomness for _, randomness in made])
+    stack = StackedModels([model for model, _ in made], [rng for _, rng in made])
     batch = to_unit(on_device[: cell.training.batch_size])
-    stack.check(batch, cell.training.precision, epoch=PAST_ALL_STAGES, dataset_size=len(images))
-    trainee = Trainee(stack, on_device, cell.training, batch_seeds=seeds, device=device)
-    return partial(train_epoch, [trainee])
+    stack.verify(batch, cell.training.precision, epoch=PAST_ALL_STAGES, dataset_size=len(images))
+    trainer = Trainer(stack, on_device, cell.training, batch_seeds=seeds, device=device)
+    return partial(train_epoch, [trainer])
 
 
 @contextmanager
@@ -86,8 +86,8 @@ def seeds_side_by_side(
     """
     if device.type == "cuda":
         on_device = images.to(device)
-        trainees = [new_trainee(cell, on_device, device, seed) for seed in range(n_seeds)]
-        yield lambda: train_epoch(trainees)
+        trainers = [new_trainer(cell, on_device, device, seed) for seed in range(n_seeds)]
+        yield lambda: train_epoch(trainers)
         return
     context = process_context(device.type)
     processes, pipes = [], []
@@ -116,10 +116,10 @@ def seeds_side_by_side(
 def _train_on_demand(pipe: Connection, cell: Cell, images: Tensor, seed: int, threads: int) -> None:
     """A process that trains a model for an epoch at each message, until the pipe is closed."""
     torch.set_num_threads(threads)
-    trainee = new_trainee(cell, images, torch.device("cpu"), seed)
+    trainer = new_trainer(cell, images, torch.device("cpu"), seed)
     with contextlib.suppress(EOFError):
         while message := pipe.recv():
-            train_epoch([trainee])
+            train_epoch([trainer])
             pipe.send(message)
 
 
@@ -132,7 +132,7 @@ def bare_loop(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
     batches = to_unit(images.to(device)).split(cell.training.batch_size)
 
     def epoch() -> None:
-        with networks_in(cell.training.precision, model):
+        with autocast_networks(cell.training.precision, model):
             for batch in batches:
                 output = model({"data": batch}, epoch=PAST_ALL_STAGES, dataset_size=len(images))
                 optimizer.zero_grad()
