@@ -42,7 +42,7 @@ def tiny() -> ImageData:
 def outputs(tiny: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunOutputs:
     """Of PCA on real digits, without network and with a classifier of a moment's training."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(weights, "_download", lambda url, target: "no network")
+    monkeypatch.setattr(weights, "download", lambda url, target: "no network")
     monkeypatch.setattr(classifier, "STEPS", 10)
     codec = PrincipalComponents(tiny.train_images, 4, seed=0)
     return RunOutputs(codec, tiny, "tiny", "contract", torch.device("cpu"), cache=tmp_path)
@@ -61,7 +61,7 @@ def test_metadata(name: str) -> None:
     assert metric.title
     assert metric.reference
     assert metric.direction in {"higher", "lower"}
-    assert metric.cost in {"cheap", "dear"}
+    assert metric.cost in {"cheap", "expensive"}
     low, high = metric.range
     assert low < high
     assert metric.needs

@@ -27,12 +27,12 @@ from hgmvae_bench.storage.schema import MetricValue
 from hgmvae_bench.utils.seeding import derive_seed
 
 # PCA is fitted to at most so many pixels (1 GiB of float32): all of MNIST and CIFAR-10.
-MOST_PIXELS = 2**28
+MAX_PCA_PIXELS = 2**28
 # Up to so many dimensions, exact eigenvectors are a matter of seconds.
-EXACT_DIMENSIONS = 4096
+MAX_EXACT_PIXELS = 4096
 
 
-class ImageControl(Codec):
+class CodelessControl(Codec):
     """A control that has images but no codes."""
 
     def encode(self, images: Tensor) -> Codes:
@@ -49,7 +49,7 @@ class ImageControl(Codec):
 
 
 @dataclass(frozen=True)
-class RealImages(ImageControl):
+class RealImages(CodelessControl):
     """Draws real images instead of making them.
 
     Attributes:
@@ -72,7 +72,7 @@ class RealImages(ImageControl):
 
 
 @dataclass(frozen=True)
-class MeanImage(ImageControl):
+class MeanImage(CodelessControl):
     """Answers every image with the mean training image.
 
     Attributes:
@@ -97,7 +97,7 @@ class MeanImage(ImageControl):
 
 
 @dataclass(frozen=True)
-class PixelNoise(ImageControl):
+class PixelNoise(CodelessControl):
     """Answers every image with independent uniform pixels.
 
     Attributes:
@@ -145,9 +145,9 @@ class PrincipalComponents(Codec):
                 f"{n_images:,} images of {n_pixels:,} pixels have no {self.latent_dim} components"
             )
         images = self.train_images
-        if n_images * n_pixels > MOST_PIXELS:
-            images = images[_permutation(n_images, self.seed)[: MOST_PIXELS // n_pixels]]
-        exact = n_pixels <= EXACT_DIMENSIONS
+        if n_images * n_pixels > MAX_PCA_PIXELS:
+            images = images[_permutation(n_images, self.seed)[: MAX_PCA_PIXELS // n_pixels]]
+        exact = n_pixels <= MAX_EXACT_PIXELS
         pca = PCA(
             self.latent_dim,
             svd_solver="covariance_eigh" if exact else "randomized",
@@ -185,7 +185,7 @@ class PrincipalComponents(Codec):
 
 
 @dataclass(frozen=True)
-class Halves(RunOutputs):
+class TestSetHalves(RunOutputs):
     """One half of the test images as prior samples, held against the other half."""
 
     @cached_property
@@ -225,18 +225,18 @@ class Control:
     @property
     def comparable(self) -> bool:
         """Whether its values count the same images as a model's, and may stand beside them."""
-        return not isinstance(self.outputs, Halves)
+        return not isinstance(self.outputs, TestSetHalves)
 
-    def sensible(self, metrics: Iterable[str]) -> list[str]:
+    def applicable_metrics(self, metrics: Iterable[str]) -> list[str]:
         """Those of the metrics, by registered names, that make sense for the control."""
         return [name for name in metrics if self.provides.issuperset(METRICS[name].needs)]
 
     def score(self, metrics: Iterable[str]) -> dict[str, MetricValue]:
         """Compute those of the metrics, by registered names, that make sense for the control."""
-        return score(self.outputs, self.sensible(metrics))
+        return score(self.outputs, self.applicable_metrics(metrics))
 
 
-def controls(
+def build_controls(
     data: ImageData,
     dataset: str,
     latent_dims: Iterable[int],
@@ -274,7 +274,7 @@ def controls(
         return Control(name, title, latent_dim, provides, outputs)
 
     halves = RealImages(data.test_images)
-    yield control("real-halves", "Real (two halves)", samples, halves, kind=Halves)
+    yield control("real-halves", "Real (two halves)", samples, halves, kind=TestSetHalves)
     train = RealImages(data.train_images)
     yield control("real-train", "Real (training images)", samples, train)
     yield control("mean-image", "Mean image", images, MeanImage(data.train_images))

@@ -12,7 +12,7 @@ from hgmvae_bench.storage.store import Store
 from hgmvae_bench.training.build import build_model
 
 
-def restore(run: Run, data: ImageData, *, store: Store, device: torch.device) -> ModelCodec:
+def restore_codec(run: Run, data: ImageData, *, store: Store, device: torch.device) -> ModelCodec:
     """The trained model of a finished run, from the weights that it left.
 
     torch's global generator is left as it was.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.evaluation.controls import Control, controls
+from hgmvae_bench.evaluation.controls import Control, build_controls
 from hgmvae_bench.grid import Grid, slugify
 from hgmvae_bench.storage.provenance import provenance
 from hgmvae_bench.storage.schema import ControlRecord
@@ -70,7 +70,7 @@ def score_controls(
     known = store.controls()
     for subject, wanted in _subjects(grid, metrics).items():
         whole = data[subject.dataset, subject.image_size]
-        made = controls(
+        made = build_controls(
             whole.first_train_images(subject.train_images),
             subject.dataset,
             wanted,
@@ -88,7 +88,7 @@ def score_controls(
             have = known[record.key].metrics if record.key in known else {}
             lacking = [
                 name
-                for name in control.sensible(asked)
+                for name in control.applicable_metrics(asked)
                 if name not in have or (metrics is not None and have[name].missing)
             ]
             if lacking:

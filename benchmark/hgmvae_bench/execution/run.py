@@ -12,7 +12,7 @@ import torch
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation.outputs import ModelCodec, RunOutputs
-from hgmvae_bench.evaluation.restore import restore
+from hgmvae_bench.evaluation.restore import restore_codec
 from hgmvae_bench.evaluation.scoring import score
 from hgmvae_bench.execution.resource_meter import Meter, share
 from hgmvae_bench.execution.tasks import Task
@@ -240,7 +240,7 @@ def rescore(
         hgmvae_bench.storage.store.StoreError: if the results folder cannot be written.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        codec = restore(run, data, store=store, device=device)
+        codec = restore_codec(run, data, store=store, device=device)
         values = score(_outputs(run, codec.model, data, store, device, weights), metrics)
     record = ScoreRecord(
         key=run.key,

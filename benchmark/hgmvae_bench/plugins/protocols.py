@@ -293,7 +293,7 @@ class MetricPlugin(Protocol):
         range: the least and the greatest value that it can take.
         needs: what it takes from `Outputs` beside the test images.
         reference: who published it, and the library that computes it.
-        cost: ``dear`` where it takes far longer than the others at 10,000 images.
+        cost: ``expensive`` where it takes far longer than the others at 10,000 images.
     """
 
     title: str
@@ -301,7 +301,7 @@ class MetricPlugin(Protocol):
     range: tuple[float, float]
     needs: tuple[Need, ...]
     reference: str
-    cost: Literal["cheap", "dear"]
+    cost: Literal["cheap", "expensive"]
 
     def compute(self, outputs: Outputs) -> float:
         """The value for one run.

@@ -16,7 +16,7 @@ from hgmvae_bench.evaluation.controls import (
     PixelNoise,
     PrincipalComponents,
     RealImages,
-    controls,
+    build_controls,
 )
 from hgmvae_bench.evaluation.metrics import classifier
 from hgmvae_bench.plugins.protocols import MetricMissingError
@@ -31,7 +31,7 @@ def made(digits, tmp_path, monkeypatch) -> dict[str, Control]:
     device = torch.device("cpu")
     return {
         f"{control.name} {control.latent_dim or ''}".strip(): control
-        for control in controls(digits, "digits", [2, 16], device=device, cache=tmp_path)
+        for control in build_controls(digits, "digits", [2, 16], device=device, cache=tmp_path)
     }
 
 
@@ -83,7 +83,7 @@ def test_fingerprints(made, digits) -> None:
 
 
 def test_are_the_same_again(made, digits, tmp_path) -> None:
-    again = controls(digits, "digits", [2, 16], device=torch.device("cpu"), cache=tmp_path)
+    again = build_controls(digits, "digits", [2, 16], device=torch.device("cpu"), cache=tmp_path)
     for first, second in zip(made.values(), again, strict=True):
         assert first.outputs.identity == second.outputs.identity
         assert torch.equal(first.outputs.samples, second.outputs.samples)
@@ -162,8 +162,8 @@ class TestPca:
         from hgmvae_bench.evaluation import controls as module
 
         exact = PrincipalComponents(digits.train_images, 3, 0).encode(digits.test_images)
-        monkeypatch.setattr(module, "MOST_PIXELS", 1000 * 32 * 32)
-        monkeypatch.setattr(module, "EXACT_DIMENSIONS", 100)
+        monkeypatch.setattr(module, "MAX_PCA_PIXELS", 1000 * 32 * 32)
+        monkeypatch.setattr(module, "MAX_EXACT_PIXELS", 100)
         close = PrincipalComponents(digits.train_images, 3, 0).encode(digits.test_images)
         correlation = np.corrcoef(exact.T, close.T)[:3, 3:]
         assert (np.abs(np.diag(correlation)) > 0.95).all()
@@ -178,7 +178,7 @@ def test_pca_of_mnist() -> None:
     if not (root / "MNIST").is_dir():
         pytest.skip(f"no real data in {root}")
     data = DATASETS["mnist"].load(root, image_size=32)
-    (*_, pca) = controls(data, "mnist", [8], device=torch.device("cpu"))
+    (*_, pca) = build_controls(data, "mnist", [8], device=torch.device("cpu"))
     scores = pca.score(["sc", "ch", "db"])
     found = {name: score.value for name, score in scores.items()}
     assert found == pytest.approx({"sc": 0.1087, "ch": 871.7, "db": 2.477}, rel=1e-3)

@@ -8,7 +8,7 @@ import torch
 
 from hgmvae_bench.analysis.render import to_csv, to_latex, to_text
 from hgmvae_bench.analysis.tables import TableError, build_table
-from hgmvae_bench.evaluation.controls import controls
+from hgmvae_bench.evaluation.controls import build_controls
 from hgmvae_bench.evaluation.metrics import classifier
 from hgmvae_bench.execution.controls import score_controls
 from hgmvae_bench.grid import Run, parse_grid
@@ -88,7 +88,8 @@ def test_each_gets_what_makes_sense_for_it_once(scored, grid, store, digits, tmp
         assert record.comparable == (record.control != "real-halves")
         assert record.provenance["packages"]["torch"]
     # The same as asked directly of the control, on the training images that the models see.
-    (*_, pca) = controls(digits.first_train_images(128), "digits", [2], device=CPU, cache=tmp_path)
+    seen = digits.first_train_images(128)
+    (*_, pca) = build_controls(seen, "digits", [2], device=CPU, cache=tmp_path)
     (stored,) = (record for record in known.values() if record.control == "pca")
     expected = pca.score(["sc", "ssim"])
     assert {n: stored.metrics[n].value for n in expected} == {

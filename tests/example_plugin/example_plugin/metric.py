@@ -23,7 +23,7 @@ class ParticipationRatio:
     range: tuple[float, float] = (1, float("inf"))
     needs: tuple[Need, ...] = ("codes",)
     reference: str = "Gao et al. 2017, A theory of multineuronal dimensionality"
-    cost: Literal["cheap", "dear"] = "cheap"
+    cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
         import numpy as np

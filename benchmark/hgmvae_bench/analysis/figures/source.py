@@ -255,11 +255,11 @@ class Results:
         """
         import torch
 
-        from hgmvae_bench.evaluation.restore import restore
+        from hgmvae_bench.evaluation.restore import restore_codec
 
         key = run.summary.key
         if key not in self._loaded:
-            self._loaded[key] = restore(
+            self._loaded[key] = restore_codec(
                 Run(self._cell(model), run.summary.seed, run.summary.data_digest),
                 self.data(model, run),
                 store=self.store,

@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     Weights = npt.NDArray[np.float64]
     Indices = npt.NDArray[np.int64]
 
-KERNEL_CACHE_MIB = 200
+LIBSVM_CACHE_MIB = 200
 # Codes of either class among which a pair's machine looks for candidates first.
-FIRST = 500
+INITIAL_CANDIDATES = 500
 # Kernels of more candidates are left to libsvm and its cache; those of 6,000 take 275 MiB.
-MOST_CANDIDATES = 6000
+MAX_CANDIDATES = 6000
 # How far a solution may be from the conditions of the optimum: a tenth of libsvm's default, so that
 # predictions differ from those of the exact solution no more than a plain SVC's do.
 TOLERANCE = 1e-4
 # Kernels that are held at a time where only their sums are wanted: they stay in a CPU's cache.
-CHUNK = 2**19
+KERNEL_CHUNK = 2**19
 # Test codes that a thread predicts at a time.
-PART = 1000
+PREDICTION_BATCH = 1000
 
 
-class Machine(NamedTuple):
+class BinarySvm(NamedTuple):
     """A fitted two-class machine; its margin is positive for the second class.
 
     Attributes:
@@ -65,18 +65,18 @@ def weighted_kernels(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
     """Sums (N, ...) of the kernels of N left with S right factors, weighted with (S, ...)."""
     import torch
 
-    chunks = left.split(CHUNK // len(right) + 1)
+    chunks = left.split(KERNEL_CHUNK // len(right) + 1)
     return torch.cat([(chunk @ right.T).exp_() @ weights for chunk in chunks])
 
 
-def fit_machine(
+def fit_binary_svm(
     codes: Weights,
     is_second: npt.NDArray[np.bool_],
     rank: Indices,
     *,
     gamma: float,
     device: torch.device,
-) -> Machine:
+) -> BinarySvm:
     """The machine of one pair of classes: that of ``SVC``, with fewer kernels.
 
     libsvm only fits candidates for support vectors, as in the chunking of Vapnik (1982) and Osuna,
@@ -101,17 +101,17 @@ def fit_machine(
     rough_left, rough_right = left.float(), right.float()
     sign = np.where(is_second, 1, -1)
 
-    seen = FIRST
+    seen = INITIAL_CANDIDATES
     added = np.flatnonzero(rank < seen)
     chosen, kernel = added[:0], np.empty((0, 0))
-    while len(chosen) + len(added) <= MOST_CANDIDATES:
+    while len(chosen) + len(added) <= MAX_CANDIDATES:
         n_before = len(chosen)
         chosen = np.concatenate([chosen, added])
         rows = (left[added] @ right[chosen].T).exp_().cpu().numpy()
         kernel = np.block([[kernel, rows[:, :n_before].T], [rows]])
         svc = SVC(kernel="precomputed", shrinking=False, tol=TOLERANCE)
         svc.fit(kernel, is_second[chosen])
-        machine = Machine(chosen[svc.support_], svc.dual_coef_[0], svc.intercept_[0])
+        machine = BinarySvm(chosen[svc.support_], svc.dual_coef_[0], svc.intercept_[0])
         all_seen = seen > rank.max()
         if all_seen:  # From here on candidates only become more, so that it comes to an end.
             others = np.delete(np.arange(len(codes)), chosen)
@@ -125,8 +125,8 @@ def fit_machine(
         added = others[margins < 1 - TOLERANCE]
         if all_seen and not len(added):
             return machine
-    svc = SVC(gamma=gamma, cache_size=KERNEL_CACHE_MIB, tol=TOLERANCE).fit(codes, is_second)
-    return Machine(svc.support_, svc.dual_coef_[0], svc.intercept_[0])
+    svc = SVC(gamma=gamma, cache_size=LIBSVM_CACHE_MIB, tol=TOLERANCE).fit(codes, is_second)
+    return BinarySvm(svc.support_, svc.dual_coef_[0], svc.intercept_[0])
 
 
 def svm_predict(
@@ -158,11 +158,11 @@ def svm_predict(
     members = [order.permutation(np.flatnonzero(train_labels == label)) for label in classes]
     pairs = list(combinations(range(len(classes)), 2))
 
-    def machine(pair: tuple[int, int]) -> Machine:
+    def machine(pair: tuple[int, int]) -> BinarySvm:
         """One pair's machine, with support vectors as indices of all training codes."""
         both = [members[k] for k in pair]
         chosen = np.concatenate(both)
-        found = fit_machine(
+        found = fit_binary_svm(
             train_codes[chosen],
             np.repeat([False, True], [len(one) for one in both]),
             np.concatenate([np.arange(len(one)) for one in both]),
@@ -180,7 +180,7 @@ def svm_predict(
     left, _ = rbf_factors(torch.from_numpy(test_codes), gamma)
     _, right = rbf_factors(torch.from_numpy(train_codes[vectors]), gamma)
     factors = (right.to(device).float(), torch.from_numpy(combined).to(device).float())
-    parts = left.to(device).float().split(PART)
+    parts = left.to(device).float().split(PREDICTION_BATCH)
     margins = torch.cat(spread(lambda part: weighted_kernels(part, *factors), parts))
     is_second = margins.cpu().numpy() + np.array(intercepts) > 0
     votes = np.zeros((len(test_codes), len(classes)), dtype=np.int64)
@@ -200,7 +200,7 @@ class SvmAccuracy:
     range: tuple[float, float] = (0, 1)
     needs: tuple[Need, ...] = ("codes", "labels")
     reference: str = "Cortes & Vapnik 1995; scikit-learn SVC (RBF, C = 1, gamma = scale)"
-    cost: Literal["cheap", "dear"] = "dear"
+    cost: Literal["cheap", "expensive"] = "expensive"
 
     def compute(self, outputs: Outputs) -> float:
         """Share of the test images whose class the SVM finds from their code.

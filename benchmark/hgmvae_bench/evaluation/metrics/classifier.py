@@ -26,11 +26,11 @@ from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.plugins.protocols import MetricMissingError
 from hgmvae_bench.utils.seeding import derive_seed
 
-NAME = "hgmvae-bench-classifier"
+EXTRACTOR_NAME = "hgmvae-bench-classifier"
 LAYER = "64"
 N_FEATURES = 64
-WEIGHTS = "weights.safetensors"
-DESCRIPTION = "classifier.json"
+WEIGHTS_FILE = "weights.safetensors"
+DESCRIPTION_FILE = "classifier.json"
 
 # Raised when the network or its training changes: another classifier gives other values.
 PROTOCOL = 1
@@ -117,11 +117,11 @@ class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]
         return (self.classifier.features(images),)
 
 
-register_feature_extractor(NAME, ClassifierExtractor)
+register_feature_extractor(EXTRACTOR_NAME, ClassifierExtractor)
 
 
 @dataclass(frozen=True)
-class Description:
+class ClassifierDescription:
     """What is known of a trained classifier, kept beside its weights.
 
     Attributes:
@@ -144,7 +144,7 @@ class Description:
 
 def trained_classifier(
     data: ImageData, dataset: str, cache: Path, device: torch.device
-) -> tuple[Path, Description]:
+) -> tuple[Path, ClassifierDescription]:
     """The weights file of the dataset's classifier in ``cache``, trained now if it is not there.
 
     Raises:
@@ -159,9 +159,10 @@ def trained_classifier(
             with FileLock(folder.with_name(f".{folder.name}.lock")):
                 if not folder.exists():
                     _train_into(folder, data, dataset, device)
-        description = Description(**json.loads((folder / DESCRIPTION).read_text("utf-8")))
-        content = (folder / WEIGHTS).read_bytes()
-        damaged = hashlib.sha256(content).hexdigest() != description.weights_sha256
+        content = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
+        description = ClassifierDescription(**content)
+        weights = (folder / WEIGHTS_FILE).read_bytes()
+        damaged = hashlib.sha256(weights).hexdigest() != description.weights_sha256
     except OSError as error:
         raise MetricMissingError(
             f"the classifier of {dataset} cannot be kept in {folder}: {error}"
@@ -172,7 +173,7 @@ def trained_classifier(
         raise MetricMissingError(
             f"the classifier of {dataset} in {folder} is damaged; delete the folder"
         )
-    return folder / WEIGHTS, description
+    return folder / WEIGHTS_FILE, description
 
 
 def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.device) -> None:
@@ -193,7 +194,7 @@ def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.devic
             float((classes[torch.cat(predicted).cpu()] == data.test_labels).double().mean()), 4
         )
     content = save({name: tensor.cpu() for name, tensor in classifier.state_dict().items()})
-    description = Description(
+    description = ClassifierDescription(
         dataset=dataset,
         data_digest=data.digest,
         protocol=PROTOCOL,
@@ -204,8 +205,8 @@ def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.devic
     with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
         whole = Path(temporary) / "whole"
         whole.mkdir()
-        (whole / WEIGHTS).write_bytes(content)
-        (whole / DESCRIPTION).write_text(json.dumps(asdict(description), indent=2), "utf-8")
+        (whole / WEIGHTS_FILE).write_bytes(content)
+        (whole / DESCRIPTION_FILE).write_text(json.dumps(asdict(description), indent=2), "utf-8")
         whole.rename(folder)
 
 

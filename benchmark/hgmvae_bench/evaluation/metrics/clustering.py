@@ -128,7 +128,7 @@ class ClusterIndex:
     index: Callable[[Codes, Labels, torch.device], float]
     labels: LabelSource
     needs: tuple[Need, ...] = ("codes", "labels")
-    cost: Literal["cheap", "dear"] = "cheap"
+    cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
         """The index of the test codes.
@@ -174,7 +174,7 @@ class ClusterAgreement:
     agreement: Callable[[Labels, Labels], float]
     direction: Direction = "higher"
     needs: tuple[Need, ...] = ("codes", "labels")
-    cost: Literal["cheap", "dear"] = "cheap"
+    cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
         """Agreement of the k-means clusters with the classes.

@@ -37,7 +37,7 @@ def effective_components(outputs: Outputs) -> float:
 
 
 @dataclass(frozen=True)
-class Collapse:
+class CollapseMetric:
     """A diagnosis: ``higher`` is farther from collapse, not better in itself.
 
     Attributes:
@@ -50,7 +50,7 @@ class Collapse:
     needs: tuple[Need, ...]
     measure: Callable[[Outputs], float]
     direction: Direction = "higher"
-    cost: Literal["cheap", "dear"] = "cheap"
+    cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
         """The value on the test images.
@@ -67,21 +67,21 @@ class Collapse:
 
 _INFINITY = float("inf")
 
-ACTIVE_UNITS = Collapse(
+ACTIVE_UNITS = CollapseMetric(
     "Active units",
     (0, _INFINITY),
     "Burda, Grosse & Salakhutdinov 2016",
     ("codes",),
     active_units,
 )
-KL_PER_DIMENSION = Collapse(
+KL_PER_DIMENSION = CollapseMetric(
     "KL per dimension",
     (0, _INFINITY),
     "Kingma & Welling 2014, appendix B",
     ("posterior",),
     kl_per_dimension,
 )
-EFFECTIVE_COMPONENTS = Collapse(
+EFFECTIVE_COMPONENTS = CollapseMetric(
     "Effective components",
     (1, _INFINITY),
     "Jost 2006 (perplexity as an effective number)",

@@ -91,14 +91,14 @@ def recall(features: Tensor, reference: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Distribution:
+class DistributionDistance:
     """Distance of the reconstructions, or of prior samples, from the test images.
 
     Attributes:
         measure: maps features (N, D) of the images and (M, D) of the test images to the value.
         source: the images that are compared with the test images.
         extractor: whose features are compared.
-        smallest_set: the fewest images that it can be computed for.
+        min_images: the fewest images that it can be computed for.
         settings: what its fingerprint says beyond images and extractor.
     """
 
@@ -109,9 +109,9 @@ class Distribution:
     measure: Callable[[Tensor, Tensor], float]
     source: ImageSource
     extractor: ExtractorName = "inception"
-    smallest_set: int = 2
+    min_images: int = 2
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
-    cost: Literal["cheap", "dear"] = "dear"
+    cost: Literal["cheap", "expensive"] = "expensive"
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -131,15 +131,15 @@ class Distribution:
         Raises:
             MetricMissingError: if there are too few images, or the extractor cannot be had.
         """
-        from hgmvae_bench.evaluation.metrics.features import features
+        from hgmvae_bench.evaluation.metrics.features import image_features
 
-        if len(outputs.test_images) < self.smallest_set:
+        if len(outputs.test_images) < self.min_images:
             raise MetricMissingError(
-                f"{self.title} needs {self.smallest_set:,} test images at least, not "
+                f"{self.title} needs {self.min_images:,} test images at least, not "
                 f"{len(outputs.test_images):,}"
             )
-        reference = features(outputs, self.extractor, "test images")
-        return self.measure(features(outputs, self.extractor, self.source), reference)
+        reference = image_features(outputs, self.extractor, "test images")
+        return self.measure(image_features(outputs, self.extractor, self.source), reference)
 
     def prepare(
         self, data: ImageData, dataset: str, cache: Path, device: torch.device
@@ -147,13 +147,13 @@ class Distribution:
         """The classifier's files; none for Inception, or if there can be no classifier."""
         if self.extractor != "classifier":
             return []
-        from hgmvae_bench.evaluation.metrics.classifier import DESCRIPTION, trained_classifier
+        from hgmvae_bench.evaluation.metrics.classifier import DESCRIPTION_FILE, trained_classifier
 
         try:
             weights, _ = trained_classifier(data, dataset, cache, device)
         except MetricMissingError:  # as every run will find and record
             return []
-        return [weights, weights.with_name(DESCRIPTION)]
+        return [weights, weights.with_name(DESCRIPTION_FILE)]
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
         """Split, number of images, extractor, hash of its weights, and settings.
@@ -161,13 +161,13 @@ class Distribution:
         Raises:
             MetricMissingError: if the extractor cannot be had.
         """
-        from hgmvae_bench.evaluation.metrics.features import extractor
+        from hgmvae_bench.evaluation.metrics.features import find_extractor
 
         return {
             "split": "test",
             "n_images": len(outputs.test_images),
             "images": self.source,
-            **extractor(outputs, self.extractor).fingerprint,
+            **find_extractor(outputs, self.extractor).fingerprint,
             **self.settings,
         }
 
@@ -179,27 +179,27 @@ _PR = "Kynkäänniemi et al. 2019; torch-fidelity"
 _KID_SETTINGS = {"subsets": f"{KID_SUBSETS} of {KID_SUBSET_SIZE}", "kernel": "(x·y/D + 1)³"}
 _PR_SETTINGS = {"neighbours": NEIGHBOURS}
 
-FID = Distribution("FID", "lower", (0, _INFINITY), _FID, fid, "reconstructions")
+FID = DistributionDistance("FID", "lower", (0, _INFINITY), _FID, fid, "reconstructions")
 FID_SAMPLES = replace(FID, title="FID (samples)", source="prior samples")
-KID = Distribution(
+KID = DistributionDistance(
     "KID",
     "lower",
     (-_INFINITY, _INFINITY),
     _KID,
     kid,
     "reconstructions",
-    smallest_set=KID_SUBSET_SIZE,
+    min_images=KID_SUBSET_SIZE,
     settings=_KID_SETTINGS,
 )
 KID_SAMPLES = replace(KID, title="KID (samples)", source="prior samples")
-PRECISION = Distribution(
+PRECISION = DistributionDistance(
     "Precision",
     "higher",
     (0, 1),
     _PR,
     precision,
     "prior samples",
-    smallest_set=NEIGHBOURS + 1,
+    min_images=NEIGHBOURS + 1,
     settings=_PR_SETTINGS,
 )
 RECALL = replace(PRECISION, title="Recall", measure=recall)

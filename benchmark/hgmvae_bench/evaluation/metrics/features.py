@@ -42,7 +42,7 @@ INCEPTION_SHA256 = "6726825d"
 
 
 @dataclass(frozen=True)
-class Extractor:
+class FeatureExtractor:
     """A network that turns images into features, on one device.
 
     Attributes:
@@ -79,7 +79,7 @@ INCEPTION_WEIGHTS = PretrainedWeights(
 
 
 @lru_cache(maxsize=1)
-def inception(folder: Path | None, device: torch.device) -> Extractor:
+def inception_extractor(folder: Path | None, device: torch.device) -> FeatureExtractor:
     """torch-fidelity's Inception: the network and the weights of the FID's first authors.
 
     Raises:
@@ -94,7 +94,7 @@ def inception(folder: Path | None, device: torch.device) -> Extractor:
         module = FeatureExtractorInceptionV3(
             INCEPTION, [INCEPTION_LAYER], feature_extractor_weights_path=clean
         )
-    return Extractor(
+    return FeatureExtractor(
         identity=f"{INCEPTION}-{INCEPTION_SHA256}",
         fingerprint={
             "extractor": f"{INCEPTION}, layer {INCEPTION_LAYER}",
@@ -107,7 +107,7 @@ def inception(folder: Path | None, device: torch.device) -> Extractor:
     )
 
 
-def dataset_classifier(outputs: Outputs) -> Extractor:
+def classifier_extractor(outputs: Outputs) -> FeatureExtractor:
     """The classifier of the run's dataset, which is trained now if it has not been yet.
 
     Raises:
@@ -118,18 +118,20 @@ def dataset_classifier(outputs: Outputs) -> Extractor:
         outputs.data, outputs.dataset, cache_folder(outputs), outputs.device
     )
     fingerprint: dict[str, str | int | float] = {
-        "extractor": f"{classifier.NAME} {description.protocol}",
+        "extractor": f"{classifier.EXTRACTOR_NAME} {description.protocol}",
         "weights": f"sha256 {description.weights_sha256[:16]}",
         "n_classifier_images": description.n_train_images,
         "resize": "none",
     }
     if description.test_accuracy is not None:
         fingerprint["classifier_accuracy"] = description.test_accuracy
-    make = FEATURE_EXTRACTORS_REGISTRY[classifier.NAME]
+    make = FEATURE_EXTRACTORS_REGISTRY[classifier.EXTRACTOR_NAME]
     with torch.random.fork_rng(devices=[]):
-        module = make(classifier.NAME, [classifier.LAYER], feature_extractor_weights_path=path)
-    return Extractor(
-        identity=f"{classifier.NAME}-{description.weights_sha256[:16]}",
+        module = make(
+            classifier.EXTRACTOR_NAME, [classifier.LAYER], feature_extractor_weights_path=path
+        )
+    return FeatureExtractor(
+        identity=f"{classifier.EXTRACTOR_NAME}-{description.weights_sha256[:16]}",
         fingerprint=fingerprint,
         module=module.to(outputs.device).eval(),
         channels=None,
@@ -137,35 +139,35 @@ def dataset_classifier(outputs: Outputs) -> Extractor:
     )
 
 
-def extractor(outputs: Outputs, name: ExtractorName) -> Extractor:
+def find_extractor(outputs: Outputs, name: ExtractorName) -> FeatureExtractor:
     """The extractor of a run by name.
 
     Raises:
         MetricMissingError: if it cannot be had.
     """
     if name == "inception":
-        return inception(outputs.weights, outputs.device)
-    return outputs.shared("classifier", lambda: dataset_classifier(outputs))
+        return inception_extractor(outputs.weights, outputs.device)
+    return outputs.shared("classifier", lambda: classifier_extractor(outputs))
 
 
-def features(outputs: Outputs, name: ExtractorName, source: ImageSource) -> Tensor:
+def image_features(outputs: Outputs, name: ExtractorName, source: ImageSource) -> Tensor:
     """Features (N, D), float32, of the run's images of one kind; computed once.
 
     Raises:
         MetricMissingError: if the extractor or the images cannot be had.
     """
-    extract = extractor(outputs, name)
+    extract = find_extractor(outputs, name)
 
     def compute() -> Tensor:
         if source == "test images":
-            return kept(extract, outputs.test_images, cache_folder(outputs) / "features")
+            return cached_features(extract, outputs.test_images, cache_folder(outputs) / "features")
         images = outputs.reconstructions if source == "reconstructions" else outputs.samples
         return extract(images)
 
     return outputs.shared(f"{name} features of {source}", compute)
 
 
-def kept(extract: Extractor, images: Tensor, folder: Path) -> Tensor:
+def cached_features(extract: FeatureExtractor, images: Tensor, folder: Path) -> Tensor:
     """Features (N, D) of images, from ``folder`` if they have been computed before.
 
     Inception takes a good part of an hour for 10,000 images on one CPU core, and every run on a

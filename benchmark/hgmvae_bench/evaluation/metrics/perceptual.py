@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 250
 # AlexNet's two poolings leave nothing of a smaller image.
-SMALLEST_SIDE = 31
+MIN_SIDE = 31
 
 ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 ALEXNET_SHA256 = "7be5be79"
@@ -77,7 +77,7 @@ class Lpips:
     range: tuple[float, float] = (0, float("inf"))
     needs: tuple[Need, ...] = ("reconstructions",)
     reference: str = "Zhang et al. 2018; lpips 0.1, AlexNet"
-    cost: Literal["cheap", "dear"] = "dear"
+    cost: Literal["cheap", "expensive"] = "expensive"
 
     def pretrained(self) -> Sequence[WeightsFile]:
         """AlexNet's; those of the distance itself come with the lpips package."""
@@ -92,8 +92,8 @@ class Lpips:
         import torch
 
         side = min(outputs.test_images.shape[2:])
-        if side < SMALLEST_SIDE:
-            raise MetricMissingError(f"AlexNet needs sides of {SMALLEST_SIDE} px, not {side}")
+        if side < MIN_SIDE:
+            raise MetricMissingError(f"AlexNet needs sides of {MIN_SIDE} px, not {side}")
         network = alexnet_lpips(outputs.weights, outputs.device)
 
         def prepare(images: torch.Tensor) -> torch.Tensor:

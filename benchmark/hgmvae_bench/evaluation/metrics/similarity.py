@@ -53,7 +53,7 @@ def ms_ssim(originals: Tensor, images: Tensor) -> Tensor:
     return value
 
 
-class Banded(NamedTuple):
+class BandedMatrix(NamedTuple):
     """A matrix (h, H) that is zero away from its diagonal.
 
     Attributes:
@@ -66,7 +66,7 @@ class Banded(NamedTuple):
     blocks: tuple[tuple[int, Tensor], ...]
 
     @classmethod
-    def of(cls, matrix: Tensor, device: torch.device) -> Banded:
+    def of(cls, matrix: Tensor, device: torch.device) -> BandedMatrix:
         """``matrix``, on ``device``."""
         blocks = []
         for rows in matrix.split(BLOCK):
@@ -95,12 +95,12 @@ class Scale(NamedTuple):
             that the next scale is the same side enlarged half as much.
     """
 
-    blur: Banded
-    halve: Banded | None
+    blur: BandedMatrix
+    halve: BandedMatrix | None
 
 
 @lru_cache(maxsize=16)
-def scales(side: int, factor: int, device: torch.device) -> tuple[Scale, ...]:
+def build_scales(side: int, factor: int, device: torch.device) -> tuple[Scale, ...]:
     """The scales of a side of ``side`` px that is enlarged by ``factor``."""
     import torch
 
@@ -115,13 +115,15 @@ def scales(side: int, factor: int, device: torch.device) -> tuple[Scale, ...]:
         for step, weight in enumerate(window):
             blur.diagonal(step).fill_(weight)
         if factor % 2 == 0:
-            found.append(Scale(Banded.of(blur @ enlarge, device), None))
+            found.append(Scale(BandedMatrix.of(blur @ enlarge, device), None))
             factor //= 2
         else:
             # Pairs of pixels are averaged; an odd side starts with a pixel of padding.
             padded = torch.nn.functional.pad(enlarge, (0, 0, len(enlarge) % 2, 0))
             halve = padded.unflatten(0, (-1, 2)).mean(dim=1)
-            found.append(Scale(Banded.of(blur @ enlarge, device), Banded.of(halve, device)))
+            found.append(
+                Scale(BandedMatrix.of(blur @ enlarge, device), BandedMatrix.of(halve, device))
+            )
             side, factor = len(halve), 1
     return tuple(found)
 
@@ -141,8 +143,8 @@ def enlarged_ms_ssim(originals: Tensor, images: Tensor, factor: int) -> Tensor:
     x = originals.permute(2, 0, 1, 3).flatten(1, 2)
     y = images.permute(2, 0, 1, 3).flatten(1, 2)
     value = torch.ones(n_images * channels, device=originals.device)
-    rows = scales(height, factor, originals.device)
-    columns = scales(width, factor, originals.device)
+    rows = build_scales(height, factor, originals.device)
+    columns = build_scales(width, factor, originals.device)
     for scale, weight in enumerate(SCALE_WEIGHTS):
         (blur_rows, halve_rows), (blur_columns, halve_columns) = rows[scale], columns[scale]
         fields = torch.cat([x, y, 2 * x * y + C2, x.square() + y.square() + C2], dim=1)
@@ -163,19 +165,19 @@ def enlarged_ms_ssim(originals: Tensor, images: Tensor, factor: int) -> Tensor:
     return value.reshape(n_images, channels).mean(dim=1)
 
 
-def along_both(rows: Banded, images: Tensor, columns: Banded) -> Tensor:
+def along_both(rows: BandedMatrix, images: Tensor, columns: BandedMatrix) -> Tensor:
     """Images (H, N, W) multiplied with ``rows`` (h, H) and ``columns`` (w, W): (h, N, w)."""
     result = images @ columns.whole.T
     return (rows @ result.flatten(1)).reshape(-1, *result.shape[1:])
 
 
 @dataclass(frozen=True)
-class Similarity:
+class SimilarityMetric:
     """Mean similarity of the test images and their reconstructions.
 
     Attributes:
         similarity: maps originals and images (B, C, H, W) in [0, 255] to values (B,).
-        smallest_side: of the images that it can take, in px.
+        min_side: of the images that it can take, in px.
         enlarges: whether images are enlarged first.
     """
 
@@ -183,11 +185,11 @@ class Similarity:
     reference: str
     similarity: Callable[[Tensor, Tensor], Tensor]
     range: tuple[float, float]
-    smallest_side: int
+    min_side: int
     enlarges: bool
     direction: Direction = "higher"
     needs: tuple[Need, ...] = ("reconstructions",)
-    cost: Literal["cheap", "dear"] = "cheap"
+    cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
         """Mean over the test images.
@@ -200,10 +202,8 @@ class Similarity:
         from hgmvae_bench.utils.threads import spread
 
         side = min(outputs.test_images.shape[2:])
-        if side < self.smallest_side:
-            raise MetricMissingError(
-                f"{self.title} needs sides of {self.smallest_side} px, not {side}"
-            )
+        if side < self.min_side:
+            raise MetricMissingError(f"{self.title} needs sides of {self.min_side} px, not {side}")
 
         def values(images: tuple[Tensor, Tensor]) -> Tensor:
             return self.similarity(*(x.to(outputs.device, torch.float32) for x in images))
@@ -227,19 +227,19 @@ class Similarity:
         return fingerprint
 
 
-SSIM = Similarity(
+SSIM = SimilarityMetric(
     "SSIM",
     "Wang et al. 2004; pytorch-msssim",
     ssim,
     range=(-1, 1),
-    smallest_side=WINDOW,
+    min_side=WINDOW,
     enlarges=False,
 )
-MS_SSIM = Similarity(
+MS_SSIM = SimilarityMetric(
     "MS-SSIM",
     "Wang, Simoncelli & Bovik 2003; as pytorch-msssim",
     ms_ssim,
     range=(0, 1),
-    smallest_side=1,
+    min_side=1,
     enlarges=True,
 )

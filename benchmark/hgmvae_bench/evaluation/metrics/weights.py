@@ -40,7 +40,7 @@ class PretrainedWeights:
 
     def find(self, folder: Path | None) -> Path | None:
         """Where the file lies: in ``folder``, or in the cache of ``torch.hub``; else None."""
-        paths = [home / self.filename for home in (folder, _cache()) if home is not None]
+        paths = [home / self.filename for home in (folder, hub_folder()) if home is not None]
         return next((path for path in paths if path.is_file()), None)
 
     def load(self, folder: Path | None) -> Mapping[str, Tensor]:
@@ -54,11 +54,11 @@ class PretrainedWeights:
         """
         if (path := self.find(folder)) is not None:
             return self._read(path)
-        cache = _cache()
-        if fault := _download(self.url, cache / self.filename):
+        cache = hub_folder()
+        if fault := download(self.url, cache / self.filename):
             raise MetricMissingError(
                 f"{self.title}: {self.filename} is not here and cannot be downloaded ({fault}); "
-                f"get it from {self.url} and put it into {_shown(folder or cache)}"
+                f"get it from {self.url} and put it into {_anonymous(folder or cache)}"
             )
         return self._read(cache / self.filename)
 
@@ -67,23 +67,24 @@ class PretrainedWeights:
             content = path.read_bytes()
         except OSError as error:
             raise MetricMissingError(
-                f"{self.title}: cannot read {_shown(path)}: {error.strerror}"
+                f"{self.title}: cannot read {_anonymous(path)}: {error.strerror}"
             ) from error
         found = hashlib.sha256(content).hexdigest()
         if not found.startswith(self.sha256):
             raise MetricMissingError(
-                f"{self.title}: {_shown(path)} is not the published file: its SHA-256 starts with "
-                f"{found[: len(self.sha256)]}, not {self.sha256}; "
+                f"{self.title}: {_anonymous(path)} is not the published file: its SHA-256 starts "
+                f"with {found[: len(self.sha256)]}, not {self.sha256}; "
                 f"delete it, or replace it with the file from {self.url}"
             )
-        return read_state(content, f"{self.title}: {_shown(path)}")
+        return read_state(content, f"{self.title}: {_anonymous(path)}")
 
 
-def _cache() -> Path:
+def hub_folder() -> Path:
+    """Folder in which ``torch.hub`` caches downloaded weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _shown(path: Path) -> str:
+def _anonymous(path: Path) -> str:
     """The path without the user's name: the message is kept in records, which are published."""
     home = Path.home()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
@@ -109,7 +110,7 @@ def read_state(content: bytes, source: str) -> Mapping[str, Tensor]:
 
 
 @lru_cache
-def _download(url: str, target: Path) -> str | None:
+def download(url: str, target: Path) -> str | None:
     """Try to download a file, once per process; the reason if it cannot be."""
     try:
         fetch_file([url], target, md5=None, progress=silent, by_hand="")

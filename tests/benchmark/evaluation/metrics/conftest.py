@@ -28,7 +28,7 @@ ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 
 
 @dataclass
-class Given(Codec):
+class FakeCodec(Codec):
     """Answers with what it was given; images are told apart by their number alone."""
 
     codes: Sequence[Codes]
@@ -86,7 +86,7 @@ def make_outputs(tmp_path: Path) -> MakeOutputs:
             **others,
         }
         return RunOutputs(
-            codec=Given(arrays, reconstructions, samples),
+            codec=FakeCodec(arrays, reconstructions, samples),
             data=ImageData(train_images, tensor(train_labels), images, tensor(labels)),
             **settings,
         )
@@ -98,8 +98,8 @@ def make_outputs(tmp_path: Path) -> MakeOutputs:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of torch.hub, and no network; nothing remembered from another test."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(weights, "_download", lambda url, target: "no network")
-    features.inception.cache_clear()
+    monkeypatch.setattr(weights, "download", lambda url, target: "no network")
+    features.inception_extractor.cache_clear()
     perceptual.alexnet_lpips.cache_clear()
     return tmp_path / "torch" / "hub" / "checkpoints"
 

@@ -13,7 +13,7 @@ from sklearn.svm import SVC
 from hgmvae_bench.evaluation.metrics import classification
 from hgmvae_bench.evaluation.metrics.classification import (
     SVM_ACCURACY,
-    fit_machine,
+    fit_binary_svm,
     rbf_factors,
     svm_predict,
     weighted_kernels,
@@ -43,8 +43,8 @@ def pixels(request: pytest.FixtureRequest):
 @pytest.mark.parametrize(("first", "most"), [(500, 6000), (10, 6000), (10, 20)])
 @pytest.mark.parametrize("dims", [2, 16])
 def test_is_scikit_learns_svm(pixels, dims, first, most, monkeypatch) -> None:
-    monkeypatch.setattr(classification, "FIRST", first)
-    monkeypatch.setattr(classification, "MOST_CANDIDATES", most)
+    monkeypatch.setattr(classification, "INITIAL_CANDIDATES", first)
+    monkeypatch.setattr(classification, "MAX_CANDIDATES", most)
     train, train_labels, test, _ = pixels
     projection = np.random.default_rng(0).normal(size=(train.shape[1], dims))
     scaler = StandardScaler().fit(train @ projection)
@@ -106,13 +106,13 @@ def codes_of_two_classes(case: str) -> tuple[npt.NDArray[np.float64], npt.NDArra
     ],
 )
 def test_machine_solves_the_whole_problem(case, most, monkeypatch) -> None:
-    monkeypatch.setattr(classification, "FIRST", 40)
-    monkeypatch.setattr(classification, "MOST_CANDIDATES", most)
+    monkeypatch.setattr(classification, "INITIAL_CANDIDATES", 40)
+    monkeypatch.setattr(classification, "MAX_CANDIDATES", most)
     codes, is_second = codes_of_two_classes(case)
     codes = StandardScaler().fit_transform(codes)
     gamma = 1 / codes.shape[1]
     rank = np.where(is_second, is_second.cumsum(), (~is_second).cumsum()) - 1
-    support, weights, intercept = fit_machine(codes, is_second, rank, gamma=gamma, device=CPU)
+    support, weights, intercept = fit_binary_svm(codes, is_second, rank, gamma=gamma, device=CPU)
     margins = rbf_kernel(codes, codes[support], gamma=gamma) @ weights + intercept
 
     # The conditions of the optimum, for every code.
@@ -134,7 +134,7 @@ def test_machine_solves_the_whole_problem(case, most, monkeypatch) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_device(pixels, monkeypatch) -> None:
-    monkeypatch.setattr(classification, "FIRST", 40)
+    monkeypatch.setattr(classification, "INITIAL_CANDIDATES", 40)
     train, labels, test, _ = pixels
     on_cpu, on_gpu = (
         svm_predict(train, labels, test, torch.device(device)) for device in ("cpu", "cuda")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hgmvae_bench.evaluation.metrics import distribution, features
-from hgmvae_bench.evaluation.metrics.classifier import NAME, trained_classifier
+from hgmvae_bench.evaluation.metrics.classifier import EXTRACTOR_NAME, trained_classifier
 from hgmvae_bench.evaluation.metrics.distribution import (
     FID,
     FID_CLASSIFIER,
@@ -179,7 +179,7 @@ class TestOnClassifierFeatures:
         expected = torch_fidelity.calculate_metrics(
             input1=Images(classified.samples),
             input2=Images(classified.test_images),
-            feature_extractor=NAME,
+            feature_extractor=EXTRACTOR_NAME,
             feature_extractor_weights_path=weights,
             fid=True,
             prc=True,
@@ -247,38 +247,38 @@ class TestOnClassifierFeatures:
 
 class TestKeptFeatures:
     @staticmethod
-    def extractor(calls: list[int]) -> features.Extractor:
+    def extractor(calls: list[int]) -> features.FeatureExtractor:
         class Counting(torch.nn.Module):
             def forward(self, images: Tensor) -> tuple[Tensor]:
                 calls.append(len(images))
                 return (images.flatten(1).float(),)
 
-        return features.Extractor("pixels", {}, Counting(), None, torch.device("cpu"))
+        return features.FeatureExtractor("pixels", {}, Counting(), None, torch.device("cpu"))
 
     def test_follow_the_images(self, digits, tmp_path) -> None:
         """torch-fidelity's cache answers with the features of whatever came first."""
         calls: list[int] = []
         extract = self.extractor(calls)
         images = digits.test_images[:20]
-        first = features.kept(extract, images, tmp_path)
-        assert torch.equal(features.kept(extract, images, tmp_path), first)
+        first = features.cached_features(extract, images, tmp_path)
+        assert torch.equal(features.cached_features(extract, images, tmp_path), first)
         assert calls == [20]
         changed = images.clone()
         changed[3, 0, 0, 0] += 1
-        assert not torch.equal(features.kept(extract, changed, tmp_path), first)
+        assert not torch.equal(features.cached_features(extract, changed, tmp_path), first)
         other = replace(extract, identity="other pixels")
-        features.kept(other, images, tmp_path)
+        features.cached_features(other, images, tmp_path)
         assert calls == [20, 20, 20]
 
     def test_damaged_or_unwritable(self, digits, tmp_path) -> None:
         calls: list[int] = []
         extract = self.extractor(calls)
         images = digits.test_images[:5]
-        expected = features.kept(extract, images, tmp_path)
+        expected = features.cached_features(extract, images, tmp_path)
         (file,) = tmp_path.iterdir()
         file.write_bytes(b"half")
-        assert torch.equal(features.kept(extract, images, tmp_path), expected)
-        assert torch.equal(features.kept(extract, images, file / "no folder"), expected)
+        assert torch.equal(features.cached_features(extract, images, tmp_path), expected)
+        assert torch.equal(features.cached_features(extract, images, file / "no folder"), expected)
         assert calls == [5, 5, 5]
 
 
@@ -287,12 +287,12 @@ class TestOnInception:
         images = digits.test_images[:3]
         outputs = make_outputs(images=images, reconstructions=images, weights=inception_folder)
         before = torch.random.get_rng_state()
-        found = features.features(outputs, "inception", "reconstructions")
+        found = features.image_features(outputs, "inception", "reconstructions")
         assert found.shape == (3, 2048)
         colour = images.repeat(1, 3, 1, 1)
-        (expected,) = features.inception(inception_folder, outputs.device).module(colour)
+        (expected,) = features.inception_extractor(inception_folder, outputs.device).module(colour)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-        assert torch.equal(features.features(outputs, "inception", "test images"), found)
+        assert torch.equal(features.image_features(outputs, "inception", "test images"), found)
         assert torch.equal(torch.random.get_rng_state(), before)
 
     def test_metrics(self, inception_folder, digits, make_outputs) -> None:

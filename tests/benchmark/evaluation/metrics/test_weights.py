@@ -18,7 +18,7 @@ from hgmvae_bench.evaluation.metrics import weights
 from hgmvae_bench.evaluation.metrics.weights import PretrainedWeights
 from hgmvae_bench.plugins.protocols import MetricMissingError
 
-download = weights._download.__wrapped__
+download = weights.download.__wrapped__
 
 
 class Bomb:
@@ -117,7 +117,7 @@ def server(file) -> Iterator[str]:
 
 
 def test_download(file, hub, server, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setattr(weights, "download", download)
     found = published(file, f"{server}/net-1234.pth")
     assert found.load(None)["layer.weight"].tolist() == [0, 1, 2]
     assert (hub / "net-1234.pth").read_bytes() == file.read_bytes()
@@ -125,14 +125,14 @@ def test_download(file, hub, server, monkeypatch) -> None:
 
 
 def test_failed_download(file, hub, server, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setattr(weights, "download", download)
     found = published(file, f"{server}/other.pth")
     with pytest.raises(MetricMissingError, match=r"cannot be downloaded \(.*404.*put it into"):
         found.load(None)
 
 
 def test_a_fault_of_the_download_does_not_name_the_user_either(file, hub, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setattr(weights, "download", download)
     monkeypatch.setenv("HOME", str(hub.parent))
     hub.mkdir(parents=True)
     with (
@@ -143,7 +143,7 @@ def test_a_fault_of_the_download_does_not_name_the_user_either(file, hub, monkey
 
 
 def test_what_a_record_will_keep_does_not_name_the_user(file, hub, server, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setattr(weights, "download", download)
     monkeypatch.setenv("HOME", str(hub.parent))
     with pytest.raises(MetricMissingError, match=f"put it into ~/{hub.name}$"):
         published(file, f"{server}/other.pth").load(None)
