@@ -199,7 +199,7 @@ def build_table(
     """
     by_cell: dict[str, list[StoredRun]] = defaultdict(list)
     for run in runs:
-        by_cell[run.summary.cell].append(run)
+        by_cell[run.record.cell].append(run)
     of_other_settings = _strangers(grid, by_cell)
     entries: list[Entry] = []
     for dataset in spec.datasets:
@@ -236,7 +236,7 @@ def _strangers(grid: Grid, by_cell: Mapping[str, list[StoredRun]]) -> Counter[st
     """How many runs have other settings than the grid's cell of the same readable name."""
     own = {cell.identity for cell in grid.cells}
     return Counter(
-        run.summary.key.rpartition("_s")[0]
+        run.record.key.rpartition("_s")[0]
         for identity, runs in by_cell.items()
         if identity not in own
         for run in runs
@@ -258,7 +258,7 @@ def _controls(
         runs = [run for cell in cells for run in by_cell[cell.identity]]
         for control in in_order:
             # A table without runs has no data that controls could belong to.
-            if not runs or not control.stands_beside(cells[0], runs[0].summary.data_digest):
+            if not runs or not control.matches(cells[0], runs[0].record.data_digest):
                 continue
             for metric in [name for name in spec.metrics if name in control.metrics]:
                 name = f"control:{control.control}"
@@ -291,7 +291,7 @@ def _of_control(
     """A control's value if it may stand beside the runs' values, and what is to be said of it."""
     recorded = control.metrics[metric]
     if recorded.value is None:
-        return None, recorded.missing_in_short
+        return None, recorded.short_reason
     if not control.comparable:
         value = render.as_printed(recorded.value, ".3g")
         return None, f"{value}, of other images than the models': not comparable"
@@ -302,7 +302,7 @@ def _of_control(
         raise TableError(
             f"{metric} on {control.dataset}: a control and a run with different fingerprints "
             f"cannot stand in one table:\n  {control.key}: {recorded.fingerprint}\n"
-            f"  {run.summary.key}: {other.fingerprint}\n"
+            f"  {run.record.key}: {other.fingerprint}\n"
             "delete the control's file, and `hgmvae-bench evaluate` scores it again"
         )
     return recorded.value, ""
@@ -327,14 +327,14 @@ def _aggregate(
     lacking: Counter[str] = Counter()
     for run in runs:
         recorded = run.metrics.get(metric)
-        if run.summary.status != "complete":
-            lacking[run.summary.status] += 1
+        if run.record.status != "complete":
+            lacking[run.record.status] += 1
         elif recorded is None:
             lacking["not scored"] += 1
         elif recorded.value is None:
-            lacking[recorded.missing_in_short] += 1
+            lacking[recorded.short_reason] += 1
         else:
-            by_seed[run.summary.seed] = recorded.value
+            by_seed[run.record.seed] = recorded.value
     if len(runs) < planned:
         others = f" ({of_other_settings} there are of other settings)" if of_other_settings else ""
         lacking[f"not run{others}"] += planned - len(runs)
@@ -387,16 +387,16 @@ def _check_comparable(runs: list[StoredRun], dataset: str, metric: str) -> None:
     """Refuse to compare values of different data or of different fingerprints."""
     first: dict[str, tuple[Any, str]] = {}
     for run in runs:
-        what: dict[str, Any] = {"data": run.summary.data_digest}
+        what: dict[str, Any] = {"data": run.record.data_digest}
         recorded = run.metrics.get(metric)
         if recorded is not None and recorded.value is not None:
             what["fingerprint"] = recorded.fingerprint
         for kind, value in what.items():
-            other, key = first.setdefault(kind, (value, run.summary.key))
+            other, key = first.setdefault(kind, (value, run.record.key))
             if value != other:
                 raise TableError(
                     f"{metric} on {dataset}: runs of different {kind} cannot stand in one table:\n"
-                    f"  {key}: {other}\n  {run.summary.key}: {value}\n"
+                    f"  {key}: {other}\n  {run.record.key}: {value}\n"
                     "move one of them to another results folder"
                 )
 

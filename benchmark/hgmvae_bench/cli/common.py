@@ -97,10 +97,10 @@ def show_progress(grid: Grid, store: Store, track: list[str] | None) -> Iterator
     from hgmvae_bench.cli.progress import Reporters, reporter
     from hgmvae_bench.execution.tracking import Occasion, tracking
     from hgmvae_bench.execution.upload import PushingReporter
-    from hgmvae_bench.storage.remote import Remote
+    from hgmvae_bench.storage.remote import RemoteResults
 
     console = Console()
-    remote = Remote.of(store.root)
+    remote = RemoteResults.of(store.root)
     occasion = Occasion(grid.spec.name, store.root if remote is None else None)
 
     def warn(text: str) -> None:

@@ -39,11 +39,11 @@ def _use(context: typer.Context, names: list[str] | None) -> list[str] | None:
 
 def _folder(context: typer.Context, results: str | Path) -> Path:
     """The folder to work on: the one that is named, or a copy of what lies elsewhere."""
-    from hgmvae_bench.storage.remote import is_url, mirrored
+    from hgmvae_bench.storage.remote import is_url, local_copy
 
     named = str(results)
     if is_url(named) and not context.resilient_parsing:
-        folder: Path = context.with_resource(mirrored(named))
+        folder: Path = context.with_resource(local_copy(named))
         return folder
     if Path(named).is_file():
         raise typer.BadParameter(f"{named} is a file")

@@ -88,7 +88,7 @@ def outcome(event: Finished | DoneElsewhere, store: Store) -> str:
         seconds = f" in {sum(record.seconds.values()):.1f} s"
         if record.status != "complete":
             reason = (record.error or "").strip().splitlines()[-1]
-            log = store.log(record.key)
+            log = store.log_path(record.key)
             said = f" (logs/{log.name})" if log.is_file() and log.stat().st_size else ""
             return f"{record.key}: {record.status}{seconds}: {reason}{said}"
     missing = [f"; {name} missing ({m.missing})" for name, m in record.metrics.items() if m.missing]

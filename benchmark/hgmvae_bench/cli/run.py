@@ -323,11 +323,11 @@ def merge(
         merged = merge_folder(source, into)
         typer.echo(
             f"{source}: {count(len(merged.copied), 'run')} copied, "
-            f"{len(merged.identical) + len(merged.repeated)} there before"
+            f"{len(merged.identical) + len(merged.equivalent)} there before"
         )
-        for key in merged.taken:
+        for key in merged.superseded:
             typer.echo(f"  {key}: differs; the record of {source} counts")
         for key in merged.kept:
             typer.echo(f"  {key}: differs; the record of {into} counts")
-        for name in merged.grids:
+        for name in merged.differing_grids:
             typer.echo(f"  grid {name}: differs; the one of {into} stays")

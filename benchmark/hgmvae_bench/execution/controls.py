@@ -15,7 +15,7 @@ import torch
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation.controls import Control, build_controls
 from hgmvae_bench.grid import Grid, slugify
-from hgmvae_bench.storage.provenance import provenance
+from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.storage.schema import ControlRecord
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.seeding import digest
@@ -93,7 +93,10 @@ def score_controls(
             ]
             if lacking:
                 scored = record.model_copy(
-                    update={"metrics": control.score(lacking), "provenance": provenance(device)}
+                    update={
+                        "metrics": control.score(lacking),
+                        "provenance": collect_provenance(device),
+                    }
                 )
                 store.add_control(scored)
                 tell(scored)

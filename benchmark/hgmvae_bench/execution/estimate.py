@@ -150,7 +150,7 @@ def survey(
     """
     by_cell: dict[str, list[StoredRun]] = {}
     for run in store.runs().values():
-        by_cell.setdefault(run.summary.cell, []).append(run)
+        by_cell.setdefault(run.record.cell, []).append(run)
     data, lacking_data = available_data(grid, data_root)
     needed = dict.fromkeys(name for metrics in grid.cells.values() for name in metrics)
     recorded = {
@@ -162,7 +162,7 @@ def survey(
     estimate = _Estimates(store, by_cell, data, device, grid, progress)
     cells = []
     for cell, metrics in grid.cells.items():
-        complete = [run for run in recorded[cell] if run.summary.status == "complete"]
+        complete = [run for run in recorded[cell] if run.record.status == "complete"]
         to_score = sum(any(name not in run.metrics for name in metrics) for run in complete)
         seconds, basis, size = estimate.of(cell) if missing[cell] else (None, "unknown", None)
         dataset, model, _ = grid.names[cell]
@@ -188,9 +188,9 @@ def _recorded(
 ) -> list[StoredRun]:
     """A cell's runs by seed, on the data that is here; on whatever data if it is not."""
     by_seed = {
-        run.summary.seed: run
+        run.record.seed: run
         for run in by_cell.get(cell.identity, [])
-        if data is None or run.summary.data_digest == data.digest
+        if data is None or run.record.data_digest == data.digest
     }
     return [by_seed[seed] for seed in range(seeds) if seed in by_seed]
 
@@ -221,17 +221,17 @@ class _Estimates:
         self._like: dict[tuple[Any, ...], list[StoredRun]] = {}
         self._calibrated: dict[tuple[Any, ...], tuple[float, int] | None] = {}
         for runs in self.by_cell.values():
-            complete = [run for run in runs if run.summary.status == "complete"]
+            complete = [run for run in runs if run.record.status == "complete"]
             if complete:
                 settings = complete[0].record.settings
                 self._like.setdefault(_kind(settings), []).extend(complete)
 
     def of(self, cell: Cell) -> tuple[float | None, Basis, int | None]:
         """Seconds of a run of a cell, where they come from, and the bytes that it leaves."""
-        own = [r for r in self.by_cell.get(cell.identity, []) if r.summary.status == "complete"]
+        own = [r for r in self.by_cell.get(cell.identity, []) if r.record.status == "complete"]
         like = own or self._like.get(_kind(cell.settings), [])
         if like:
-            seconds = statistics.median(sum(run.summary.seconds.values()) for run in like)
+            seconds = statistics.median(sum(run.record.seconds.values()) for run in like)
             size = RECORD_BYTES + self._artifact_bytes(like[0])
             return seconds, "its own runs" if own else "like runs", size
         step = self._calibrate(cell)
@@ -249,7 +249,7 @@ class _Estimates:
         return steps * seconds_per_step, "calibration, training only", size
 
     def _artifact_bytes(self, run: StoredRun) -> int:
-        folder = self.store.artifacts(run.summary.key)
+        folder = self.store.artifact_folder(run.record.key)
         return sum(path.stat().st_size for path in folder.glob("*")) if folder.is_dir() else 0
 
     def _calibrate(self, cell: Cell) -> tuple[float, int] | None:

@@ -87,7 +87,7 @@ def serve(pipe: Connection, setup: Setup) -> None:
         run, tell = runs[0], _epoch_teller(pipe, runs)
         message: Finished | DoneElsewhere | Trained
         try:
-            with captured(store.log(run.key)):
+            with captured(store.log_path(run.key)):
                 wanted = run.cell.dataset, run.cell.image_size
                 if wanted not in data:
                     data[wanted] = resolve_dataset(wanted[0]).load(
@@ -137,7 +137,7 @@ def serve(pipe: Connection, setup: Setup) -> None:
 def _refer(runs: Sequence[Run], store: Store) -> None:
     """Say in the logs of seeds that are trained together which of them has what they print."""
     for run in runs[1:]:
-        with store.log(run.key).open("a", encoding="utf-8") as log:
+        with store.log_path(run.key).open("a", encoding="utf-8") as log:
             log.write(f"trained together with {runs[0].key}, whose log is of both\n")
 
 

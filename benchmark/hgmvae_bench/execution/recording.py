@@ -28,9 +28,9 @@ def death_record(task: Task, reason: str, store: Store, device: str) -> Record |
     """What is recorded of a task that was lost with its worker: its last words, and the reason."""
     import torch
 
-    from hgmvae_bench.storage.provenance import provenance
+    from hgmvae_bench.storage.provenance import collect_provenance
 
-    words = tail(store.log(task.run.key))
+    words = tail(store.log_path(task.run.key))
     reason = f"{words}\n{reason}" if words else reason
     if task.stored is not None:
         return ScoreRecord(
@@ -39,5 +39,5 @@ def death_record(task: Task, reason: str, store: Store, device: str) -> Record |
             metrics={name: MetricValue(missing=reason) for name in task.metrics},
         )
     return Record.of(
-        task.run, status="failed", error=reason, provenance=provenance(torch.device(device))
+        task.run, status="failed", error=reason, provenance=collect_provenance(torch.device(device))
     )

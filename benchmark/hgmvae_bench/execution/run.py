@@ -19,7 +19,7 @@ from hgmvae_bench.execution.tasks import Task
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.protocols import BenchmarkModel, MetricMissingError
 from hgmvae_bench.storage.artifacts import artifact_files
-from hgmvae_bench.storage.provenance import provenance
+from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord, Status
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -197,7 +197,7 @@ def execute(
         n_parameters=n_parameters,
         seconds=meter.seconds,
         provenance={
-            **provenance(device),
+            **collect_provenance(device),
             "stages": meter.stages,
             "resumed_after_epoch": resumed_after,
             **(context or {}),
@@ -246,7 +246,7 @@ def rescore(
         key=run.key,
         record_sha256=stored.sha256,
         metrics=values,
-        provenance=provenance(device) | dict(context or {}),
+        provenance=collect_provenance(device) | dict(context or {}),
     )
     if not store.add_scores(record, number):
         raise RecordedElsewhereError(run.key)

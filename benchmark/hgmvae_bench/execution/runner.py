@@ -15,8 +15,8 @@ from hgmvae_bench.execution.task_queue import SECONDS_BETWEEN_LOOKS, Work
 from hgmvae_bench.execution.tasks import DoneElsewhere, Event, Finished, Setup, Task
 from hgmvae_bench.grid import Cell, Grid, Run
 from hgmvae_bench.plugins import local_files
-from hgmvae_bench.storage.leases import Claims, new_owner
-from hgmvae_bench.storage.record_file import named
+from hgmvae_bench.storage.leases import Leases, new_owner_id
+from hgmvae_bench.storage.record_file import as_store_errors
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -104,7 +104,7 @@ def make_plan(
             known = stored.get(run.key)
             if known is None:
                 plan.train.append(Task(run, metrics))
-            elif known.summary.status != "complete":
+            elif known.record.status != "complete":
                 if retry_failed:
                     plan.train.append(Task(run, metrics, number=known.retries + 1))
                 else:
@@ -136,12 +136,12 @@ def make_evaluation_plan(
     plan = Plan([], [], [], [])
     cells = {cell.identity: cell for cell in grid.cells}
     for known in stored.values():
-        cell = cells.get(known.summary.cell)
+        cell = cells.get(known.record.cell)
         if cell is None:
             continue
-        run = Run(cell, known.summary.seed, known.summary.data_digest)
+        run = Run(cell, known.record.seed, known.record.data_digest)
         lacking = [m for m in metrics if m not in known.metrics or known.metrics[m].missing]
-        if known.summary.status != "complete":
+        if known.record.status != "complete":
             plan.unsuccessful.append(known)
         elif not lacking:
             plan.done.append(run)
@@ -211,16 +211,16 @@ def run_plan(
         weights=weights,
         threads=executor.threads,
         extensions=local_files.in_use(),
-        owner=new_owner(),
+        owner=new_owner_id(),
         time_limit=time_limit,
         context=context or {},
     )
     executor.check(plan.tasks, device)
     reporter.planned(plan)
-    claims = Claims(setup.store.files, setup.owner)
-    with named(store.root / "claims"):
-        claims.settle_all(store.has)
-        setup.store.clean(claims.living())
+    leases = Leases(setup.store.files, setup.owner)
+    with as_store_errors(store.root / "leases"):
+        leases.release_recorded(store.has_record_file)
+        setup.store.remove_temporaries(leases.live_owners())
         for run in plan.done:
             Checkpoint(setup.store.files, run.key).remove()
     complete = not plan.unsuccessful
@@ -237,9 +237,9 @@ def run_plan(
         if isinstance(event, DoneElsewhere):
             elsewhere.append(event.run.key)
 
-    with named(store.root / "claims"), claims:
+    with as_store_errors(store.root / "leases"), leases:
         work = Work(
-            tasks.values(), setup.store, claims, stopping, lambda run: happened(DoneElsewhere(run))
+            tasks.values(), setup.store, leases, stopping, lambda run: happened(DoneElsewhere(run))
         )
         while work:
             with closing(executor.execute(work, setup)) as events:
@@ -252,11 +252,11 @@ def run_plan(
             if work:  # What is left, others are at.
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         # Of a process on another machine it takes a while to know that it is dead.
-        setup.store.clean(claims.living())
+        setup.store.remove_temporaries(leases.live_owners())
     if not elsewhere:
         return complete and not open_keys
     recorded = store.runs()
-    complete = complete and all(recorded[k].summary.status == "complete" for k in elsewhere)
+    complete = complete and all(recorded[k].record.status == "complete" for k in elsewhere)
     left = [task for key in elsewhere if (task := _left_to_score(tasks[key], recorded[key]))]
     if left and not stopping():
         complete &= run_plan(
@@ -282,6 +282,6 @@ def _left_to_score(task: Task, known: StoredRun) -> Task | None:
         for name in task.metrics
         if name not in known.metrics or known.metrics[name] == before.get(name)
     ]
-    if not left or known.summary.status != "complete":
+    if not left or known.record.status != "complete":
         return None
     return Task(task.run, left, known, known.scorings + 1)

@@ -10,8 +10,8 @@ from typing import Self
 
 from hgmvae_bench.execution.tasks import Task
 from hgmvae_bench.grid import Run
-from hgmvae_bench.storage.leases import Claims
-from hgmvae_bench.storage.record_file import named, record_name
+from hgmvae_bench.storage.leases import Leases
+from hgmvae_bench.storage.record_file import as_store_errors, record_file_name
 from hgmvae_bench.storage.store import Store
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -26,7 +26,7 @@ class Work:
     Args:
         tasks: what is to be done.
         store: where it is recorded.
-        claims: who does what.
+        leases: who does what.
         stopping: whether nothing new is to be begun.
         on_elsewhere: called with each run that another process has recorded.
     """
@@ -35,13 +35,13 @@ class Work:
         self,
         tasks: Iterable[Task],
         store: Store,
-        claims: Claims,
+        leases: Leases,
         stopping: Callable[[], bool],
         on_elsewhere: Callable[[Run], None],
     ) -> None:
         self._waiting = deque(tasks)
         self._held: deque[Task] = deque()
-        self._store, self._claims = store, claims
+        self._store, self._leases = store, leases
         self._stopping, self._on_elsewhere = stopping, on_elsewhere
         self._looked_at = 0.0
 
@@ -61,12 +61,12 @@ class Work:
             raise StopIteration
         while self._waiting:
             task = self._waiting.popleft()
-            if self._claim(task):
+            if self._lease(task):
                 return task
         if time.monotonic() - self._looked_at > SECONDS_BETWEEN_LOOKS:
             self._looked_at = time.monotonic()
             for _ in range(len(self._held)):
-                if self._claim(task := self._held.popleft()):
+                if self._lease(task := self._held.popleft()):
                     return task
         raise StopIteration
 
@@ -76,22 +76,22 @@ class Work:
         while batch and len(batch) < most and self._waiting and not self.stopping:
             if not _of_one_cell(batch[0], self._waiting[0]):
                 break
-            if self._claim(task := self._waiting.popleft()):
+            if self._lease(task := self._waiting.popleft()):
                 batch.append(task)
         return batch
 
     def finished(self, task: Task) -> None:
         """Take note that a task's record is written."""
-        self._claims.settle(_name(task))
+        self._leases.release(_name(task))
 
-    def _claim(self, task: Task) -> bool:
+    def _lease(self, task: Task) -> bool:
         """Whether a task is ours; if not, it is either done elsewhere or held by another."""
         name = _name(task)
-        with named(self._store.root / "claims"):
-            taken = not self._store.has(name) and self._claims.take(name)
+        with as_store_errors(self._store.root / "leases"):
+            taken = not self._store.has_record_file(name) and self._leases.acquire(name)
             # Looked at again: it may have been recorded, and its claim settled, in between.
-            if self._store.has(name):
-                self._claims.settle(name)
+            if self._store.has_record_file(name):
+                self._leases.release(name)
                 self._on_elsewhere(task.run)
                 return False
         if not taken:
@@ -108,4 +108,4 @@ def _of_one_cell(one: Task, other: Task) -> bool:
 
 def _name(task: Task) -> str:
     """Name of the record that a task writes."""
-    return record_name(task.run.key, "retry" if task.stored is None else "scores", task.number)
+    return record_file_name(task.run.key, "retry" if task.stored is None else "scores", task.number)

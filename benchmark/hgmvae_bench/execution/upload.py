@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hgmvae_bench.execution.tasks import Event, Finished
-from hgmvae_bench.storage.remote import Remote, RemoteError
+from hgmvae_bench.storage.remote import RemoteError, RemoteResults
 
 if TYPE_CHECKING:
     from hgmvae_bench.execution.runner import Plan
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class PushingReporter:
     """Sends each run when it is recorded; what cannot be sent waits for the end."""
 
-    def __init__(self, remote: Remote, warn: Callable[[str], None]) -> None:
+    def __init__(self, remote: RemoteResults, warn: Callable[[str], None]) -> None:
         self._remote, self._warn, self._warned = remote, warn, False
 
     def planned(self, plan: Plan) -> None:

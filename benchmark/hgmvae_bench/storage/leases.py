@@ -2,15 +2,15 @@
 
 ::
 
-    claims/<owner>.alive               rewritten every few seconds by a process that runs a grid
-    claims/<record name>.<number>      whose the run is that will write this record
+    leases/<owner>.alive               rewritten every few seconds by a process that runs a grid
+    leases/<record name>.<number>      whose the run is that will write this record
 
 A claim holds while its owner lives. Whether an owner of this machine lives, the operating system
 knows; one elsewhere counts as dead when its file has not changed for a minute of this process's own
 monotonic clock, so that no clock that is wrong or jumps, here or there, frees or keeps a run.
 
 A dead owner's claim is not removed but outnumbered: whoever makes the file of the next number,
-which only one can, has the run. Claims go when their record is there and nobody needs them.
+which only one can, has the run. Leases go when their record is there and nobody needs them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from typing import Self
 
 from hgmvae_bench.utils.atomic_files import Files
 
-FOLDER = "claims"
+FOLDER = "leases"
 ALIVE = ".alive"
 
 
-class Claims:
+class Leases:
     """The runs of a results folder that this process has taken.
 
     Used as a context manager: while the block lasts, the process counts as alive.
@@ -66,11 +66,11 @@ class Claims:
         with suppress(OSError):
             self._files.remove(f"{FOLDER}/{self.owner}{ALIVE}")
 
-    def take(self, name: str) -> bool:
+    def acquire(self, name: str) -> bool:
         """Claim the run that will write the record called ``name``; False if another has it.
 
         Raises:
-            OSError: if claims cannot be read or written.
+            OSError: if leases cannot be read or written.
         """
         number = self._next_number(name)
         if number:
@@ -80,35 +80,35 @@ class Claims:
                 return False
             if owner == self.owner:
                 return True
-            if self.lives(owner):
+            if self.is_alive(owner):
                 return False
         return self._files.create(f"{FOLDER}/{name}.{number}", self.owner.encode())
 
-    def settle(self, name: str) -> None:
-        """Remove the claims of a record that is there."""
+    def release(self, name: str) -> None:
+        """Remove the leases of a record that is there."""
         with suppress(OSError):
             for number in reversed(range(self._next_number(name))):
                 self._files.remove(f"{FOLDER}/{name}.{number}")
 
-    def settle_all(self, recorded: Callable[[str], bool]) -> None:
-        """Remove the claims of every record that is there; who wrote it may have died since."""
+    def release_recorded(self, recorded: Callable[[str], bool]) -> None:
+        """Remove the leases of every record that is there; who wrote it may have died since."""
         names = {name.rpartition(".")[0] for name, _ in self._files.scan(FOLDER)}
         for name in filter(recorded, names):
-            self.settle(name)
+            self.release(name)
 
-    def living(self) -> set[str]:
+    def live_owners(self) -> set[str]:
         """Owners that live; the signs that dead ones left are removed."""
         owners = {
             name.removesuffix(ALIVE) for name, _ in self._files.scan(FOLDER) if name.endswith(ALIVE)
         }
-        living = {owner for owner in owners if owner == self.owner or self.lives(owner)}
+        living = {owner for owner in owners if owner == self.owner or self.is_alive(owner)}
         for owner in owners - living:
             with suppress(OSError):
                 self._files.remove(f"{FOLDER}/{owner}{ALIVE}")
         return living
 
-    def lives(self, owner: str) -> bool:
-        """Whether a process that takes claims is alive, as far as can be known from here."""
+    def is_alive(self, owner: str) -> bool:
+        """Whether a process that takes leases is alive, as far as can be known from here."""
         path = f"{FOLDER}/{owner}{ALIVE}"
         version = self._files.version(path)
         if version is None:
@@ -149,7 +149,7 @@ class Claims:
         self._files.write(f"{FOLDER}/{self.owner}{ALIVE}", json.dumps(sign).encode())
 
 
-def new_owner() -> str:
+def new_owner_id() -> str:
     """A name that no other process has."""
     return uuid.uuid4().hex[:16]
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from hgmvae_bench.storage.leases import FOLDER as CLAIMS
-from hgmvae_bench.storage.leases import Claims, new_owner
-from hgmvae_bench.storage.record_file import named, parse_name, record_name
+from hgmvae_bench.storage.leases import FOLDER as LEASES
+from hgmvae_bench.storage.leases import Leases, new_owner_id
+from hgmvae_bench.storage.record_file import as_store_errors, parse_file_name, record_file_name
 from hgmvae_bench.storage.schema import ControlRecord, MetricValue, ScoreRecord
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -34,27 +34,27 @@ class MergeError(UserError, RuntimeError):
 
 
 @dataclass
-class Merged:
+class MergeReport:
     """What became of the records of one source.
 
     Attributes:
         copied: keys of runs that the target lacked.
         identical: keys of runs whose record is the same in both.
-        repeated: keys of runs that were done in both, with the same results in other times.
-        taken: keys of runs that differ and whose record of the source counts now.
+        equivalent: keys of runs that were done in both, with the same results in other times.
+        superseded: keys of runs that differ and whose record of the source counts now.
         kept: keys of runs that differ and whose record of the target counts.
-        grids: names of grids that differ; the target's stay.
+        differing_grids: names of grids that differ; the target's stay.
     """
 
     copied: list[str] = field(default_factory=list)
     identical: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-    taken: list[str] = field(default_factory=list)
+    equivalent: list[str] = field(default_factory=list)
+    superseded: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
-    grids: list[str] = field(default_factory=list)
+    differing_grids: list[str] = field(default_factory=list)
 
 
-def merge(source: Path, target: Path) -> Merged:
+def merge(source: Path, target: Path) -> MergeReport:
     """Bring everything that ``source`` knows into ``target``; ``source`` stays as it is.
 
     It can be broken off and called again: a run's record is copied after its other files.
@@ -67,17 +67,17 @@ def merge(source: Path, target: Path) -> Merged:
         raise MergeError(f"{source} is not a results folder: it has no folder records")
     if source.resolve() == target.resolve():
         raise MergeError(f"{source} cannot be merged into itself")
-    ours, theirs = Store(target, new_owner()), Store(source)
+    ours, theirs = Store(target, new_owner_id()), Store(source)
     known, found = ours.runs(), theirs.runs()
     known_controls, found_controls = ours.controls(), theirs.controls()
     files = theirs.record_files()
-    merged = Merged()
-    with named(target / CLAIMS), Claims(ours.files, ours.owner) as claims:
+    merged = MergeReport()
+    with as_store_errors(target / LEASES), Leases(ours.files, ours.owner) as leases:
         for key, run in found.items():
-            _merge_run(theirs, ours, claims, files[key], run, known.get(key), merged)
+            _merge_run(theirs, ours, leases, files[key], run, known.get(key), merged)
     for path in sorted((source / "grids").glob("*.yaml")):
         if not _copy_file(path, target / "grids" / path.name):
-            merged.grids.append(path.stem)
+            merged.differing_grids.append(path.stem)
     for scored in theirs.control_records():
         mine = known_controls.get(scored.key)
         lacking = _lacking(mine.metrics if mine else {}, found_controls[scored.key].metrics)
@@ -92,38 +92,38 @@ def merge(source: Path, target: Path) -> Merged:
 def _merge_run(
     theirs: Store,
     ours: Store,
-    claims: Claims,
+    leases: Leases,
     names: list[str],
     run: StoredRun,
     mine: StoredRun | None,
-    merged: Merged,
+    merged: MergeReport,
 ) -> None:
     """Bring one run, with the record files of these names, to where it may be known already."""
-    key = run.summary.key
+    key = run.record.key
     if mine is None:
-        _claim(ours, claims, key)
+        _lease(ours, leases, key)
         _copy_extras(theirs, ours, key)
         for name in names:
             _copy_record(theirs, ours, name, name)
-        claims.settle(record_name(key, "retry", 0))
+        leases.release(record_file_name(key, "retry", 0))
         merged.copied.append(key)
     elif mine.sha256 == run.sha256:
         merged.identical.append(key)
         _copy_scores(theirs, ours, names, run, mine)
     elif _precedence(run) < _precedence(mine):
         _copy_extras(theirs, ours, key)
-        newest = record_name(key, "retry", run.retries)
-        _copy_record(theirs, ours, newest, record_name(key, "retry", mine.retries + 1))
-        (merged.repeated if _same_results(run, mine) else merged.taken).append(key)
+        newest = record_file_name(key, "retry", run.retries)
+        _copy_record(theirs, ours, newest, record_file_name(key, "retry", mine.retries + 1))
+        (merged.equivalent if _same_results(run, mine) else merged.superseded).append(key)
         _copy_scores(theirs, ours, names, run, mine)
     else:
-        (merged.repeated if _same_results(run, mine) else merged.kept).append(key)
+        (merged.equivalent if _same_results(run, mine) else merged.kept).append(key)
 
 
-def _claim(ours: Store, claims: Claims, key: str) -> None:
+def _lease(ours: Store, leases: Leases, key: str) -> None:
     """Take a run that the target lacked, lest another process stores it meanwhile."""
-    name = record_name(key, "retry", 0)
-    if not claims.take(name) or ours.has(name):
+    name = record_file_name(key, "retry", 0)
+    if not leases.acquire(name) or ours.has_record_file(name):
         raise MergeError(
             f"another process is doing {key} in {ours.root}, or has just done it; "
             "what was copied stays: call again when that has ended"
@@ -142,13 +142,13 @@ def _same_results(one: StoredRun, other: StoredRun) -> bool:
 
 def _precedence(run: StoredRun) -> tuple[bool, float, str]:
     """The lesser counts."""
-    return run.summary.status != "complete", run.record.finished_at.timestamp(), run.sha256
+    return run.record.status != "complete", run.record.finished_at.timestamp(), run.sha256
 
 
 def _copy_record(source: Store, target: Store, name: str, new_name: str) -> None:
-    with named(source.root / "records" / name, "read"):
+    with as_store_errors(source.root / "records" / name, "read"):
         content = source.files.read(f"records/{name}")
-    with named(target.root / "records" / new_name):
+    with as_store_errors(target.root / "records" / new_name):
         target.files.create(f"records/{new_name}", content)
 
 
@@ -161,8 +161,8 @@ def _copy_scores(
     if not lacking:
         return
     for name in names:
-        if parse_name(name)[1] == "scores":
-            scores = source.scores(name)
+        if parse_file_name(name)[1] == "scores":
+            scores = source.score_record(name)
             if scores.record_sha256 == run.sha256 and (part := _part(scores, lacking)):
                 target.add_scores(part)
 
@@ -186,29 +186,31 @@ def _part(scored: Scored, lacking: Mapping[str, MetricValue]) -> Scored | None:
 
 def _copy_extras(source: Store, target: Store, key: str) -> None:
     """Copy what a run left beside its record, in place of what is there."""
-    if source.artifacts(key).is_dir():
-        with target.writing_artifacts(key) as folder:
-            shutil.copytree(source.artifacts(key), folder, copy_function=_copy, dirs_exist_ok=True)
-    if source.log(key).is_file():
-        with named(target.log(key)):
-            target.log(key).parent.mkdir(parents=True, exist_ok=True)
-        _copy(source.log(key), target.log(key))
+    if source.artifact_folder(key).is_dir():
+        with target.replacing_artifacts(key) as folder:
+            shutil.copytree(
+                source.artifact_folder(key), folder, copy_function=_copy, dirs_exist_ok=True
+            )
+    if source.log_path(key).is_file():
+        with as_store_errors(target.log_path(key)):
+            target.log_path(key).parent.mkdir(parents=True, exist_ok=True)
+        _copy(source.log_path(key), target.log_path(key))
 
 
 def _copy(path: str | Path, target: str | Path) -> None:
     """Copy a file in place of what is there."""
-    with named(Path(path), "read"):
+    with as_store_errors(Path(path), "read"):
         content = Path(path).read_bytes()
-    with named(Path(target)):
+    with as_store_errors(Path(target)):
         Path(target).write_bytes(content)
 
 
 def _copy_file(path: Path, target: Path) -> bool:
     """Copy a file unless there is one; False if there is another."""
-    with named(path, "read"):
+    with as_store_errors(path, "read"):
         content = path.read_bytes()
-    with named(target):
+    with as_store_errors(target):
         if Store(target.parent).files.create(target.name, content):
             return True
-    with named(target, "read"):
+    with as_store_errors(target, "read"):
         return target.read_bytes() == content

@@ -28,7 +28,7 @@ PACKAGES = (
 )
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def collect_provenance(device: torch.device) -> dict[str, Any]:
     """JSON of everything about this process that a reader of a record may want to know."""
     return {
         "python": platform.python_version(),

@@ -31,7 +31,7 @@ class StoreError(UserError, RuntimeError):
     """A results folder that cannot be used; the message names the file and says what to do."""
 
 
-class FaultError(Exception):
+class RecordFileError(Exception):
     """A file among the records that is none.
 
     Attributes:
@@ -43,63 +43,65 @@ class FaultError(Exception):
         self.damaged = damaged
 
 
-def record_name(key: str, kind: Kind, number: int) -> str:
+def record_file_name(key: str, kind: Kind, number: int) -> str:
     """Name of a run's record file: the first has no number, a retry and scores have one."""
     return f"{key}.{kind}-{number}.json" if number else f"{key}.json"
 
 
-def parse_name(name: str) -> tuple[str, Kind, int]:
-    """Run key, kind and number of a record file; the inverse of `record_name`.
+def parse_file_name(name: str) -> tuple[str, Kind, int]:
+    """Run key, kind and number of a record file; the inverse of `record_file_name`.
 
     Raises:
-        FaultError: if no record has such a name.
+        RecordFileError: if no record has such a name.
     """
     match = _FILE_NAME.fullmatch(name)
     if match is None:
-        raise FaultError("not a name that a record has", damaged=True)
+        raise RecordFileError("not a name that a record has", damaged=True)
     return match["key"], match["kind"] or "retry", int(match["number"] or 0)  # type: ignore[return-value]
 
 
-def seal(content: BaseModel) -> bytes:
+def serialize(content: BaseModel) -> bytes:
     """The file of a record."""
     body = content.model_dump_json(indent=1).encode()
     return _HEAD % hashlib.sha256(body).hexdigest().encode() + body + _TAIL
 
 
-def unsealed(raw: bytes) -> tuple[str, bytes]:
+def verify(raw: bytes) -> tuple[str, bytes]:
     """Hash and content of a record file.
 
     The hash covers the bytes of the content as they stand in the file, so that it can be checked
     without parsing twice.
 
     Raises:
-        FaultError: if they do not belong together.
+        RecordFileError: if they do not belong together.
     """
     body = raw[_HEAD_LENGTH : -len(_TAIL)]
     sha256 = hashlib.sha256(body).hexdigest()
     if raw != _HEAD % sha256.encode() + body + _TAIL:
-        raise FaultError("truncated or edited (its content does not match its hash)", damaged=True)
+        raise RecordFileError(
+            "truncated or edited (its content does not match its hash)", damaged=True
+        )
     return sha256, body
 
 
-def validated(body: bytes, content_type: type[Content]) -> Content:
+def parse(body: bytes, content_type: type[Content]) -> Content:
     """The record that a content is.
 
     Raises:
-        FaultError: if it is none of that type.
+        RecordFileError: if it is none of that type.
     """
     try:
         return content_type.model_validate_json(body)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise FaultError(
+        raise RecordFileError(
             f"not a record that this version reads: {where}: {fault['msg']}", damaged=False
         ) from error
 
 
 @contextmanager
-def named(
+def as_store_errors(
     path: Path, done: Literal["read", "written"] = "written", *, may_be_gone: bool = False
 ) -> Iterator[None]:
     """Turn the operating system's refusal, or a damaged file, into an error that names the file.
@@ -111,7 +113,7 @@ def named(
     """
     try:
         yield
-    except FaultError as fault:
+    except RecordFileError as fault:
         raise StoreError(f"{path}: {fault}") from fault
     except OSError as error:
         if may_be_gone and isinstance(error, FileNotFoundError):

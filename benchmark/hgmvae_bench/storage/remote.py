@@ -24,7 +24,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from hgmvae_bench.storage.record_file import FaultError, parse_name
+from hgmvae_bench.storage.record_file import RecordFileError, parse_file_name
 from hgmvae_bench.utils.atomic_files import LocalFiles
 from hgmvae_bench.utils.errors import UserError
 
@@ -53,7 +53,7 @@ def is_url(results: str) -> bool:
 
 
 @dataclass
-class Remote:
+class RemoteResults:
     """Results at a URL, and the copy of them on this machine.
 
     Attributes:
@@ -67,7 +67,7 @@ class Remote:
     _present: set[str] | None = None  # up there, as far as is known
 
     @classmethod
-    def at(cls, url: str) -> Remote:
+    def at(cls, url: str) -> RemoteResults:
         """The results at ``url``, with their copy in the user's cache folder."""
         url = url.rstrip("/")
         readable = re.sub(r"\W+", "-", url).strip("-")[-60:]
@@ -75,7 +75,7 @@ class Remote:
         return cls(url, user_cache_path("hgmvae-bench") / "results" / name)
 
     @classmethod
-    def of(cls, root: Path, owner: str = "") -> Remote | None:
+    def of(cls, root: Path, owner: str = "") -> RemoteResults | None:
         """What the folder ``root`` is a copy of, if it is one; ``owner`` as of `LocalFiles`."""
         try:
             return cls((root / ORIGIN).read_text(encoding="utf-8"), root, owner)
@@ -143,7 +143,7 @@ class Remote:
             for name, path in self._local(WRITTEN_ONCE):
                 if name not in present:
                     # What is no record stays here, for whoever reads the copy to name.
-                    with suppress(FaultError):
+                    with suppress(RecordFileError):
                         self._push_record(fs, base, name, path, present)
                         present.add(name)
 
@@ -168,7 +168,7 @@ class Remote:
 
     def _push_record(self, fs: Any, base: str, name: str, path: Path, present: set[str]) -> None:
         """Send a record that was not there, or take that of another machine that was first."""
-        there, (key, kind, _) = f"{base}/{name}", parse_name(path.name)
+        there, (key, kind, _) = f"{base}/{name}", parse_file_name(path.name)
         # Asked anew, so that what belongs to the other's record is not replaced.
         if not fs.exists(there):
             self._push_artifacts(fs, base, key, present)
@@ -238,13 +238,13 @@ class Remote:
 
 
 @contextmanager
-def mirrored(url: str) -> Iterator[Path]:
+def local_copy(url: str) -> Iterator[Path]:
     """A folder to work on in place of the results at ``url``, brought at first and sent at last.
 
     Raises:
         RemoteError: if the results cannot be read or written.
     """
-    remote = Remote.at(url)
+    remote = RemoteResults.at(url)
     remote.pull()
     try:
         yield remote.root

@@ -46,7 +46,7 @@ class MetricValue(_Frozen):
         return self
 
     @property
-    def missing_in_short(self) -> str:
+    def short_reason(self) -> str:
         """The reason in a table's words: without addresses and paths, and what to do about it.
 
         Messages have these in brackets, behind a semicolon or on further lines.
@@ -170,7 +170,7 @@ class ControlRecord(_Frozen):
     provenance: dict[str, Any] = Field(default_factory=dict)
     finished_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
-    def stands_beside(self, cell: Cell, data_digest: str) -> bool:
+    def matches(self, cell: Cell, data_digest: str) -> bool:
         """Whether it is a control of a cell's models, trained on data of that SHA-256."""
         of_cell = cell.dataset, cell.image_size, cell.training.train_images, data_digest
         own = self.dataset, self.image_size, self.train_images, self.data_digest

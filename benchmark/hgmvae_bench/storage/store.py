@@ -11,7 +11,7 @@
       artifacts/<run key>/               weights and codes of the trained model
       logs/<run key>.log                 what the run wrote to its terminal
       checkpoints/<run key>.safetensors  a training that is under way (`training.checkpoints`)
-      claims/                            who does which run (`hgmvae_bench.storage.leases`)
+      leases/                            who does which run (`hgmvae_bench.storage.leases`)
       cache/                             what can be made again: an index, trained classifiers
       damaged/                           what ``--repair`` moved aside
 
@@ -37,19 +37,19 @@ from hgmvae_bench.grid import Grid, load_grid
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.storage import index
 from hgmvae_bench.storage.record_file import (
-    FaultError,
     Kind,
+    RecordFileError,
     StoreError,
-    named,
-    parse_name,
-    record_name,
-    seal,
-    unsealed,
-    validated,
+    as_store_errors,
+    parse,
+    parse_file_name,
+    record_file_name,
+    serialize,
+    verify,
 )
-from hgmvae_bench.storage.remote import Remote
+from hgmvae_bench.storage.remote import RemoteResults
 from hgmvae_bench.storage.schema import ControlRecord, Record, ScoreRecord
-from hgmvae_bench.storage.stored_run import RECORDS, IndexedRun, StoredRun, Summary, joined
+from hgmvae_bench.storage.stored_run import RECORDS, IndexedRun, StoredRun, Summary, merge_metrics
 from hgmvae_bench.utils.atomic_files import FileState, LocalFiles
 from hgmvae_bench.utils.collector import paused_collector
 
@@ -111,12 +111,12 @@ class Store:
             try:
                 with suppress(FileNotFoundError):
                     self._control(name)
-            except FaultError as fault:
+            except RecordFileError as fault:
                 if fault.damaged:
                     damaged.append(f"{CONTROLS}/{name}")
         beside = []
         for names in self.record_files().values():
-            records = [name for name in names if parse_name(name)[1] == "retry"]
+            records = [name for name in names if parse_file_name(name)[1] == "retry"]
             if records and (newest := faults.get(records[-1])) and newest.damaged:
                 beside += [f"{RECORDS}/{name}" for name in names if name not in faults]
         # What is damaged goes last, so that it is found again should this be broken off.
@@ -126,7 +126,7 @@ class Store:
                 number += 1
                 target = f"{DAMAGED}/{path}.{number}"
             # Gone where another process repairs the folder too.
-            with suppress(FileNotFoundError), named(self.root / target, may_be_gone=True):
+            with suppress(FileNotFoundError), as_store_errors(self.root / target, may_be_gone=True):
                 self.files.move(path, target)
                 moved.append(self.root / target)
         return moved
@@ -145,11 +145,11 @@ class Store:
                     fresh += 1
             except FileNotFoundError:  # moved aside since it was listed
                 continue
-            except FaultError as fault:
+            except RecordFileError as fault:
                 contents.faults[name] = fault
                 continue
             entries[name] = entry
-            key, kind, number = parse_name(name)
+            key, kind, number = parse_file_name(name)
             if kind == "scores":
                 scores.append((key, number, entry))
             elif number >= newest.get(key, (-1, ""))[0]:
@@ -169,30 +169,30 @@ class Store:
         return contents
 
     def _scan(self, folder: str) -> Iterator[FileState]:
-        with named(self.root / folder, "read"):
+        with as_store_errors(self.root / folder, "read"):
             yield from self.files.scan(folder)
 
     def _entry(self, name: str, version: str) -> index.Entry:
         """What an index holds of a file, read from the file."""
-        key, kind, _ = parse_name(name)
-        with named(self.root / RECORDS / name, "read", may_be_gone=True):
+        key, kind, _ = parse_file_name(name)
+        with as_store_errors(self.root / RECORDS / name, "read", may_be_gone=True):
             raw = self.files.read(f"{RECORDS}/{name}")
-        sha256, body = unsealed(raw)
+        sha256, body = verify(raw)
         content = from_json(body)
         fields = _SCORE_FIELDS if kind == "scores" else _RECORD_FIELDS
         # The whole is validated when it is asked for; here only what is not of this layout.
         if content.get("schema_version") != 1 or not fields <= content.keys():
-            validated(body, ScoreRecord) if kind == "scores" else validated(body, Record)
+            parse(body, ScoreRecord) if kind == "scores" else parse(body, Record)
         if content["key"] != key:
-            raise FaultError(f"is the record of {content['key']}", damaged=True)
+            raise RecordFileError(f"is the record of {content['key']}", damaged=True)
         return index.Entry(version, sha256, to_json({field: content[field] for field in fields}))
 
     def record_files(self) -> dict[str, list[str]]:
         """Names of every run's record files, by its key: first attempt and first scores first."""
         files: dict[str, list[tuple[str, int, str]]] = {}
         for name, _ in self._scan(RECORDS):
-            with suppress(FaultError):
-                key, kind, number = parse_name(name)
+            with suppress(RecordFileError):
+                key, kind, number = parse_file_name(name)
                 files.setdefault(key, []).append((kind, number, name))
         return {key: [name for *_, name in sorted(names)] for key, names in files.items()}
 
@@ -218,10 +218,12 @@ class Store:
         Raises:
             StoreError: if it cannot be written; nothing is left half-written.
         """
-        if number is not None and self.has(record_name(record.key, "retry", number)):
+        if number is not None and self.has_record_file(
+            record_file_name(record.key, "retry", number)
+        ):
             return False
         if artifacts:
-            self.add_artifacts(record.key, artifacts)
+            self.write_artifacts(record.key, artifacts)
         if self._write(f"{RECORDS}/{record.key}", "retry", record, number):
             return True
         if artifacts:  # The other process was first by a moment, and ours have replaced its.
@@ -236,15 +238,15 @@ class Store:
         """
         return self._write(f"{RECORDS}/{score.key}", "scores", score, number)
 
-    def scores(self, name: str) -> ScoreRecord:
+    def score_record(self, name: str) -> ScoreRecord:
         """The metrics that a file among the records has added to a run.
 
         Raises:
             StoreError: if it cannot be read, is damaged, or of an unknown schema version.
         """
-        with named(self.root / RECORDS / name, "read"):
-            _, body = unsealed(self.files.read(f"{RECORDS}/{name}"))
-            return validated(body, ScoreRecord)
+        with as_store_errors(self.root / RECORDS / name, "read"):
+            _, body = verify(self.files.read(f"{RECORDS}/{name}"))
+            return parse(body, ScoreRecord)
 
     def controls(self) -> dict[str, ControlRecord]:
         """Every recorded control by its key, with the metrics added later.
@@ -255,7 +257,7 @@ class Store:
         controls: dict[str, ControlRecord] = {}
         for record in self.control_records():
             known = controls[record.key].metrics if record.key in controls else {}
-            metrics = joined(known, record.metrics, lambda m: m.value is None)
+            metrics = merge_metrics(known, record.metrics, lambda m: m.value is None)
             controls[record.key] = record.model_copy(update={"metrics": metrics})
         return controls
 
@@ -269,18 +271,18 @@ class Store:
         for name, _ in self._scan(CONTROLS):
             with (
                 suppress(FileNotFoundError),
-                named(self.root / CONTROLS / name, "read", may_be_gone=True),
+                as_store_errors(self.root / CONTROLS / name, "read", may_be_gone=True),
             ):
                 records.append(self._control(name))
         return [record for _, record in sorted(records, key=lambda item: item[0])]
 
     def _control(self, name: str) -> tuple[int, ControlRecord]:
         """One control record, with the number in its name."""
-        _, _, number = parse_name(name)
-        with named(self.root / CONTROLS / name, "read", may_be_gone=True):
+        _, _, number = parse_file_name(name)
+        with as_store_errors(self.root / CONTROLS / name, "read", may_be_gone=True):
             raw = self.files.read(f"{CONTROLS}/{name}")
-        _, body = unsealed(raw)
-        return number, validated(body, ControlRecord)
+        _, body = verify(raw)
+        return number, parse(body, ControlRecord)
 
     def add_control(self, record: ControlRecord) -> None:
         """Write metrics of a control; those written before are kept beside them.
@@ -291,47 +293,47 @@ class Store:
         if not self._write(f"{CONTROLS}/{record.key}", "retry", record, 0):
             self._write(f"{CONTROLS}/{record.key}", "scores", record, None)
 
-    def has(self, name: str) -> bool:
+    def has_record_file(self, name: str) -> bool:
         """Whether there is a file of that name among the records."""
         return self.files.version(f"{RECORDS}/{name}") is not None
 
-    def log(self, key: str) -> Path:
+    def log_path(self, key: str) -> Path:
         """Where a run's output goes (it may not exist)."""
         return self.root / "logs" / f"{key}.log"
 
-    def artifacts(self, key: str) -> Path:
+    def artifact_folder(self, key: str) -> Path:
         """Folder of the files that a run left (it may not exist).
 
         Raises:
             RemoteError: if they lie elsewhere and cannot be had.
         """
         folder = self._artifacts(key)
-        if not folder.is_dir() and (elsewhere := Remote.of(self.root, self.owner)):
+        if not folder.is_dir() and (elsewhere := RemoteResults.of(self.root, self.owner)):
             elsewhere.fetch_artifacts(key)
         return folder
 
     def _artifacts(self, key: str) -> Path:
         return self.root / "artifacts" / key
 
-    def add_artifacts(self, key: str, files: Mapping[str, bytes]) -> None:
+    def write_artifacts(self, key: str, files: Mapping[str, bytes]) -> None:
         """Write the files that a run leaves, by name, in place of earlier ones.
 
         Raises:
             StoreError: if they cannot be written; nothing is left half-written.
         """
-        with self.writing_artifacts(key) as folder:
+        with self.replacing_artifacts(key) as folder:
             for name, content in files.items():
                 (folder / name).write_bytes(content)
 
     @contextmanager
-    def writing_artifacts(self, key: str) -> Iterator[Path]:
+    def replacing_artifacts(self, key: str) -> Iterator[Path]:
         """A temporary folder that takes the place of the run's artifacts when the block ends.
 
         Raises:
             StoreError: if it cannot be made or moved.
         """
         target = self._artifacts(key)
-        with named(target):
+        with as_store_errors(target):
             temporary = self.files.temporary_folder("artifacts")
             try:
                 yield temporary
@@ -361,7 +363,7 @@ class Store:
             StoreError: if it cannot be written.
         """
         path = f"grids/{grid.spec.name}.yaml"
-        with named(self.root / path):
+        with as_store_errors(self.root / path):
             self.files.write(path, grid.text.encode())
 
     def grid(self, name: str | None = None) -> Grid:
@@ -387,21 +389,21 @@ class Store:
             raise UnknownNameError("grid of the results", name, names)
         return load_grid(str(self.root / "grids" / f"{name}.yaml"))
 
-    def clean(self, living: set[str] | None = None) -> None:
+    def remove_temporaries(self, living: set[str] | None = None) -> None:
         """Remove what killed processes left half-written; what ``living`` owners write stays."""
-        folders = [RECORDS, CONTROLS, "artifacts", "grids", "cache", "checkpoints", "claims"]
+        folders = [RECORDS, CONTROLS, "artifacts", "grids", "cache", "checkpoints", "leases"]
         folders += [f"tables/{path.name}" for path in self.root.glob("tables/*")]
         for folder in folders:
             self.files.remove_temporaries(folder, living or set())
 
     def _write(self, path: str, kind: Kind, content: BaseModel, number: int | None) -> bool:
         """Write the file of that number, or of the first that is free; False if it is there."""
-        sealed = seal(content)
+        sealed = serialize(content)
         free = 1 if kind == "scores" else 0
-        with named(self.root / f"{path}.json"):
+        with as_store_errors(self.root / f"{path}.json"):
             if number is not None:
-                return self.files.create(record_name(path, kind, number), sealed)
-            while not self.files.create(record_name(path, kind, free), sealed):
+                return self.files.create(record_file_name(path, kind, number), sealed)
+            while not self.files.create(record_file_name(path, kind, free), sealed):
                 free += 1
         return True
 
@@ -411,7 +413,7 @@ class _Contents:
     """What lies among the records."""
 
     runs: dict[str, Any] = field(default_factory=dict)
-    faults: dict[str, FaultError] = field(default_factory=dict)
+    faults: dict[str, RecordFileError] = field(default_factory=dict)
 
 
 _RECORD_FIELDS = {*Summary._fields, "metrics"}

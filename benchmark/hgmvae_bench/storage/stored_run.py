@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic_core import from_json
 
 from hgmvae_bench.storage import index
-from hgmvae_bench.storage.record_file import named, unsealed, validated
+from hgmvae_bench.storage.record_file import as_store_errors, parse, verify
 from hgmvae_bench.storage.schema import MetricValue, Record, Status
 from hgmvae_bench.utils.atomic_files import LocalFiles
 
@@ -89,16 +89,16 @@ class IndexedRun(StoredRun):
         for entry in vars(self)["_scores"]:
             score = from_json(entry.summary)
             if score["record_sha256"] == self.sha256:
-                metrics = joined(metrics, score["metrics"], lambda m: m["value"] is None)
+                metrics = merge_metrics(metrics, score["metrics"], lambda m: m["value"] is None)
         return _Metrics(metrics)
 
     @cached_property
     def record(self) -> Record:
         """The newest record of the run, read from its file."""
         files, name = vars(self)["_files"], vars(self)["_name"]
-        with named(files.root / RECORDS / name, "read"):
-            _, body = unsealed(files.read(f"{RECORDS}/{name}"))
-            return validated(body, Record)
+        with as_store_errors(files.root / RECORDS / name, "read"):
+            _, body = verify(files.read(f"{RECORDS}/{name}"))
+            return parse(body, Record)
 
 
 class _Metrics(Mapping[str, MetricValue]):
@@ -120,7 +120,7 @@ class _Metrics(Mapping[str, MetricValue]):
         return len(self._raw)
 
 
-def joined(
+def merge_metrics(
     known: Mapping[str, Metric], later: Mapping[str, Metric], missing: Callable[[Metric], bool]
 ) -> dict[str, Metric]:
     """Metrics with those added later; a value stays where a later attempt came to none."""

@@ -42,7 +42,7 @@ def test_runs_on_other_data_do_not_count_while_the_data_is_here(tiny_grid, tmp_p
 def test_time_comes_from_the_median_of_measured_runs(tiny_grid, digits, tmp_path):
     store, (vae, _) = Store(tmp_path), tiny_grid.cells
     recorded(store, Run(vae, 0, digits.digest), seconds=30)
-    with store.writing_artifacts(Run(vae, 0, digits.digest).key) as folder:
+    with store.replacing_artifacts(Run(vae, 0, digits.digest).key) as folder:
         (folder / "model.safetensors").write_bytes(b"x" * 5000)
     plan = look(tiny_grid.select(models=["vae"]), tmp_path)
     assert (plan.cells[0].seconds, plan.cells[0].basis) == (30, "its own runs")
@@ -71,7 +71,7 @@ def test_a_calibration_foresees_what_a_training_takes_and_leaves(tiny_text, digi
     took = record.seconds["training"]
     # Others compute on this machine as well.
     assert took / 4 < plan.seconds < took * 4
-    files = (Store(tmp_path).artifacts(record.key)).iterdir()
+    files = (Store(tmp_path).artifact_folder(record.key)).iterdir()
     assert plan.bytes == pytest.approx(sum(p.stat().st_size for p in files) + 20_000, rel=0.1)
 
 

@@ -116,21 +116,21 @@ def test_kill_9_at_any_moment_loses_nothing(undisturbed, tiny_text, tmp_path):
     assert code == 0, err
     assert outcomes(tmp_path / "r") == outcomes(folder / "r")
     assert list((tmp_path / "r").rglob(".tmp-*")) == []
-    assert list((tmp_path / "r" / "claims").iterdir()) == []
+    assert list((tmp_path / "r" / "leases").iterdir()) == []
 
 
 def test_a_driver_that_died_after_its_last_record_leaves_nothing_for_good(undisturbed, tmp_path):
     folder, _ = undisturbed
     shutil.copytree(folder, tmp_path / "copy")
-    claims = tmp_path / "copy" / "r" / "claims"
+    leases = tmp_path / "copy" / "r" / "leases"
     record = sorted((tmp_path / "copy" / "r" / "records").iterdir())[0].name
-    (claims / f"{record}.0").write_text("dead")
-    (claims / "dead.alive").write_text('{"machine": null, "pid": 1, "start": "1", "count": 0}')
+    (leases / f"{record}.0").write_text("dead")
+    (leases / "dead.alive").write_text('{"machine": null, "pid": 1, "start": "1", "count": 0}')
     code, out, err = finish(start(tmp_path / "copy"))
     assert code == 0, err
     assert "nothing to train" in out
     # Of one elsewhere it takes a minute to know that it is dead.
-    assert [path.name for path in claims.iterdir()] == ["dead.alive"]
+    assert [path.name for path in leases.iterdir()] == ["dead.alive"]
 
 
 def test_a_server_of_workers_that_is_killed_is_replaced(undisturbed, tiny_text, tmp_path):
@@ -249,7 +249,7 @@ def test_a_run_that_hangs_crashes_or_runs_out_of_memory_costs_only_itself(
     assert last["out-of-memory"].startswith("CUDA out of memory. Tried to allocate")
     assert re.search(r'odd\.py", line \d+ in build', records["hangs"].error)
     assert "Segmentation fault" in records["crashes"].error
-    log = Store(tmp_path / "r").log(records["well"].key).read_text()
+    log = Store(tmp_path / "r").log_path(records["well"].key).read_text()
     assert "a word from the model" in log
     assert "a warning from the model" in log
     assert "a word from the model" not in out

@@ -207,8 +207,8 @@ def test_a_run_that_finds_too_little_memory_alone_fails(pool):
 def test_scoring_that_dies_is_recorded_with_the_reason_and_its_last_words(pool):
     store, (run, *_) = pool.setup.store, [task.run for task in pool.tasks]
     store.add(record(run), 0)
-    store.log(run.key).parent.mkdir()
-    store.log(run.key).write_text("last words")
+    store.log_path(run.key).parent.mkdir()
+    store.log_path(run.key).write_text("last words")
     task = Task(run, ["sc"], store.runs()[run.key], 1)
     (event,) = pool.lost([task], "the worker process died")
     assert store.runs()[run.key].metrics == event.record.metrics

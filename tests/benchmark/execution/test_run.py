@@ -31,7 +31,7 @@ def test_a_run_that_another_process_has_recorded_stays_as_that_left_it(run, digi
     with pytest.raises(RecordedElsewhereError):
         execute(run, digits, ["sc"], store=store, device=CPU, number=0)
     assert store.runs()[run.key].record == first
-    assert (store.artifacts(run.key) / "model.safetensors").read_bytes() == b"the first's"
+    assert (store.artifact_folder(run.key) / "model.safetensors").read_bytes() == b"the first's"
 
 
 def test_metrics_that_another_process_has_recorded_stay(run, digits, store) -> None:
@@ -140,4 +140,4 @@ def test_what_the_last_step_has_spoilt_counts_as_divergence(trained, store, chan
     record = trained(f"if model.steps == 4: {change}")
     assert (record.status, record.error) == ("diverged", error)
     assert record.metrics == {}
-    assert not store.artifacts(record.key).exists()
+    assert not store.artifact_folder(record.key).exists()

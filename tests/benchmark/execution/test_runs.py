@@ -23,7 +23,7 @@ from hgmvae_bench.execution.runner import (
 )
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
 from hgmvae_bench.grid import parse_grid
-from hgmvae_bench.storage.leases import Claims
+from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -163,14 +163,14 @@ def test_what_another_process_left_uncomputed_is_computed_after_it(finished, tin
 
 
 def test_what_the_dead_left_goes(finished, tiny_grid, monkeypatch):
-    monkeypatch.setattr(runner, "Claims", partial(Claims, expiry=0.0))
+    monkeypatch.setattr(runner, "Leases", partial(Leases, expiry=0.0))
     key = next(iter(Store(finished).runs()))
     sign = {"machine": "another", "pid": 1, "start": "1", "count": 0}
     left = {
         # Of one that was killed after the record and before this.
         "checkpoints": f"{key}.safetensors",
         # Of one on another machine, and of one that wrote tables.
-        "claims": "dead.alive",
+        "leases": "dead.alive",
         "artifacts": ".tmp-dead-weights",
         "tables/tiny": ".tmp-dead-table",
     }

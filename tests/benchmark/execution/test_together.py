@@ -13,7 +13,7 @@ from hgmvae_bench.execution.task_queue import Work
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, PutBack, Started, Task
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.plugins.local_files import Extension, using
-from hgmvae_bench.storage.leases import Claims
+from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.threads import available_cores
 
@@ -67,7 +67,7 @@ def test_what_is_trained_together_is_scored_later_as_if_it_had_been_alone(
         )
         assert alone.status == "complete", alone.error
         assert outcome(scored) == outcome(alone)
-        weights = [s.artifacts(run.key) / "model.safetensors" for s in (apart, together)]
+        weights = [s.artifact_folder(run.key) / "model.safetensors" for s in (apart, together)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
         assert scored.provenance["resumed_after_epoch"] == 0
         assert scored.provenance["stages"]["training"]["together"] == 2
@@ -189,9 +189,9 @@ def test_a_seed_that_diverges_or_dies_costs_only_itself(grid_of, digits, tmp_pat
     assert len(recorder.of(Started)) == 9
     for event in recorder.of(PutBack):
         assert event.run.cell.model_settings["way"] == "dies"
-    logs = [Store(tmp_path / "r").log(event.run.key).read_text() for event in began[:3]]
+    logs = [Store(tmp_path / "r").log_path(event.run.key).read_text() for event in began[:3]]
     assert [f"trained together with {began[0].run.key}, " in log for log in logs] == [0, 1, 1]
-    assert list((tmp_path / "r" / "claims").iterdir()) == []
+    assert list((tmp_path / "r" / "leases").iterdir()) == []
     # A run that dies may leave one, if it lasted: to be done again, it goes on from there.
     kept = {path.stem for path in (tmp_path / "r" / "checkpoints").iterdir()}
     assert kept <= {key for key, (status, *_) in outcomes.items() if status == "failed"}
@@ -236,8 +236,8 @@ def test_seeds_of_a_cell_that_are_free_are_handed_out_together(grid_of, digits, 
     one, other = grid_of("well", "raises").cells
     tasks = [Task(Run(cell, seed, digits.digest), []) for cell in (one, other) for seed in range(3)]
     store = Store(tmp_path)
-    with Claims(store.files, "a") as ours, Claims(store.files, "b") as theirs:
-        assert theirs.take(f"{tasks[1].run.key}.json")
+    with Leases(store.files, "a") as ours, Leases(store.files, "b") as theirs:
+        assert theirs.acquire(f"{tasks[1].run.key}.json")
         work = Work(tasks, store, ours, lambda: False, lambda run: None)
         assert work.batch(3) == [tasks[0], tasks[2]]
         assert work.batch(2) == tasks[3:5]

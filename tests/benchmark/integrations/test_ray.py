@@ -345,7 +345,7 @@ def test_a_run_that_hangs_crashes_or_raises_costs_only_itself_and_leaves_its_wor
     assert errors["raises"].splitlines()[-1] == "ValueError: no such thing"
     assert "Traceback" in errors["raises"]
     for record in records.values():
-        log = Store(tmp_path).log(record.key).read_text()
+        log = Store(tmp_path).log_path(record.key).read_text()
         assert "a word from the model" in log
         assert "a warning from the model" in log
 

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from hgmvae_bench.grid import Run
-from hgmvae_bench.storage.remote import Remote, RemoteError, is_url, mirrored
+from hgmvae_bench.storage.remote import RemoteError, RemoteResults, is_url, local_copy
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 
@@ -46,7 +46,7 @@ def url(request, tmp_path):
 
 def machine(url, folder):
     """What a machine of its own sees."""
-    return Remote(url, folder)
+    return RemoteResults(url, folder)
 
 
 def record(tiny_grid, seed, **content):
@@ -55,7 +55,7 @@ def record(tiny_grid, seed, **content):
 
 
 def add(store, record, weights=b"weights"):
-    with store.writing_artifacts(record.key) as folder:
+    with store.replacing_artifacts(record.key) as folder:
         (folder / "model.safetensors").write_bytes(weights)
     store.add(record)
 
@@ -92,7 +92,7 @@ def test_what_one_machine_stores_another_reads(url, tiny_grid, tmp_path):
     assert store.grid().spec.name == "tiny"
     # Weights come only when they are asked for.
     assert not (there.root / "artifacts").exists()
-    weights = store.artifacts(written.key) / "model.safetensors"
+    weights = store.artifact_folder(written.key) / "model.safetensors"
     assert weights.read_bytes() == b"weights"
 
 
@@ -110,7 +110,7 @@ def test_of_two_that_store_one_run_the_first_counts_for_both(url, tiny_grid, tmp
         ((key, run),) = Store(one.root).runs().items()
         assert run.record.n_parameters == 1
         # And the weights are those of the record that counts.
-        assert (Store(one.root).artifacts(key) / "model.safetensors").read_bytes() == b"first"
+        assert (Store(one.root).artifact_folder(key) / "model.safetensors").read_bytes() == b"first"
     assert objects(url)[f"artifacts/{key}/model.safetensors"] == b"first"
     # And a third, which has stored another run meanwhile, gets both.
     third = machine(url, tmp_path / "third")
@@ -152,7 +152,7 @@ def test_a_name_with_a_dot_is_sent_whole(url, tiny_grid, tmp_path):
         f"artifacts/{written.key}/model.safetensors",
     }
     there.pull()
-    weights = Store(there.root).artifacts(written.key) / "model.safetensors"
+    weights = Store(there.root).artifact_folder(written.key) / "model.safetensors"
     assert weights.read_bytes() == b"weights"
 
 
@@ -168,11 +168,11 @@ def test_what_cannot_be_sent_is_kept_and_sent_by_the_next_command(tiny_grid, tmp
         patch.setattr(type(fs), "pipe_file", refuse)
         with (
             pytest.raises(RemoteError, match="goes up with the next command"),
-            mirrored(url) as root,
+            local_copy(url) as root,
         ):
             add(Store(root), record(tiny_grid, 0))
     assert not fs.exists("/refused/records")
-    with mirrored(url):
+    with local_copy(url):
         pass
     assert len(fs.find("/refused/records")) == 1
 
@@ -225,7 +225,7 @@ def test_a_damaged_object_is_named(url, tiny_grid, tmp_path):
 
 def test_a_scheme_that_nothing_answers_to_is_named():
     with pytest.raises(RemoteError, match="nowhere://x: ValueError: Protocol not known"):
-        Remote.at("nowhere://x").pull()
+        RemoteResults.at("nowhere://x").pull()
 
 
 @pytest.mark.slow

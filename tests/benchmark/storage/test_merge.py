@@ -5,7 +5,7 @@ import pytest
 
 from hgmvae_bench.execution.runner import make_plan
 from hgmvae_bench.grid import Run
-from hgmvae_bench.storage.leases import Claims
+from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.merge import MergeError, merge
 from hgmvae_bench.storage.record_file import StoreError
 from hgmvae_bench.storage.schema import ControlRecord, MetricValue, Record, ScoreRecord
@@ -29,7 +29,7 @@ def machine(root, grid, *records):
     store.add_grid(grid)
     for content in records:
         store.add(content)
-        with store.writing_artifacts(content.key) as folder:
+        with store.replacing_artifacts(content.key) as folder:
             (folder / "model").write_text(str(content.metrics))
     return root
 
@@ -46,7 +46,7 @@ def test_folders_of_two_machines_make_one_that_is_done(tiny_grid, tmp_path):
         assert len(merge(source, tmp_path / "all").copied) == 2
     assert counting(tmp_path / "all") == {r.key: r for r in records}
     for r in records:
-        assert (Store(tmp_path / "all").artifacts(r.key) / "model").is_file()
+        assert (Store(tmp_path / "all").artifact_folder(r.key) / "model").is_file()
     grid = Store(tmp_path / "all").grid()
     plan = make_plan(grid, {("digits", 32): Data}, Store(tmp_path / "all").runs())
     assert plan.train == []
@@ -59,7 +59,7 @@ def test_what_is_the_same_is_kept_once_and_merging_again_changes_nothing(tiny_gr
     files = sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*"))
     again = merge(a, tmp_path / "b")
     assert len(again.identical) == 1
-    assert again.copied == again.taken == again.kept == again.grids == []
+    assert again.copied == again.superseded == again.kept == again.differing_grids == []
     assert sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*")) == files
 
 
@@ -78,8 +78,8 @@ def test_of_two_results_one_counts_whatever_the_order(tiny_grid, tmp_path, first
     for target, order in (("x", (0, 1)), ("y", (1, 0))):
         told = [merge(folders[i], tmp_path / target) for i in order]
         assert counting(tmp_path / target) == {records[winner].key: records[winner]}
-        assert len(told[1].taken if order[1] == winner else told[1].kept) == 1
-        left = Store(tmp_path / target).artifacts(records[0].key) / "model"
+        assert len(told[1].superseded if order[1] == winner else told[1].kept) == 1
+        left = Store(tmp_path / target).artifact_folder(records[0].key) / "model"
         assert left.read_text() == str(records[winner].metrics)
 
 
@@ -119,7 +119,7 @@ def test_no_merge_hides_a_value_whatever_the_order(tiny_grid, tmp_path):
         assert values == {"sc": 0.5, "fid": 12, "kid": 3, "db": 2}
     # What came along is what was lacking, each with its own provenance.
     merge(tmp_path / "b", tmp_path / "a")
-    came = [Store(tmp_path / "a").scores(f"{content.key}.scores-{n}.json") for n in (3, 4)]
+    came = [Store(tmp_path / "a").score_record(f"{content.key}.scores-{n}.json") for n in (3, 4)]
     assert [list(score.metrics) for score in came] == [["kid"], ["db"]]
     assert [score.provenance["machine"] for score in came] == ["b0", "b1"]
 
@@ -182,10 +182,10 @@ def test_the_same_results_at_another_time_are_no_difference(tiny_grid, tmp_path)
     early, late = (record(tiny_grid, 0, day=day) for day in (1, 2))
     a, b = machine(tmp_path / "a", tiny_grid, late), machine(tmp_path / "b", tiny_grid, early)
     told = merge(a, b)
-    assert told.repeated == [early.key]
-    assert told.taken == told.kept == []
+    assert told.equivalent == [early.key]
+    assert told.superseded == told.kept == []
     told = merge(b, a)
-    assert told.repeated == [early.key]
+    assert told.equivalent == [early.key]
     assert counting(a) == counting(b) == {early.key: early}
 
 
@@ -193,7 +193,7 @@ def test_another_grid_of_the_same_name_is_told_of_and_kept_out(tiny_grid, tmp_pa
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
     b = machine(tmp_path / "b", tiny_grid.select(seeds=1))
     kept = (b / "grids" / "tiny.yaml").read_text()
-    assert merge(a, b).grids == ["tiny"]
+    assert merge(a, b).differing_grids == ["tiny"]
     assert (b / "grids" / "tiny.yaml").read_text() == kept
 
 
@@ -218,8 +218,8 @@ def test_folders_that_cannot_be_merged_are_named(tmp_path, tiny_grid):
 def test_what_cannot_be_read_is_named(tiny_grid, tmp_path, monkeypatch, refused):
     content = record(tiny_grid, 0)
     store = Store(machine(tmp_path / "a", tiny_grid, content))
-    store.log(content.key).parent.mkdir()
-    store.log(content.key).write_text("a word")
+    store.log_path(content.key).parent.mkdir()
+    store.log_path(content.key).write_text("a word")
     read = Path.read_bytes
 
     def refuse(self):
@@ -236,21 +236,21 @@ def test_a_run_that_another_process_is_doing_is_left_to_it(tiny_grid, tmp_path):
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0), record(tiny_grid, 1, day=2))
     target = machine(tmp_path / "b", tiny_grid)
     busy = record(tiny_grid, 1).key
-    with Claims(Store(target).files, "another") as claims:
-        claims.take(f"{busy}.json")
+    with Leases(Store(target).files, "another") as leases:
+        leases.acquire(f"{busy}.json")
         with pytest.raises(MergeError, match=rf"another process is doing {busy} in .*call again"):
             merge(a, target)
         assert not (target / "artifacts" / busy).exists()
         # It ends, with a record of its own.
         machine(target, tiny_grid, record(tiny_grid, 1, value=0.7))
-    assert merge(a, target).taken == []
+    assert merge(a, target).superseded == []
     assert counting(target)[busy].metrics["sc"].value == 0.7
-    assert [path.name for path in (target / "claims").iterdir()] == [f"{busy}.json.0"]
+    assert [path.name for path in (target / "leases").iterdir()] == [f"{busy}.json.0"]
 
 
 def test_weights_stay_where_those_that_replace_them_cannot_be_moved(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    with store.writing_artifacts("run") as folder:
+    with store.replacing_artifacts("run") as folder:
         (folder / "model").write_text("old")
     rename = Path.rename
 
@@ -262,8 +262,8 @@ def test_weights_stay_where_those_that_replace_them_cannot_be_moved(tmp_path, mo
     monkeypatch.setattr(Path, "rename", refuse)
     with (
         pytest.raises(StoreError, match="Input/output error"),
-        store.writing_artifacts("run") as folder,
+        store.replacing_artifacts("run") as folder,
     ):
         (folder / "model").write_text("new")
-    assert (store.artifacts("run") / "model").read_text() == "old"
+    assert (store.artifact_folder("run") / "model").read_text() == "old"
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["run"]

@@ -174,8 +174,8 @@ def indexed(tmp_path):
 
 def test_an_index_says_what_the_records_say(indexed):
     for key, run in Store(indexed).runs().items():
-        assert run.summary.key == key == run.record.key
-        assert run.summary.seconds == run.record.seconds
+        assert run.record.key == key == run.record.key
+        assert run.record.seconds == run.record.seconds
         assert run.metrics == run.record.metrics
 
 
@@ -200,7 +200,7 @@ def test_a_damaged_index_is_made_anew(indexed, damage):
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     runs = Store(indexed).runs()
-    assert {run.summary.status for run in runs.values()} == {"complete"}
+    assert {run.record.status for run in runs.values()} == {"complete"}
     assert len(runs) == 500
     assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
 
@@ -215,5 +215,5 @@ def test_an_index_follows_the_folder(indexed):
     )
     runs = Store(indexed).runs()
     assert paths[0].stem not in runs
-    assert runs["new"].summary.error == "why"
+    assert runs["new"].record.error == "why"
     assert len(runs) == 500

@@ -148,7 +148,7 @@ def test_a_file_that_cannot_be_read_is_not_said_to_be_unwritable(tmp_path, monke
         store.runs,
         store.repair,
         lambda: run.record,
-        lambda: store.scores("run.scores-1.json"),
+        lambda: store.score_record("run.scores-1.json"),
     ):
         with pytest.raises(StoreError, match=r"run.*\.json: cannot be read: Permission denied"):
             read()
@@ -166,12 +166,12 @@ def test_a_file_that_cannot_be_read_is_not_said_to_be_unwritable(tmp_path, monke
 
 def test_artifacts_appear_whole_or_not_at_all(tmp_path):
     store = Store(tmp_path)
-    with store.writing_artifacts("run") as folder:
+    with store.replacing_artifacts("run") as folder:
         (folder / "weights").write_text("first")
-    with pytest.raises(ZeroDivisionError), store.writing_artifacts("run") as folder:
+    with pytest.raises(ZeroDivisionError), store.replacing_artifacts("run") as folder:
         (folder / "weights").write_text("second")
         raise ZeroDivisionError
-    assert (store.artifacts("run") / "weights").read_text() == "first"
+    assert (store.artifact_folder("run") / "weights").read_text() == "first"
     assert [p.name for p in (tmp_path / "artifacts").iterdir()] == ["run"]
 
 
@@ -203,7 +203,7 @@ def test_kill_9_while_writing_loses_no_record_that_was_written(tmp_path, millise
     store = Store(tmp_path)
     runs = store.runs()
     assert {f"run{i}" for i in written} <= set(runs)
-    store.clean()
+    store.remove_temporaries()
     assert not list((tmp_path / "records").glob(".*")) if written else True
 
 
@@ -240,7 +240,7 @@ def test_a_run_whose_newest_record_is_damaged_is_done_again(tmp_path):
     # Broken off before, the damaged one is found again.
     assert moved.index("again.retry-1.json") > moved.index("again.json")
     runs = store.runs()
-    assert {key: run.summary.status for key, run in runs.items()} == {
+    assert {key: run.record.status for key, run in runs.items()} == {
         "scored": "complete",
         "retried": "complete",
     }
@@ -285,23 +285,23 @@ def test_artifacts_are_those_of_the_record_that_stands(tmp_path, monkeypatch):
     store = Store(tmp_path)
     assert store.add(record(), 0, {"weights": b"first"})
     assert not store.add(record(), 0, {"weights": b"second"})
-    assert (store.artifacts("run") / "weights").read_bytes() == b"first"
+    assert (store.artifact_folder("run") / "weights").read_bytes() == b"first"
     # The other process records the run after this one has looked.
-    monkeypatch.setattr(Store, "has", lambda self, name: False)
+    monkeypatch.setattr(Store, "has_record_file", lambda self, name: False)
     assert not store.add(record(), 0, {"weights": b"second"})
-    assert not store.artifacts("run").exists()
+    assert not store.artifact_folder("run").exists()
     assert store.add(record(), 1, {"weights": b"again"})
-    assert (store.artifacts("run") / "weights").read_bytes() == b"again"
+    assert (store.artifact_folder("run") / "weights").read_bytes() == b"again"
 
 
 def test_cleaning_leaves_what_a_living_process_writes(tmp_path):
     ours, theirs = Store(tmp_path, "ours"), Store(tmp_path, "theirs")
-    with theirs.writing_artifacts("run") as folder:
+    with theirs.replacing_artifacts("run") as folder:
         (folder / "weights").write_text("half")
-        ours.clean(living={"theirs"})
+        ours.remove_temporaries(living={"theirs"})
         assert folder.is_dir()
     with theirs.files._temporary(tmp_path / "records" / "x", b"half") as temporary:
-        ours.clean(living=set())
+        ours.remove_temporaries(living=set())
         assert not temporary.exists()
 
 
@@ -314,24 +314,24 @@ def test_what_a_process_that_begins_writes_may_be_swept_away_and_is_written_agai
 
     def sweep(handle):
         if next(sweeps, False):
-            LocalFiles(tmp_path).remove_temporaries("claims", living=set())
+            LocalFiles(tmp_path).remove_temporaries("leases", living=set())
         synchronised(handle)
 
     monkeypatch.setattr(os, "fsync", sweep)
-    getattr(files, operation)("claims/new.alive", b"whole")
+    getattr(files, operation)("leases/new.alive", b"whole")
     assert list(sweeps) == []
-    assert [path.name for path in (tmp_path / "claims").iterdir()] == ["new.alive"]
-    assert files.read("claims/new.alive") == b"whole"
+    assert [path.name for path in (tmp_path / "leases").iterdir()] == ["new.alive"]
+    assert files.read("leases/new.alive") == b"whole"
 
 
 def test_a_file_that_is_swept_away_every_time_is_an_error(tmp_path, monkeypatch):
     files = LocalFiles(tmp_path, "new")
     monkeypatch.setattr(
-        os, "fsync", lambda _: LocalFiles(tmp_path).remove_temporaries("claims", living=set())
+        os, "fsync", lambda _: LocalFiles(tmp_path).remove_temporaries("leases", living=set())
     )
     with pytest.raises(FileNotFoundError):
-        files.write("claims/new.alive", b"whole")
-    assert list((tmp_path / "claims").iterdir()) == []
+        files.write("leases/new.alive", b"whole")
+    assert list((tmp_path / "leases").iterdir()) == []
 
 
 def test_files_are_as_readable_as_any_other(tmp_path):

@@ -71,7 +71,7 @@ def test_stopped_and_uninterrupted_runs_are_equal_to_the_bit(
     assert told == list(range(stops[-1] + 1, 5))
     assert resumed.provenance["resumed_after_epoch"] == stops[-1]
     assert outcome(resumed) == outcome(whole)
-    weights = [s.artifacts(run.key) / "model.safetensors" for s in (straight, broken)]
+    weights = [s.artifact_folder(run.key) / "model.safetensors" for s in (straight, broken)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert list((tmp_path / "broken" / "checkpoints").iterdir()) == []
 

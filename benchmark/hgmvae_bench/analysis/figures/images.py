@@ -196,7 +196,7 @@ def samples(results: Results, side: int = 6) -> Figure:
             style.note(panel, results.lacking(model))
             continue
         codec = results.codec(model, run)
-        seed = derive_seed(run.summary.key, "samples")
+        seed = derive_seed(run.record.key, "samples")
         latents = codec.sample_latents(len(data.test_images), seed)
         show(panel, mosaic(codec.decode(latents[: side**2]), side))
     _title(figure, results, runs, "samples from the prior")
@@ -301,6 +301,6 @@ def _only_model(results: Results) -> tuple[tuple[str, StoredRun], ImageData, Mod
 
 def _title(figure: Figure, results: Results, runs: dict[str, StoredRun], what: str) -> None:
     who = f", {results.model_title(next(iter(runs)))}" if len(results.models) == 1 else ""
-    seeds = sorted({run.summary.seed for run in runs.values()})
+    seeds = sorted({run.record.seed for run in runs.values()})
     which = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
     figure.suptitle(f"{results.dataset_title()}, L = {results.latent_dim}{who}: {what} ({which})")

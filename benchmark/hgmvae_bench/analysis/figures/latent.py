@@ -60,7 +60,7 @@ def codes_by_class(results: Results, max_points: int = 1000) -> Figure:
         if not codes.std(axis=0).any():
             style.note(panel, "all test images have the same code")
             continue
-        points = project(codes[places], derive_seed(run.summary.key, "t-sne"))
+        points = project(codes[places], derive_seed(run.record.key, "t-sne"))
         _scatter(panel, points, labels[places], names)
         if codes.shape[1] == 2:
             panel.set_xlabel("code, dimension 1")
@@ -70,7 +70,7 @@ def codes_by_class(results: Results, max_points: int = 1000) -> Figure:
             panel.set_yticks([])
             panel.set_xlabel("t-SNE 1")
             panel.set_ylabel("t-SNE 2")
-    seeds = sorted({run.summary.seed for run in runs.values()})
+    seeds = sorted({run.record.seed for run in runs.values()})
     figure.legend(
         handles=[_class_mark(label, name) for label, name in enumerate(names)],
         loc="outside lower center",

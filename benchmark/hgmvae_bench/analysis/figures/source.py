@@ -173,8 +173,8 @@ class Results:
     @cached_property
     def _by_cell(self) -> dict[str, list[StoredRun]]:
         by_cell: dict[str, list[StoredRun]] = defaultdict(list)
-        for run in sorted(self.runs.values(), key=lambda run: run.summary.seed):
-            by_cell[run.summary.cell].append(run)
+        for run in sorted(self.runs.values(), key=lambda run: run.record.seed):
+            by_cell[run.record.cell].append(run)
         return by_cell
 
     def trained(self) -> dict[str, StoredRun]:
@@ -188,7 +188,7 @@ class Results:
         chosen = {}
         for model in self.models:
             for run in self.of(CellNames(self.dataset, model, self.latent_dim)):
-                if run.summary.status == "complete" and self.seed in (None, run.summary.seed):
+                if run.record.status == "complete" and self.seed in (None, run.record.seed):
                     chosen[model] = run
                     break
         if not chosen:
@@ -201,7 +201,7 @@ class Results:
 
     def retry(self) -> str:
         """What to do if every recorded run diverged or failed; nothing if one is complete."""
-        counts = Counter(r.summary.status for names in self.cells for r in self.of(names))
+        counts = Counter(r.record.status for names in self.cells for r in self.of(names))
         if not counts or counts["complete"]:
             return ""
         told = ", ".join(f"{n} {status}" for status, n in counts.items())
@@ -211,8 +211,8 @@ class Results:
         """Why there is no run of ``model`` to look at."""
         runs = self.of(CellNames(self.dataset, model, self.latent_dim))
         if self.seed is not None:
-            runs = [run for run in runs if run.summary.seed == self.seed]
-        counts = Counter(run.summary.status for run in runs)
+            runs = [run for run in runs if run.record.seed == self.seed]
+        counts = Counter(run.record.status for run in runs)
         which = "" if self.seed is None else f" with seed {self.seed}"
         return "; ".join(f"{n} {status}{which}" for status, n in counts.items()) or f"no run{which}"
 
@@ -229,9 +229,9 @@ class Results:
             plugin = resolve_dataset(cell.dataset)
             self._loaded[place] = plugin.load(self.data_root, image_size=cell.image_size)
         data: ImageData = self._loaded[place]
-        if data.digest != run.summary.data_digest:
+        if data.digest != run.record.data_digest:
             raise FigureError(
-                f"{run.summary.key} was trained on other {cell.dataset} data than what is in "
+                f"{run.record.key} was trained on other {cell.dataset} data than what is in "
                 f"{self.data_root}; give the folder of that data with --data"
             )
         return data
@@ -244,7 +244,7 @@ class Results:
         """
         from hgmvae_bench.storage.artifacts import load_codes
 
-        return load_codes(self.store.artifacts(run.summary.key))
+        return load_codes(self.store.artifact_folder(run.record.key))
 
     def codec(self, model: str, run: StoredRun) -> ModelCodec:
         """The trained model of a run, rebuilt from its weights.
@@ -257,10 +257,10 @@ class Results:
 
         from hgmvae_bench.evaluation.restore import restore_codec
 
-        key = run.summary.key
+        key = run.record.key
         if key not in self._loaded:
             self._loaded[key] = restore_codec(
-                Run(self._cell(model), run.summary.seed, run.summary.data_digest),
+                Run(self._cell(model), run.record.seed, run.record.data_digest),
                 self.data(model, run),
                 store=self.store,
                 device=torch.device("cpu"),

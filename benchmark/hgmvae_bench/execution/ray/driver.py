@@ -47,7 +47,7 @@ from hgmvae_bench.execution.tasks import (
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.protocols import PreparingMetric
 from hgmvae_bench.plugins.registry import METRICS
-from hgmvae_bench.storage.record_file import named
+from hgmvae_bench.storage.record_file import as_store_errors
 from hgmvae_bench.training.checkpoints import Checkpoint
 from hgmvae_bench.utils.errors import UserError
 
@@ -279,8 +279,8 @@ class _Driver:
 
     def keep_log(self, run: Run, content: bytes) -> None:
         if content:
-            path = self.setup.store.log(run.key)
-            with named(path):
+            path = self.setup.store.log_path(run.key)
+            with as_store_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("ab") as file:
                     file.write(content)

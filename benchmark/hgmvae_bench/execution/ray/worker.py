@@ -146,8 +146,8 @@ def _result(
     if checkpoint := answer_to(desk.kept.remote(path)):
         write_atomically(store.root / path, checkpoint)
     if inherited:
-        store.add_artifacts(run.key, inherited)
-    with captured(store.log(run.key)), using(setup.extensions):
+        store.write_artifacts(run.key, inherited)
+    with captured(store.log_path(run.key)), using(setup.extensions):
         record = perform(
             task,
             images.data(),
@@ -228,5 +228,5 @@ def _stack_after(seconds: float | None) -> Iterator[None]:
 
 def artifacts(store: Store, run: Run) -> FileContents:
     """Content of the files that a run left."""
-    folder = store.artifacts(run.key)
+    folder = store.artifact_folder(run.key)
     return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.is_dir() else {}

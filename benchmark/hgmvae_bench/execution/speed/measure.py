@@ -39,7 +39,7 @@ from hgmvae_bench.execution.speed.trainers import (
 )
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.plugins.protocols import BenchmarkModel
-from hgmvae_bench.storage.provenance import provenance
+from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.training.precision import check_precision, tf32
 from hgmvae_bench.training.stacking import StackingError
 
@@ -207,7 +207,7 @@ def measure(
     by_suite = next(one for one in throughputs if one.contender == "suite")
     training_seconds = training.epochs * len(data.train_images) / by_suite.median
     return Report(
-        machine=provenance(device),
+        machine=collect_provenance(device),
         settings={
             "cells": [cell.settings for cell in cells],
             "threads": threads,

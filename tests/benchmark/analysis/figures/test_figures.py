@@ -125,7 +125,7 @@ def test_a_latent_dimension_that_stands_alone_has_a_bar_for_its_band(tmp_path):
 
 def test_fig_3_shows_what_the_paper_printed_as_hollow_markers(tmp_path, published_runs):
     grid = load_grid("paper").select(["mnist"], ["gmvae", "hgmvae-g", "hgmvae-u"], [4, 8])
-    runs = {r.sha256: r for r in published_runs(grid, 0.1) if "hgmvae-u" not in r.summary.key}
+    runs = {r.sha256: r for r in published_runs(grid, 0.1) if "hgmvae-u" not in r.record.key}
     figure = FIGURES["3"].draw(Results(grid, Store(tmp_path), runs, tmp_path))
     # By hand from Table 1: GMVAE, HGMVAE-G.
     printed = [
