@@ -1,7 +1,7 @@
 """The paper's claims, as data.
 
-A claim is a list of contests. In each, the best of some cells is to beat the best of some others in
-one metric on one dataset. The claims below are the paper's sentences put that way;
+A claim is a list of hypotheses. Each says that the best of some cells beats the best of some others
+in one metric on one dataset. The claims below are the paper's sentences put that way;
 `hgmvae_bench.analysis.claim_tests` says what measured tables say of them.
 """
 
@@ -20,7 +20,7 @@ BASELINES = ("vae", "beta-vae", "gmvae", "swae", "wae-imq", "wae-rbf")
 HGMVAE = ("hgmvae-g", "hgmvae-u")
 
 
-class Place(NamedTuple):
+class ModelAtDim(NamedTuple):
     """A model at a latent dim."""
 
     model: str
@@ -31,20 +31,20 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Contest:
-    """The best mean among ``ahead`` is to beat the best among ``behind``.
+class Hypothesis:
+    """The best mean among ``candidates`` is to beat the best among ``rivals``.
 
     Attributes:
         table: of the paper.
         dataset, metric: registered names.
-        ahead, behind: cells.
+        candidates, rivals: cells.
     """
 
     table: str
     dataset: str
     metric: str
-    ahead: tuple[Place, ...]
-    behind: tuple[Place, ...]
+    candidates: tuple[ModelAtDim, ...]
+    rivals: tuple[ModelAtDim, ...]
 
 
 @dataclass(frozen=True)
@@ -55,35 +55,37 @@ class Claim:
         name: for files and links.
         statement: in the words of this project.
         source: where the paper says so.
-        contests: what it means, one by one.
-        quantifier: how many of the contests must hold.
+        hypotheses: what it means, one by one.
+        quantifier: how many of the hypotheses must hold.
     """
 
     name: str
     statement: str
     source: str
-    contests: tuple[Contest, ...]
+    hypotheses: tuple[Hypothesis, ...]
     quantifier: Literal["all", "most"] = "all"
 
 
-def _places(models: Iterable[str], dims: Iterable[int]) -> tuple[Place, ...]:
-    return tuple(itertools.starmap(Place, itertools.product(models, dims)))
+def _places(models: Iterable[str], dims: Iterable[int]) -> tuple[ModelAtDim, ...]:
+    return tuple(itertools.starmap(ModelAtDim, itertools.product(models, dims)))
 
 
 def _clustering(
-    table: str, dims: Iterable[int], ahead: Iterable[str], behind: Iterable[str]
-) -> tuple[Contest, ...]:
-    """A contest per metric and latent dim of Tables 1 and 4."""
+    table: str, dims: Iterable[int], candidates: Iterable[str], rivals: Iterable[str]
+) -> tuple[Hypothesis, ...]:
+    """A hypothesis per metric and latent dim of Tables 1 and 4."""
     return tuple(
-        Contest(table, "mnist", metric, _places(ahead, [dim]), _places(behind, [dim]))
+        Hypothesis(table, "mnist", metric, _places(candidates, [dim]), _places(rivals, [dim]))
         for metric, dim in itertools.product(CLUSTERING, dims)
     )
 
 
-def _generation(table: str, ahead: Iterable[str], behind: Iterable[str]) -> tuple[Contest, ...]:
-    """A contest per dataset and metric of Tables 3 and 5."""
+def _generation(
+    table: str, candidates: Iterable[str], rivals: Iterable[str]
+) -> tuple[Hypothesis, ...]:
+    """A hypothesis per dataset and metric of Tables 3 and 5."""
     return tuple(
-        Contest(table, dataset, metric, _places(ahead, [128]), _places(behind, [128]))
+        Hypothesis(table, dataset, metric, _places(candidates, [128]), _places(rivals, [128]))
         for dataset, metric in itertools.product(GENERATION_DATA, GENERATION)
     )
 
@@ -112,7 +114,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Eight dimensions cluster best, whichever the model and metric",
         "section 3.1.2, Fig. 3",
         tuple(
-            Contest(
+            Hypothesis(
                 "1",
                 "mnist",
                 metric,
@@ -127,7 +129,7 @@ CLAIMS: tuple[Claim, ...] = (
         "HGMVAE (the better of -G and -U) classifies better than every other model",
         "section 3.2, Table 2",
         tuple(
-            Contest("2", dataset, "svm-accuracy", _places(HGMVAE, [8]), _places(BASELINES, [8]))
+            Hypothesis("2", dataset, "svm-accuracy", _places(HGMVAE, [8]), _places(BASELINES, [8]))
             for dataset in ("cifar10", "mnist")
         ),
     ),
@@ -136,7 +138,7 @@ CLAIMS: tuple[Claim, ...] = (
         "On MNIST both HGMVAE-G and HGMVAE-U classify better than every other model",
         "section 3.2, Table 2",
         tuple(
-            Contest("2", "mnist", "svm-accuracy", _places([model], [8]), _places(BASELINES, [8]))
+            Hypothesis("2", "mnist", "svm-accuracy", _places([model], [8]), _places(BASELINES, [8]))
             for model in HGMVAE
         ),
     ),
@@ -152,9 +154,9 @@ CLAIMS: tuple[Claim, ...] = (
         "The Fisher term improves the clustering of HGMVAE-G and of HGMVAE-U",
         "section 3.4, Table 4",
         tuple(
-            contest
+            hypothesis
             for model in HGMVAE
-            for contest in _clustering("4", DIMS, [model], [f"{model}-nofisher"])
+            for hypothesis in _clustering("4", DIMS, [model], [f"{model}-nofisher"])
         ),
     ),
     Claim(
@@ -162,9 +164,9 @@ CLAIMS: tuple[Claim, ...] = (
         "The Fisher term improves the images of HGMVAE-G and of HGMVAE-U",
         "section 3.4, Table 5",
         tuple(
-            contest
+            hypothesis
             for model in HGMVAE
-            for contest in _generation("5", [model], [f"{model}-nofisher"])
+            for hypothesis in _generation("5", [model], [f"{model}-nofisher"])
         ),
     ),
 )
@@ -173,4 +175,6 @@ CLAIMS: tuple[Claim, ...] = (
 def claims_about(tables: Iterable[str]) -> list[Claim]:
     """The claims that the paper draws from some of its tables."""
     names = set(tables)
-    return [claim for claim in CLAIMS if names & {contest.table for contest in claim.contests}]
+    return [
+        claim for claim in CLAIMS if names & {hypothesis.table for hypothesis in claim.hypotheses}
+    ]

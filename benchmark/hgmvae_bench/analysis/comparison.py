@@ -12,22 +12,22 @@ import pandas as pd
 
 from hgmvae_bench.analysis import published, render
 from hgmvae_bench.analysis.stats import prediction_interval
-from hgmvae_bench.analysis.tables import ARROWS, Entry, Table
+from hgmvae_bench.analysis.tables import ARROWS, Table, TableEntry
 from hgmvae_bench.grid import Grid, flat, load_grid
 from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.utils.errors import UserError
 
-Verdict = Literal["reproduced", "better", "worse", "undecided", "missing"]
+ValueVerdict = Literal["reproduced", "better", "worse", "undecided", "missing"]
 
-LEAST_SEEDS = 4
+MIN_SEEDS = 4
 """Seeds that it takes to call a value reproduced.
 
 With two or three the prediction interval reaches 9.8 or 2.8 standard deviations to either side
 (t · √(1/n + 1/10)), with four 1.9: what lies within the wider ones may be far off all the same.
 """
 
-WIDEST = 0.25
+MAX_RELATIVE_MARGIN = 0.25
 """Share of the published value that the interval reaches to either side if it is to be reproduced.
 
 By a wider one, of runs that differ much from seed to seed, values far from theirs would be too.
@@ -36,9 +36,9 @@ By a wider one, of runs that differ much from seed to seed, values far from thei
 LEGEND = (
     "Published values are means of ten runs. Reproduced: the published value lies where, judging "
     "by the measured seeds, the mean of ten further runs falls with 95 %, plus rounding; better, "
-    f"worse: it does not; undecided: it does, but by fewer than {LEAST_SEEDS} seeds or an interval "
-    f"of more than ± {WIDEST:.0%} of it, by which much else would, or there is but one seed; "
-    "missing: no seed has a value."
+    f"worse: it does not; undecided: it does, but by fewer than {MIN_SEEDS} seeds or an interval "
+    f"of more than ± {MAX_RELATIVE_MARGIN:.0%} of it, by which much else would, or there is but "
+    "one seed; missing: no seed has a value."
 )
 
 
@@ -47,7 +47,7 @@ class ComparisonError(UserError, LookupError):
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedValue:
     """One published value and what was measured.
 
     Attributes:
@@ -80,13 +80,13 @@ class Compared:
     low: float | None
     high: float | None
     difference: float | None
-    verdict: Verdict
+    verdict: ValueVerdict
     paper_note: str
     run_note: str
     settings_note: str
 
 
-def compare(grid: Grid, tables: Iterable[Table]) -> list[Compared]:
+def compare_with_paper(grid: Grid, tables: Iterable[Table]) -> list[ComparedValue]:
     """Every entry of a grid's tables that the paper has a value for.
 
     By dataset, metric, model and latent dim, each in the order of its table.
@@ -99,14 +99,14 @@ def compare(grid: Grid, tables: Iterable[Table]) -> list[Compared]:
     ]
 
 
-def frame_of(compared: Iterable[Compared]) -> pd.DataFrame:
+def comparison_frame(compared: Iterable[ComparedValue]) -> pd.DataFrame:
     """A row for each compared value, a column for each attribute."""
-    names = [field.name for field in dataclasses.fields(Compared)]
+    names = [field.name for field in dataclasses.fields(ComparedValue)]
     frame = pd.DataFrame([dataclasses.astuple(each) for each in compared], columns=names)
     return frame.astype(dict.fromkeys(["mean", "std", "low", "high", "difference"], float))
 
 
-def sheet_of(table: Table, compared: Iterable[Compared]) -> render.Sheet:
+def format_comparison(table: Table, compared: Iterable[ComparedValue]) -> render.FormattedTable:
     """The comparison of one table, ready to be written.
 
     Raises:
@@ -118,19 +118,19 @@ def sheet_of(table: Table, compared: Iterable[Compared]) -> render.Sheet:
             f"the paper has no value of any cell of table {table.spec.name}; the grid `paper` "
             "shows which datasets, models, latent dims and metrics it has"
         )
-    marks = render.letters(note for each in rows for note in _notes(each) if note)
-    return render.Sheet(
+    marks = render.footnote_letters(note for each in rows for note in _notes(each) if note)
+    return render.FormattedTable(
         name=f"table-{table.spec.name}-paper",
         title=f"Table {table.spec.name} against the paper. {table.spec.title}: {_tally(rows)}",
         frame=_laid_out(table, rows, marks),
-        tidy=frame_of(rows),
+        tidy=comparison_frame(rows),
         legend=LEGEND,
         notes={mark: note for note, mark in marks.items()},
         long=True,
     )
 
 
-def published_value(grid: Grid, entry: Entry) -> tuple[str, float, str] | None:
+def published_value(grid: Grid, entry: TableEntry) -> tuple[str, float, str] | None:
     """Table, value and note in the paper, first of all from its table of the same name.
 
     None if it has no value of that cell and metric, or the entry is a control's.
@@ -147,13 +147,13 @@ def published_value(grid: Grid, entry: Entry) -> tuple[str, float, str] | None:
     return None
 
 
-def verdict(
+def value_verdict(
     published: float,
     mean: float | None,
     bounds: tuple[float, float] | None,
     direction: Direction,
     n: int,
-) -> Verdict:
+) -> ValueVerdict:
     """What the measured mean of ``n`` seeds says of a published value; see `LEGEND`."""
     if mean is None:
         return "missing"
@@ -161,12 +161,12 @@ def verdict(
         return "undecided"
     low, high = bounds
     if low <= published <= high:
-        told = n >= LEAST_SEEDS and (high - low) / 2 <= WIDEST * abs(published)
+        told = n >= MIN_SEEDS and (high - low) / 2 <= MAX_RELATIVE_MARGIN * abs(published)
         return "reproduced" if told else "undecided"
     return "better" if (mean > published) == (direction == "higher") else "worse"
 
 
-def _place(table: Table, entry: Entry) -> tuple[int, ...]:
+def _place(table: Table, entry: TableEntry) -> tuple[int, ...]:
     spec = table.spec
     return (
         spec.datasets.index(entry.dataset),
@@ -176,11 +176,13 @@ def _place(table: Table, entry: Entry) -> tuple[int, ...]:
     )
 
 
-def _compared(grid: Grid, entry: Entry, paper_table: str, value: float, note: str) -> Compared:
-    interval = prediction_interval(list(entry.by_seed.values()), published.RUNS)
+def _compared(
+    grid: Grid, entry: TableEntry, paper_table: str, value: float, note: str
+) -> ComparedValue:
+    interval = prediction_interval(list(entry.by_seed.values()), published.N_RUNS)
     bounds = interval and (interval[0] - published.ROUNDING, interval[1] + published.ROUNDING)
     low, high = bounds or (None, None)
-    return Compared(
+    return ComparedValue(
         table=entry.table,
         paper_table=paper_table,
         dataset=entry.dataset,
@@ -196,7 +198,7 @@ def _compared(grid: Grid, entry: Entry, paper_table: str, value: float, note: st
         low=low,
         high=high,
         difference=None if entry.mean is None else entry.mean - value,
-        verdict=verdict(value, entry.mean, bounds, entry.direction, entry.n),
+        verdict=value_verdict(value, entry.mean, bounds, entry.direction, entry.n),
         paper_note=note,
         run_note=entry.footnote,
         settings_note=settings_note(grid, entry),
@@ -208,7 +210,7 @@ def _paper_grid() -> Grid:
     return load_grid("paper")
 
 
-def settings_note(grid: Grid, entry: Entry) -> str:
+def settings_note(grid: Grid, entry: TableEntry) -> str:
     """Settings of an entry's cell that are not the grid ``paper``'s; empty if there are none.
 
     Seeds are left out: they decide how sure a value is, not which it is.
@@ -224,21 +226,21 @@ def settings_note(grid: Grid, entry: Entry) -> str:
     return f"trained with {', '.join(differing)}" if differing else ""
 
 
-def _notes(each: Compared) -> tuple[str, str, str]:
+def _notes(each: ComparedValue) -> tuple[str, str, str]:
     note = f"in the paper: {each.paper_note}" if each.paper_note else ""
     return note, each.run_note, each.settings_note
 
 
-def _laid_out(table: Table, rows: list[Compared], marks: Mapping[str, str]) -> pd.DataFrame:
+def _laid_out(table: Table, rows: list[ComparedValue], marks: Mapping[str, str]) -> pd.DataFrame:
     places, lines = [], []
     for each in rows:
         published, run, settings = (marks.get(note, "") for note in _notes(each))
         decimals = table.decimals(each.metric)
         spread = "" if each.std is None else f" ± {each.std:.{decimals}f}"
         form = f".{decimals}f"
-        measured = "–" if each.mean is None else render.as_printed(each.mean, form) + spread
+        measured = "–" if each.mean is None else render.format_number(each.mean, form) + spread
         off = each.difference
-        difference = "" if off is None else render.as_printed(off, f"+{form}")
+        difference = "" if off is None else render.format_number(off, f"+{form}")
         places.append(
             (
                 table.titles["dataset"][each.dataset],
@@ -249,19 +251,19 @@ def _laid_out(table: Table, rows: list[Compared], marks: Mapping[str, str]) -> p
         )
         lines.append(
             [
-                render.Entry(render.as_printed(each.published, ".3f"), note=published),
-                render.Entry(measured, note=run),
-                render.Entry(str(each.n)),
-                render.Entry(difference),
-                render.Entry(each.verdict, note=settings),
+                render.FormattedEntry(render.format_number(each.published, ".3f"), note=published),
+                render.FormattedEntry(measured, note=run),
+                render.FormattedEntry(str(each.n)),
+                render.FormattedEntry(difference),
+                render.FormattedEntry(each.verdict, note=settings),
             ]
         )
     names = ["Dataset", "Metric", "Model", "L"]
     index = pd.MultiIndex.from_frame(pd.DataFrame(places, columns=names, dtype=object))
-    columns = ["Published", "Measured", "n", "Difference", "Verdict"]
+    columns = ["Published", "Measured", "n", "Difference", "ValueVerdict"]
     return pd.DataFrame(lines, index=index, columns=columns, dtype=object)
 
 
-def _tally(rows: list[Compared]) -> str:
-    counts = {name: sum(each.verdict == name for each in rows) for name in get_args(Verdict)}
+def _tally(rows: list[ComparedValue]) -> str:
+    counts = {name: sum(each.verdict == name for each in rows) for name in get_args(ValueVerdict)}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from hgmvae_bench.analysis import claim_tests, claims, comparison
-from hgmvae_bench.analysis.render import WRITERS, Sheet, latex_document
+from hgmvae_bench.analysis.render import WRITERS, FormattedTable, latex_document
 from hgmvae_bench.analysis.tables import Table
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.utils.atomic_files import write_atomically
@@ -20,36 +20,36 @@ class ExportError(UserError, RuntimeError):
     """Files that cannot be written; the message names the folder."""
 
 
-def sheets_of(grid: Grid, tables: Iterable[Table]) -> list[Sheet]:
+def formatted_tables(grid: Grid, tables: Iterable[Table]) -> list[FormattedTable]:
     """The tables, and where the paper has values of their cells, the comparison and the claims."""
     known = list(tables)
-    sheets = [table.sheet for table in known]
-    compared = comparison.compare(grid, known)
+    sheets = [table.formatted for table in known]
+    compared = comparison.compare_with_paper(grid, known)
     if compared:
         with_values = {each.table for each in compared}
         sheets += [
-            comparison.sheet_of(table, compared)
+            comparison.format_comparison(table, compared)
             for table in known
             if table.spec.name in with_values
         ]
-        sheets.append(claim_tests.sheet_of(claim_tests.judge(grid, known)))
+        sheets.append(claim_tests.format_claims(claim_tests.evaluate_claims(grid, known)))
     return sheets
 
 
-def compared_sheets(grid: Grid, tables: list[Table], name: str) -> list[Sheet]:
+def formatted_comparison(grid: Grid, tables: list[Table], name: str) -> list[FormattedTable]:
     """One table beside the paper's values, and the claims that the paper draws from those.
 
     Raises:
         ComparisonError: if the paper has none of the table's cells.
     """
     (table,) = (table for table in tables if table.spec.name == name)
-    compared = comparison.compare(grid, [table])
-    sheet = comparison.sheet_of(table, compared)
+    compared = comparison.compare_with_paper(grid, [table])
+    sheet = comparison.format_comparison(table, compared)
     about = claims.claims_about(each.paper_table for each in compared)
-    return [sheet, claim_tests.sheet_of(claim_tests.judge(grid, tables, about))]
+    return [sheet, claim_tests.format_claims(claim_tests.evaluate_claims(grid, tables, about))]
 
 
-def export(sheets: list[Sheet], results: pd.DataFrame, folder: Path) -> list[Path]:
+def export(sheets: list[FormattedTable], results: pd.DataFrame, folder: Path) -> list[Path]:
     """Write each sheet in each format, ``tables.tex`` around them, and ``values.parquet``.
 
     Each file is written whole or not at all, in place of an earlier one.

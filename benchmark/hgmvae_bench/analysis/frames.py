@@ -137,7 +137,8 @@ def load_table(path: Folder, name: str, grid: str | None = None) -> Table:
 def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
     """Every value of a grid's tables that the paper has too: published, measured, verdict.
 
-    A row per cell and metric; `hgmvae_bench.analysis.comparison.Compared` describes the columns.
+    A row per cell and metric; `hgmvae_bench.analysis.comparison.ComparedValue` describes the
+    columns.
 
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
@@ -145,13 +146,15 @@ def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
         TableError: if values that cannot be compared would stand in one table.
     """
     chosen = Store(Path(path)).grid(grid)
-    return comparison.frame_of(comparison.compare(chosen, load_tables(path, grid).values()))
+    return comparison.comparison_frame(
+        comparison.compare_with_paper(chosen, load_tables(path, grid).values())
+    )
 
 
 def load_claims(path: Folder, grid: str | None = None) -> pd.DataFrame:
-    """The paper's claims with a verdict each: a row for each contest that a claim consists of.
+    """The paper's claims with a verdict each: a row for each hypothesis that a claim consists of.
 
-    `hgmvae_bench.analysis.claims` describes claims and contests.
+    `hgmvae_bench.analysis.claims` describes claims and hypotheses.
 
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
@@ -159,7 +162,9 @@ def load_claims(path: Folder, grid: str | None = None) -> pd.DataFrame:
         TableError: if values that cannot be compared would stand in one table.
     """
     chosen = Store(Path(path)).grid(grid)
-    return claim_tests.frame_of(claim_tests.judge(chosen, load_tables(path, grid).values()))
+    return claim_tests.claims_frame(
+        claim_tests.evaluate_claims(chosen, load_tables(path, grid).values())
+    )
 
 
 def _runs(path: Folder) -> list[StoredRun]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 # Dataset, metric, model and latent dim, by registered names.
-Cell = tuple[str, str, str, int]
+ValueKey = tuple[str, str, str, int]
 
 # Every published value is the mean of so many runs (section 3).
-RUNS = 10
+N_RUNS = 10
 # Half a unit of the third decimal, to which all values are given.
 ROUNDING = 0.0005
 
@@ -32,9 +32,9 @@ def published() -> pd.DataFrame:
 
 
 @functools.cache
-def values_by_cell() -> Mapping[Cell, Mapping[str, tuple[float, str]]]:
+def values_by_cell() -> Mapping[ValueKey, Mapping[str, tuple[float, str]]]:
     """The same by cell and metric: value and note in each table that has them."""
-    cells: dict[Cell, dict[str, tuple[float, str]]] = {}
+    cells: dict[ValueKey, dict[str, tuple[float, str]]] = {}
     for row in published().to_dict("records"):
         cell = (row["dataset"], row["metric"], row["model"], row["latent_dim"])
         cells.setdefault(cell, {})[row["table"]] = (row["value"], row["note"])

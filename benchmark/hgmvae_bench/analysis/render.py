@@ -44,7 +44,7 @@ DOCUMENT = r"""\documentclass{article}
 
 
 @dataclass(frozen=True)
-class Entry:
+class FormattedEntry:
     """What stands in one place of a table.
 
     Attributes:
@@ -61,14 +61,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class FormattedTable:
     """A laid-out table.
 
     Attributes:
         name: of its file, and its LaTeX label after ``tab:``.
         title: caption.
         number: such as ``Table 1.``, before the title; LaTeX numbers by itself.
-        frame: what is printed: an `Entry` in each place, names in index and columns.
+        frame: what is printed: a `FormattedEntry` in each place, names in index and columns.
         tidy: the same at full precision, for CSV.
         legend: how to read it; one or more sentences.
         notes: footnotes by letter.
@@ -95,7 +95,7 @@ class Sheet:
         return f"{self.number} {self.title}".strip()
 
 
-def letters(notes: Iterable[str]) -> dict[str, str]:
+def footnote_letters(notes: Iterable[str]) -> dict[str, str]:
     """A letter for each different note: a to z, then aa, ab and so on."""
     marks: dict[str, str] = {}
     for note in dict.fromkeys(notes):
@@ -107,12 +107,12 @@ def letters(notes: Iterable[str]) -> dict[str, str]:
     return marks
 
 
-def as_printed(value: float, form: str) -> str:
+def format_number(value: float, form: str) -> str:
     """A number as it is printed: in the form of a format specification, with a real minus."""
     return format(value, form).replace("-", "−")
 
 
-def headings(columns: pd.Index[Any], separator: str) -> list[str]:
+def column_headings(columns: pd.Index[Any], separator: str) -> list[str]:
     """One heading for each column: its names joined, a number with what it is of: ``L = 8``."""
     return [
         separator.join(
@@ -125,70 +125,70 @@ def headings(columns: pd.Index[Any], separator: str) -> list[str]:
     ]
 
 
-def to_text(sheet: Sheet) -> str:
+def to_text(table: FormattedTable) -> str:
     """For the terminal: the best three raised ¹ ² ³, footnotes in brackets."""
-    frame = _written(sheet.frame, _text, str)
-    legend = sheet.legend
-    if sheet.ranked:
+    frame = _written(table.frame, _text, str)
+    legend = table.legend
+    if table.ranked:
         legend += f" ¹ best, ² second, ³ third; {TIE} not told apart from the best."
-    notes = [textwrap.fill(f"[{mark}] {note}", WIDTH) for mark, note in sheet.notes.items()]
-    table = _broken(frame, sheet.widths) if sheet.widths else frame.to_string()
+    notes = [textwrap.fill(f"[{mark}] {note}", WIDTH) for mark, note in table.notes.items()]
+    body = _broken(frame, table.widths) if table.widths else frame.to_string()
     legend = textwrap.fill(legend, WIDTH)
-    return "\n".join([sheet.heading, "", table, "", legend, *notes]) + "\n"
+    return "\n".join([table.heading, "", body, "", legend, *notes]) + "\n"
 
 
-def to_csv(sheet: Sheet) -> str:
+def to_csv(table: FormattedTable) -> str:
     """One line a value, at full precision."""
-    return sheet.tidy.to_csv(index=False)
+    return table.tidy.to_csv(index=False)
 
 
-def to_markdown(sheet: Sheet) -> str:
+def to_markdown(table: FormattedTable) -> str:
     """A pipe table: the best bold, the second bold italic, the third italic."""
-    frame = _written(sheet.frame, _markdown, _escape_markdown)
-    flat = frame.set_axis(headings(frame.columns, " / "), axis=1).reset_index()
+    frame = _written(table.frame, _markdown, _escape_markdown)
+    flat = frame.set_axis(column_headings(frame.columns, " / "), axis=1).reset_index()
     lines = [list(map(str, flat.columns)), ["---"] * len(flat.columns), *flat.to_numpy().tolist()]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    legend = _escape_markdown(sheet.legend)
-    if sheet.ranked:
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    legend = _escape_markdown(table.legend)
+    if table.ranked:
         legend += " **Best**, ***second***, *third*; "
         legend += f"{TIE} not told apart from the best."
-    notes = [f"- [{mark}] {_escape_markdown(note)}" for mark, note in sheet.notes.items()]
-    parts = [f"**{_escape_markdown(sheet.heading)}**", table, legend, "\n".join(notes)]
+    notes = [f"- [{mark}] {_escape_markdown(note)}" for mark, note in table.notes.items()]
+    parts = [f"**{_escape_markdown(table.heading)}**", body, legend, "\n".join(notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def to_latex(sheet: Sheet) -> str:
+def to_latex(table: FormattedTable) -> str:
     r"""A floating table, or a longtable, to be read with ``\input``; with `PACKAGES`."""
-    frame = _written(sheet.frame, _latex, escape_latex)
+    frame = _written(table.frame, _latex, escape_latex)
     # An unnamed header has no use for a row of its own for the names of the index.
     bare = frame.columns.name is None and frame.columns.nlevels == 1
-    styler = _index_as_columns(frame, grouped=sheet.long).style.hide() if bare else frame.style
-    caption, label = escape_latex(sheet.title), f"tab:{sheet.name}"
-    legend = escape_latex(sheet.legend)
-    if sheet.ranked:
+    styler = _index_as_columns(frame, grouped=table.long).style.hide() if bare else frame.style
+    caption, label = escape_latex(table.title), f"tab:{table.name}"
+    legend = escape_latex(table.legend)
+    if table.ranked:
         legend += r" Best in \textbf{bold}, second in \textbf{\textit{bold italic}}, third in "
         legend += r"\textit{italic}; $^{=}$ not told apart from the best."
     notes = " ".join(
-        rf"$^{{\mathrm{{{mark}}}}}$\,{escape_latex(note)}." for mark, note in sheet.notes.items()
+        rf"$^{{\mathrm{{{mark}}}}}$\,{escape_latex(note)}." for mark, note in table.notes.items()
     )
     below = f"\\par\\smallskip{{\\raggedright {notes}\\par}}\n" if notes else ""
-    widths = [rf">{{\raggedright\arraybackslash}}p{{{w}\linewidth}}" for w in sheet.widths]
-    table = styler.to_latex(
+    widths = [rf">{{\raggedright\arraybackslash}}p{{{w}\linewidth}}" for w in table.widths]
+    latex = styler.to_latex(
         hrules=True,
         multicol_align="c",
         multirow_align="naive",
         column_format="".join(widths) or None,
-        position=None if sheet.long else "htp",
-        position_float=None if sheet.long else "centering",
-        environment="longtable" if sheet.long else None,
+        position=None if table.long else "htp",
+        position_float=None if table.long else "centering",
+        environment="longtable" if table.long else None,
         caption=f"{caption}. {legend}",
         label=label,
     )
-    if sheet.long:
+    if table.long:
         # A row that leaves its first name to the one before it stays on that one's page.
-        table = re.sub(r"\\\\(?=\n +&)", r"\\\\*", table)
-    end = "" if sheet.long else "\\end{table}\n"
-    return f"% {PACKAGES}\n{table.removesuffix(end)}{below}{end}"
+        latex = re.sub(r"\\\\(?=\n +&)", r"\\\\*", latex)
+    end = "" if table.long else "\\end{table}\n"
+    return f"% {PACKAGES}\n{latex.removesuffix(end)}{below}{end}"
 
 
 def latex_document(names: Iterable[str]) -> str:
@@ -197,7 +197,7 @@ def latex_document(names: Iterable[str]) -> str:
     return DOCUMENT % {"packages": PACKAGES, "tables": tables}
 
 
-WRITERS: dict[Format, tuple[str, Callable[[Sheet], str]]] = {
+WRITERS: dict[Format, tuple[str, Callable[[FormattedTable], str]]] = {
     "text": ("txt", to_text),
     "csv": ("csv", to_csv),
     "markdown": ("md", to_markdown),
@@ -206,7 +206,7 @@ WRITERS: dict[Format, tuple[str, Callable[[Sheet], str]]] = {
 
 
 def _written(
-    frame: pd.DataFrame, write: Callable[[Entry], str], escape: Callable[[str], str]
+    frame: pd.DataFrame, write: Callable[[FormattedEntry], str], escape: Callable[[str], str]
 ) -> pd.DataFrame:
     """Every place and every name as text of a format."""
     written = frame.map(write)
@@ -252,19 +252,19 @@ def _index_as_columns(frame: pd.DataFrame, *, grouped: bool = False) -> pd.DataF
     return pd.concat([names, frame.reset_index(drop=True)], axis=1)
 
 
-def _text(entry: Entry) -> str:
+def _text(entry: FormattedEntry) -> str:
     rank = SUPERSCRIPTS.get(entry.rank or 0, "")
     note = f" [{entry.note}]" if entry.note else ""
     return f"{entry.text}{rank}{TIE if entry.tied else ''}{note}"
 
 
-def _markdown(entry: Entry) -> str:
+def _markdown(entry: FormattedEntry) -> str:
     styled = MARKDOWN_STYLES.get(entry.rank or 0, "%s") % _escape_markdown(entry.text)
     note = rf" \[{entry.note}\]" if entry.note else ""
     return f"{styled}{TIE if entry.tied else ''}{note}"
 
 
-def _latex(entry: Entry) -> str:
+def _latex(entry: FormattedEntry) -> str:
     styled = LATEX_STYLES.get(entry.rank or 0, "%s") % escape_latex(entry.text)
     raised = ("=" if entry.tied else "") + (rf"\mathrm{{{entry.note}}}" if entry.note else "")
     return styled + (f"$^{{{raised}}}$" if raised else "")

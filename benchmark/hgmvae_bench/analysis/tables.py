@@ -37,7 +37,7 @@ class TableError(UserError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One metric of one cell, aggregated over its seeds.
 
     Attributes:
@@ -100,13 +100,13 @@ class Table:
     """
 
     spec: TableSpec
-    entries: list[Entry]
+    entries: list[TableEntry]
     titles: Mapping[Axis, Mapping[Any, str]]
 
     @property
     def values(self) -> pd.DataFrame:
         """A row for each entry, a column for each of its attributes but the values by seed."""
-        names = [each.name for each in dataclasses.fields(Entry) if each.name != "by_seed"]
+        names = [each.name for each in dataclasses.fields(TableEntry) if each.name != "by_seed"]
         rows = [[getattr(entry, name) for name in names] for entry in self.entries]
         numbers = ["mean", "std", "low", "high", "p_value"]
         return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(numbers, float))
@@ -121,7 +121,7 @@ class Table:
         """The means at full precision, laid out as the paper prints the table."""
         return self.layout(lambda entry: entry.mean)
 
-    def layout(self, write: Callable[[Entry], Any], empty: Any = None) -> pd.DataFrame:
+    def layout(self, write: Callable[[TableEntry], Any], empty: Any = None) -> pd.DataFrame:
         """The table as the paper prints it.
 
         Args:
@@ -153,24 +153,24 @@ class Table:
     @cached_property
     def footnotes(self) -> dict[str, str]:
         """The letter of each footnote."""
-        return render.letters(entry.footnote for entry in self.entries if entry.footnote)
+        return render.footnote_letters(entry.footnote for entry in self.entries if entry.footnote)
 
     @property
-    def sheet(self) -> render.Sheet:
+    def formatted(self) -> render.FormattedTable:
         """The table ready to be written in any of the formats."""
-        return render.Sheet(
+        return render.FormattedTable(
             name=f"table-{self.spec.name}",
             title=self.spec.title,
             number=f"Table {self.spec.name}.",
-            frame=self.layout(self._written, empty=render.Entry("–")),
+            frame=self.layout(self._written, empty=render.FormattedEntry("–")),
             tidy=self.values,
             legend=_legend(self.entries),
             notes={mark: note for note, mark in self.footnotes.items()},
             ranked=True,
         )
 
-    def _written(self, entry: Entry) -> render.Entry:
-        return render.Entry(
+    def _written(self, entry: TableEntry) -> render.FormattedEntry:
+        return render.FormattedEntry(
             text=_number(entry, self.decimals(entry.metric)),
             rank=entry.rank,
             tied=entry.tied,
@@ -201,7 +201,7 @@ def build_table(
     for run in runs:
         by_cell[run.record.cell].append(run)
     of_other_settings = _strangers(grid, by_cell)
-    entries: list[Entry] = []
+    entries: list[TableEntry] = []
     for dataset in spec.datasets:
         for metric in spec.metrics:
             direction = METRICS[metric].direction
@@ -214,7 +214,7 @@ def build_table(
                     used += of_cell
                     others = of_other_settings[cell.slug]
                     group.append(
-                        Entry(
+                        TableEntry(
                             table=spec.name,
                             dataset=dataset,
                             metric=metric,
@@ -248,9 +248,9 @@ def _controls(
     spec: TableSpec,
     by_cell: Mapping[str, list[StoredRun]],
     controls: Iterable[ControlRecord],
-) -> tuple[list[Entry], dict[Any, str]]:
+) -> tuple[list[TableEntry], dict[Any, str]]:
     """The entries of the controls that have something to say in a table, and their titles."""
-    entries: list[Entry] = []
+    entries: list[TableEntry] = []
     titles: dict[Any, str] = {}
     in_order = sorted(controls, key=lambda record: (record.latent_dim is not None, record.control))
     for dataset, latent_dim in itertools.product(spec.datasets, spec.latent_dims):
@@ -265,7 +265,7 @@ def _controls(
                 titles[name] = f"{control.title} (control)"
                 mean, note = _of_control(control, metric, runs)
                 entries.append(
-                    Entry(
+                    TableEntry(
                         table=spec.name,
                         dataset=dataset,
                         metric=metric,
@@ -293,7 +293,7 @@ def _of_control(
     if recorded.value is None:
         return None, recorded.short_reason
     if not control.comparable:
-        value = render.as_printed(recorded.value, ".3g")
+        value = render.format_number(recorded.value, ".3g")
         return None, f"{value}, of other images than the models': not comparable"
     for run in runs:
         other = run.metrics.get(metric)
@@ -354,7 +354,7 @@ def _aggregate(
     }
 
 
-def _ranked(group: list[Entry]) -> list[Entry]:
+def _ranked(group: list[TableEntry]) -> list[TableEntry]:
     """Give each entry its place among the models, and say which cannot be told from the best.
 
     The rank is 1 + the number of strictly better means.
@@ -401,15 +401,15 @@ def _check_comparable(runs: list[StoredRun], dataset: str, metric: str) -> None:
                 )
 
 
-def _legend(entries: list[Entry]) -> str:
+def _legend(entries: list[TableEntry]) -> str:
     spread = "Mean ± standard deviation over seeds"
     planned = next(entry.planned for entry in entries if not entry.control)
     tests = f"Welch's t-tests over seeds, Holm, {100 * ALPHA:.0f} %"
     return f"{spread} (n = {planned} unless noted). Ranks within a dataset, metric and L ({tests})."
 
 
-def _number(entry: Entry, decimals: int) -> str:
+def _number(entry: TableEntry, decimals: int) -> str:
     if entry.mean is None:
         return "–"
     spread = "" if entry.std is None else f" ± {entry.std:.{decimals}f}"
-    return render.as_printed(entry.mean, f".{decimals}f") + spread
+    return render.format_number(entry.mean, f".{decimals}f") + spread

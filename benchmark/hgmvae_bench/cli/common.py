@@ -145,7 +145,9 @@ def write_tables(grid: Grid, store: Store) -> None:
     folder = store.root / "tables" / grid.spec.name
     for spec in grid.spec.tables:
         built = build_table(grid, spec, runs)
-        typer.echo(f"\n{to_text(built.sheet)}", nl=False)
+        typer.echo(f"\n{to_text(built.formatted)}", nl=False)
         for suffix, write in WRITERS.values():
-            write_atomically(folder / f"table-{spec.name}.{suffix}", write(built.sheet).encode())
+            write_atomically(
+                folder / f"table-{spec.name}.{suffix}", write(built.formatted).encode()
+            )
     typer.echo(f"\ntables in {folder}{os.sep}, records in {store.root / 'records'}{os.sep}")

@@ -213,7 +213,9 @@ def evaluate(
         score_controls(chosen, images, store, device, weights, names)
     runs = list(store.runs().values())
     for spec in chosen.spec.tables:
-        typer.echo(f"\n{to_text(build_table(chosen, spec.showing(names), runs).sheet)}", nl=False)
+        typer.echo(
+            f"\n{to_text(build_table(chosen, spec.showing(names), runs).formatted)}", nl=False
+        )
 
 
 def check(
@@ -250,10 +252,14 @@ def check(
     from hgmvae_bench.analysis.regression.baseline import (
         load_baseline,
         make_baseline,
-        require_fit,
+        require_same_setup,
         save_baseline,
     )
-    from hgmvae_bench.analysis.regression.check import LEAST_SEEDS, compare, summary
+    from hgmvae_bench.analysis.regression.check import (
+        MIN_BASELINE_SEEDS,
+        compare_with_baseline,
+        format_check,
+    )
     from hgmvae_bench.data import catalogue
     from hgmvae_bench.execution.preflight import check_cells, load_data
     from hgmvae_bench.execution.runner import grid_runs, make_plan
@@ -268,7 +274,7 @@ def check(
     store, data_root = Store(results), data or catalogue.default_root()
     images = load_data(chosen, data_root)
     if old is not None:
-        require_fit(old, chosen, grid_runs(chosen, images))
+        require_same_setup(old, chosen, grid_runs(chosen, images))
 
     def do(wanted: Grid, cells: list[Cell]) -> tuple[list[Run], Plan]:
         plan = make_plan(wanted, images, store.runs(), cells=cells)
@@ -283,21 +289,22 @@ def check(
         save_baseline(made := make_baseline(chosen, runs, store.runs()), baseline)
         size = f"{count(len(made.cells), 'cell')}, {count(chosen.spec.seeds, 'seed')} each"
         typer.echo(f"\n{size}: {baseline}")
-        if chosen.spec.seeds < LEAST_SEEDS:
-            few = f"warning: a baseline of fewer than {LEAST_SEEDS} seeds finds gross shifts only"
+        if chosen.spec.seeds < MIN_BASELINE_SEEDS:
+            few = f"warning: a baseline of fewer than {MIN_BASELINE_SEEDS} seeds "
+            few += "finds gross shifts only"
             typer.secho(few, fg=typer.colors.YELLOW, err=True)
         return
-    outcome = compare(old, chosen, runs, store.runs())
+    outcome = compare_with_baseline(old, chosen, runs, store.runs())
     if outcome.shifts:
-        suspects = [cell for cell in chosen.cells if cell.identity in outcome.suspects]
+        suspects = [cell for cell in chosen.cells if cell.identity in outcome.suspect_identities]
         typer.echo(
             f"\n{len(outcome.shifts)} suspected; as many seeds again of "
             f"{count(len(suspects), 'cell')}:"
         )
         doubled = chosen.select(seeds=2 * chosen.spec.seeds)
         runs, _ = do(doubled, suspects)
-        outcome = outcome.confirmed(compare(old, doubled, runs, store.runs()))
-    typer.echo(f"\n{summary(outcome)}")
+        outcome = outcome.confirmed_by(compare_with_baseline(old, doubled, runs, store.runs()))
+    typer.echo(f"\n{format_check(outcome)}")
     if plan.done:
         typer.echo(
             f"{len(plan.done)} of {plan.total} runs had been done before and say nothing of what "

@@ -106,7 +106,7 @@ def table(
     ] = None,
 ) -> None:
     """Print one of a grid's tables from the records, training nothing."""
-    from hgmvae_bench.analysis.export import compared_sheets
+    from hgmvae_bench.analysis.export import formatted_comparison
     from hgmvae_bench.analysis.render import WRITERS
     from hgmvae_bench.analysis.tables import build_table
     from hgmvae_bench.storage.store import Store
@@ -117,11 +117,11 @@ def table(
     _, write = WRITERS[format.value]
     if compare is None:
         known = store.controls().values() if controls else ()
-        sheets = [build_table(chosen, spec, runs, known).sheet]
+        sheets = [build_table(chosen, spec, runs, known).formatted]
     else:
         # A claim may need cells of the grid's other tables.
         tables = [build_table(chosen, each, runs) for each in chosen.spec.tables]
-        sheets = compared_sheets(chosen, tables, name)
+        sheets = formatted_comparison(chosen, tables, name)
     shown = sheets[:1] if format is TableFormat.csv else sheets
     typer.echo("\n".join(write(sheet) for sheet in shown), nl=False)
 
@@ -140,7 +140,7 @@ def export(
 
     tables.tex is a whole document; the others are read by it, or by one of your own.
     """
-    from hgmvae_bench.analysis.export import export, sheets_of
+    from hgmvae_bench.analysis.export import export, formatted_tables
     from hgmvae_bench.analysis.frames import load_results
     from hgmvae_bench.analysis.tables import build_table
     from hgmvae_bench.storage.store import Store
@@ -149,7 +149,7 @@ def export(
     chosen, values = store.grid(grid), load_results(results)
     runs, known = list(store.runs().values()), list(store.controls().values()) if controls else []
     tables = [build_table(chosen, spec, runs, known) for spec in chosen.spec.tables]
-    files = export(sheets_of(chosen, tables), values, output)
+    files = export(formatted_tables(chosen, tables), values, output)
     typer.echo(f"{len(files)} files in {output}{os.sep}; tables.tex is a document of all tables")
 
 

@@ -1,15 +1,15 @@
 import pytest
 from scipy.stats import ttest_ind
 
-from hgmvae_bench.analysis.claim_tests import frame_of, judge, sheet_of
-from hgmvae_bench.analysis.claims import CLAIMS, Claim, Contest, Place, claims_about
+from hgmvae_bench.analysis.claim_tests import claims_frame, evaluate_claims, format_claims
+from hgmvae_bench.analysis.claims import CLAIMS, Claim, Hypothesis, ModelAtDim, claims_about
 from hgmvae_bench.analysis.render import to_text
 from hgmvae_bench.analysis.tables import build_table
 from hgmvae_bench.grid import Run, load_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.stored_run import StoredRun
 
-GMVAE, G, U = (Place(model, 8) for model in ("gmvae", "hgmvae-g", "hgmvae-u"))
+GMVAE, G, U = (ModelAtDim(model, 8) for model in ("gmvae", "hgmvae-g", "hgmvae-u"))
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,10 @@ def test_the_papers_own_numbers_speak_against_some_of_its_claims():
     counts = {
         each.claim.name: (
             each.published,
-            sum(one.published == "holds" for one in each.contests),
-            len(each.contests),
+            sum(one.published == "holds" for one in each.hypotheses),
+            len(each.hypotheses),
         )
-        for each in judge(load_grid("paper"), [])
+        for each in evaluate_claims(load_grid("paper"), [])
     }
     assert counts == {
         # DB at 16 dimensions is 0.868 for both.
@@ -51,13 +51,13 @@ def test_the_papers_own_numbers_speak_against_some_of_its_claims():
 
 
 def test_with_hardly_any_noise_the_outcomes_are_those_of_the_published_numbers(grid, tables):
-    judged = {each.claim.name: each for each in judge(grid, tables)}
+    judged = {each.claim.name: each for each in evaluate_claims(grid, tables)}
     # Runs have Table 3's values where Table 5 contradicts it.
     del judged["fisher-helps-generation"]
     decided = [
         (one.outcome, one.published)
         for each in judged.values()
-        for one in each.contests
+        for one in each.hypotheses
         if one.published != "undecided"
     ]
     assert len(decided) > 100
@@ -70,16 +70,16 @@ def test_with_hardly_any_noise_the_outcomes_are_those_of_the_published_numbers(g
 def test_noise_makes_claims_undecided(grid, published_runs):
     runs = published_runs(grid, noise=1.0)
     noisy = [build_table(grid, grid.table("1"), runs)]
-    verdicts = {each.claim.name: each.verdict for each in judge(grid, noisy)}
+    verdicts = {each.claim.name: each.verdict for each in evaluate_claims(grid, noisy)}
     assert verdicts["uniform-from-16"] == "undecided"
     assert verdicts["best-classification"] == "not measured"
 
 
-def contest(*, ahead, behind, metric="sc"):
-    return Contest("1", "mnist", metric, tuple(ahead), tuple(behind))
+def hypothesis(*, candidates, rivals, metric="sc"):
+    return Hypothesis("1", "mnist", metric, tuple(candidates), tuple(rivals))
 
 
-def judged(grid, contests, quantifier="all", **values):
+def judged(grid, hypotheses, quantifier="all", **values):
     """One claim judged on the grid's MNIST cells at L = 8 with the values given by model."""
     runs = []
     for model, by_seed in values.items():
@@ -87,8 +87,8 @@ def judged(grid, contests, quantifier="all", **values):
             run = Run(grid.cell("mnist", model.replace("_", "-"), 8), seed, "d")
             metrics = dict.fromkeys(("sc", "db"), MetricValue(value=value))
             runs.append(StoredRun(Record.of(run, status="complete"), run.key, metrics))
-    claim = Claim("claim", "A claim", "here", tuple(contests), quantifier)
-    (outcome,) = judge(grid, [build_table(grid, grid.table("1"), runs)], [claim])
+    claim = Claim("claim", "A claim", "here", tuple(hypotheses), quantifier)
+    (outcome,) = evaluate_claims(grid, [build_table(grid, grid.table("1"), runs)], [claim])
     return outcome
 
 
@@ -96,18 +96,22 @@ HIGH, LOW, WIDE = [0.9, 0.91, 0.92], [0.1, 0.12, 0.11], [0.0, 1.8, 0.5]
 
 
 def test_a_contest_holds_or_fails_by_the_metrics_direction(grid):
-    both = [contest(ahead=[U], behind=[GMVAE], metric=metric) for metric in ("sc", "db")]
+    both = [hypothesis(candidates=[U], rivals=[GMVAE], metric=metric) for metric in ("sc", "db")]
     result = judged(grid, both, hgmvae_u=HIGH, gmvae=LOW)
-    assert [one.outcome for one in result.contests] == ["holds", "fails"]
+    assert [one.outcome for one in result.hypotheses] == ["holds", "fails"]
     assert result.verdict == "does not hold"
 
 
 def test_the_best_of_each_side_stands_for_it(grid):
     result = judged(
-        grid, [contest(ahead=[G, U], behind=[GMVAE])], hgmvae_g=LOW, hgmvae_u=HIGH, gmvae=WIDE
+        grid,
+        [hypothesis(candidates=[G, U], rivals=[GMVAE])],
+        hgmvae_g=LOW,
+        hgmvae_u=HIGH,
+        gmvae=WIDE,
     )
-    (one,) = result.contests
-    assert (one.ahead, one.outcome, result.verdict) == (U, "undecided", "undecided")
+    (one,) = result.hypotheses
+    assert (one.candidate, one.outcome, result.verdict) == (U, "undecided", "undecided")
 
 
 def test_the_best_of_many_is_tested_as_one_of_many(grid):
@@ -117,9 +121,9 @@ def test_the_best_of_many_is_tested_as_one_of_many(grid):
     alone = ttest_ind(HIGH, near, equal_var=False).pvalue
     assert 0.05 / 2 < alone < 0.05
     for other in (LOW, near[::-1]):
-        sides = contest(ahead=[U], behind=[GMVAE, G])
-        (one,) = judged(grid, [sides], **rest, hgmvae_g=other).contests
-        assert one.behind == GMVAE
+        sides = hypothesis(candidates=[U], rivals=[GMVAE, G])
+        (one,) = judged(grid, [sides], **rest, hgmvae_g=other).hypotheses
+        assert one.rival == GMVAE
         # Holm: G takes no test from the pair where it is far off, and one where it is as near.
         expected = alone if other is LOW else 2 * alone
         assert one.p_value == pytest.approx(expected)
@@ -129,24 +133,29 @@ def test_the_best_of_many_is_tested_as_one_of_many(grid):
 def test_cells_with_unlike_numbers_of_seeds_are_told_apart(grid):
     ten = [0.9 + seed / 1000 for seed in range(10)]
     (one,) = judged(
-        grid, [contest(ahead=[U], behind=[GMVAE])], hgmvae_u=ten, gmvae=[0.1, 0.11]
-    ).contests
+        grid, [hypothesis(candidates=[U], rivals=[GMVAE])], hgmvae_u=ten, gmvae=[0.1, 0.11]
+    ).hypotheses
     assert one.outcome == "holds"
     assert one.p_value == pytest.approx(ttest_ind(ten, [0.1, 0.11], equal_var=False).pvalue)
 
 
 def test_a_side_that_lacks_a_cell_is_not_measured(grid):
-    result = judged(grid, [contest(ahead=[G, U], behind=[GMVAE])], hgmvae_u=HIGH, gmvae=LOW)
-    assert result.contests[0].outcome == result.verdict == "not measured"
+    result = judged(grid, [hypothesis(candidates=[G, U], rivals=[GMVAE])], hgmvae_u=HIGH, gmvae=LOW)
+    assert result.hypotheses[0].outcome == result.verdict == "not measured"
 
 
 def test_one_seed_decides_nothing(grid):
-    result = judged(grid, [contest(ahead=[U], behind=[GMVAE])], hgmvae_u=HIGH[:1], gmvae=LOW[:1])
+    result = judged(
+        grid, [hypothesis(candidates=[U], rivals=[GMVAE])], hgmvae_u=HIGH[:1], gmvae=LOW[:1]
+    )
     assert result.verdict == "undecided"
 
 
 def test_most_needs_more_than_half(grid):
-    won, lost = contest(ahead=[U], behind=[GMVAE]), contest(ahead=[GMVAE], behind=[U])
+    won, lost = (
+        hypothesis(candidates=[U], rivals=[GMVAE]),
+        hypothesis(candidates=[GMVAE], rivals=[U]),
+    )
     values = {"hgmvae_u": HIGH, "gmvae": LOW}
     assert judged(grid, [won, won, lost], "most", **values).verdict == "holds"
     assert judged(grid, [won, lost], "most", **values).verdict == "does not hold"
@@ -156,7 +165,7 @@ def test_most_needs_more_than_half(grid):
 def test_every_contest_is_of_cells_that_the_paper_grid_has():
     grid = load_grid("paper")
     known = {
-        (table.name, dataset, metric, Place(model, dim))
+        (table.name, dataset, metric, ModelAtDim(model, dim))
         for table in grid.spec.tables
         for dataset in table.datasets
         for metric in table.metrics
@@ -164,8 +173,8 @@ def test_every_contest_is_of_cells_that_the_paper_grid_has():
         for dim in table.latent_dims
     }
     for claim in CLAIMS:
-        for each in claim.contests:
-            for place in (*each.ahead, *each.behind):
+        for each in claim.hypotheses:
+            for place in (*each.candidates, *each.rivals):
                 assert (each.table, each.dataset, each.metric, place) in known
 
 
@@ -178,11 +187,11 @@ def test_claims_by_the_table_they_are_drawn_from():
 
 
 def test_the_numbers_stand_beside_the_verdict(grid, tables):
-    results = judge(grid, tables)
-    text = to_text(sheet_of(results))
+    results = evaluate_claims(grid, tables)
+    text = to_text(format_claims(results))
     assert "fails: SC on mnist: gmvae (L = 8) 0.404, gmvae (L = 16) 0.413" in text
-    frame = frame_of(results)
-    assert len(frame) == sum(len(claim.contests) for claim in CLAIMS)
+    frame = claims_frame(results)
+    assert len(frame) == sum(len(claim.hypotheses) for claim in CLAIMS)
     row = frame[(frame["claim"] == "gaussian-below-16") & (frame["metric"] == "sc")].iloc[1]
-    assert (row["ahead"], row["behind"]) == ("hgmvae-g (L = 4)", "hgmvae-u (L = 4)")
-    assert row["ahead_mean"] == pytest.approx(0.467, rel=1e-3)
+    assert (row["candidate"], row["rival"]) == ("hgmvae-g (L = 4)", "hgmvae-u (L = 4)")
+    assert row["candidate_mean"] == pytest.approx(0.467, rel=1e-3)

@@ -3,12 +3,12 @@ from collections import Counter
 import pytest
 
 from hgmvae_bench.analysis.comparison import (
-    LEAST_SEEDS,
+    MIN_SEEDS,
     ComparisonError,
-    compare,
-    frame_of,
-    sheet_of,
-    verdict,
+    compare_with_paper,
+    comparison_frame,
+    format_comparison,
+    value_verdict,
 )
 from hgmvae_bench.analysis.render import to_csv, to_text
 from hgmvae_bench.analysis.stats import prediction_interval
@@ -28,7 +28,7 @@ def runs(grid, published_runs):
 
 
 def compared(grid, runs, *names):
-    return compare(grid, [build_table(grid, grid.table(name), runs) for name in names])
+    return compare_with_paper(grid, [build_table(grid, grid.table(name), runs) for name in names])
 
 
 def by_cell(rows):
@@ -52,7 +52,7 @@ def by_cell(rows):
     ],
 )
 def test_verdict(published, mean, bounds, direction, n, expected):
-    assert verdict(published, mean, bounds, direction, n) == expected
+    assert value_verdict(published, mean, bounds, direction, n) == expected
 
 
 def test_it_takes_as_many_seeds_as_bring_the_interval_within_two_deviations():
@@ -63,7 +63,7 @@ def test_it_takes_as_many_seeds_as_bring_the_interval_within_two_deviations():
         deviation = (2 * (n // 2) / (n - 1)) ** 0.5
         return (high - low) / 2 / deviation
 
-    assert reach(LEAST_SEEDS) < 2 < reach(LEAST_SEEDS - 1)
+    assert reach(MIN_SEEDS) < 2 < reach(MIN_SEEDS - 1)
     assert [round(reach(n), 1) for n in (2, 3, 4)] == [9.8, 2.8, 1.9]
 
 
@@ -150,18 +150,18 @@ def test_the_paper_grid_has_no_settings_of_its_own(grid, runs):
 
 def test_the_sheet_shows_each_value_and_the_tally(grid, runs):
     table = build_table(grid, grid.table("3"), runs)
-    rows = compare(grid, [table])
-    sheet = sheet_of(table, rows)
+    rows = compare_with_paper(grid, [table])
+    sheet = format_comparison(table, rows)
     lines = to_text(sheet).splitlines()
     counts = Counter(each.verdict for each in rows)
     assert f"{counts['reproduced']} reproduced" in lines[0]
     fid = next(line for line in lines if line.startswith("MNIST")).split()
     assert fid[:5] == ["MNIST", "FID↓", "VAE", "128", "50.465"]
     assert to_csv(sheet).count("\n") == 32 + 1
-    assert len(frame_of(rows)) == 32
+    assert len(comparison_frame(rows)) == 32
 
 
 def test_a_table_that_the_paper_does_not_have_says_so(tiny_grid):
     table = build_table(tiny_grid, tiny_grid.table("1"), [])
     with pytest.raises(ComparisonError, match="no value of any cell of table 1"):
-        sheet_of(table, [])
+        format_comparison(table, [])

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 import hgmvae_bench as hb
-from hgmvae_bench.analysis.export import ExportError, export, sheets_of
-from hgmvae_bench.analysis.render import letters
+from hgmvae_bench.analysis.export import ExportError, export, formatted_tables
+from hgmvae_bench.analysis.render import footnote_letters
 from hgmvae_bench.analysis.tables import build_table
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
@@ -19,7 +19,7 @@ NASTY = r"""50% & a_b <i> #1 $x$ {y} ~^\\ "q" [z] é β Σ | `c`"""
 def write(folder, grid, runs):
     tables = [build_table(grid, spec, runs) for spec in grid.spec.tables]
     values = pd.DataFrame({"key": pd.Series(["k"], dtype="string"), "value": [1 / 3]})
-    return tables, export(sheets_of(grid, tables), values, folder)
+    return tables, export(formatted_tables(grid, tables), values, folder)
 
 
 def compile_latex(folder):
@@ -133,6 +133,6 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
 
 
 def test_footnotes_go_on_after_z():
-    marks = list(letters(f"note {i}" for i in range(28)).values())
+    marks = list(footnote_letters(f"note {i}" for i in range(28)).values())
     assert marks[0] == "a"
     assert marks[25:] == ["z", "aa", "ab"]

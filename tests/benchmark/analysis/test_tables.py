@@ -127,7 +127,7 @@ def test_more_seeds_than_planned_are_said(tiny_grid):
     runs += [stored(tiny_grid, "wae-imq", seed, 0.2) for seed in range(2)]
     runs.append(stored(tiny_grid, "vae", 5, status="diverged", error="epoch 2"))
     table = build_table(tiny_grid, tiny_grid.table("1"), runs)
-    assert "(n = 2 unless noted)" in table.sheet.legend
+    assert "(n = 2 unless noted)" in table.formatted.legend
     assert entries(table)["sc", "vae"].footnote == "n = 5 of 6: 1 × diverged"
     assert entries(table)["sc", "wae-imq"].footnote == ""
     table = build_table(tiny_grid, tiny_grid.table("1"), runs[:-1])
@@ -144,7 +144,7 @@ def test_what_is_lacking_is_said_never_averaged_away(tiny_grid):
     vae, wae = entries(table)["sc", "vae"], entries(table)["sc", "wae-imq"]
     assert (vae.n, vae.planned, vae.note) == (1, 2, "1 × diverged")
     assert (wae.n, wae.mean, wae.rank, wae.note) == (0, None, None, "1 × failed; 1 × not run")
-    text = to_text(table.sheet)
+    text = to_text(table.formatted)
     assert "0.100¹ [a]" in text
     assert "– [b]" in text
     assert "[a] n = 1 of 2: 1 × diverged" in text
@@ -189,7 +189,7 @@ def test_a_reason_is_short_in_a_table_and_whole_in_the_record(tiny_grid, reason,
     table = build_table(tiny_grid, tiny_grid.table("1"), [run])
     assert entries(table)["sc", "vae"].note == f"1 × {short}; 1 × not run"
     assert run.metrics["sc"].missing == reason
-    assert max(map(len, to_text(table.sheet).splitlines())) <= 100
+    assert max(map(len, to_text(table.formatted).splitlines())) <= 100
 
 
 def test_values_with_different_fingerprints_are_refused(tiny_grid, runs):
@@ -217,13 +217,13 @@ def test_csv_comes_back_at_full_precision(tiny_grid, read_csv):
     third = 1 / 3
     runs = [stored(tiny_grid, m, s, third * (s + 1)) for m in ("vae", "wae-imq") for s in (0, 1)]
     table = build_table(tiny_grid, tiny_grid.table("1"), runs)
-    read = read_csv(io.StringIO(to_csv(table.sheet)))
+    read = read_csv(io.StringIO(to_csv(table.formatted)))
     read["note"] = read["note"].astype(object).fillna("")
     pd.testing.assert_frame_equal(read, table.values, check_dtype=False, check_exact=True)
 
 
 def test_text_has_the_layout_of_the_grid(tiny_grid, runs):
-    lines = to_text(build_table(tiny_grid, tiny_grid.table("1"), runs).sheet).splitlines()
+    lines = to_text(build_table(tiny_grid, tiny_grid.table("1"), runs).formatted).splitlines()
     assert lines[0] == "Table 1. Clustering"
     assert lines[2].split() == ["Model", "VAE", "WAE-IMQ"]
     assert lines[4].split() == ["SC↑", "0.200", "±", "0.141²⁼", "0.500", "±", "0.000¹⁼"]
@@ -236,7 +236,7 @@ def test_latex_marks_the_best_three_and_escapes(tiny_text):
     grid = parse_grid(text, "g.yaml")
     models = ("vae", "beta-vae", "wae-imq", "odd")
     runs = [stored(grid, m, 0, 0.4 - i / 10) for i, m in enumerate(models)]
-    latex = to_latex(build_table(grid, grid.table("1"), runs).sheet)
+    latex = to_latex(build_table(grid, grid.table("1"), runs).formatted)
     assert r"\textbf{0.400}" in latex
     assert r"\textbf{\textit{0.300}}" in latex
     assert r" \textit{0.200}" in latex
@@ -254,7 +254,7 @@ def test_an_unknown_table_is_answered_with_the_known_ones(tiny_grid):
 def test_a_table_shows_other_metrics_on_demand(tiny_grid, runs):
     table = build_table(tiny_grid, tiny_grid.table("1").showing(["accuracy"]), runs)
     assert {entry.metric for entry in table.entries} == {"accuracy"}
-    assert "Accuracy" in to_text(table.sheet)
+    assert "Accuracy" in to_text(table.formatted)
 
 
 def test_markdown_marks_the_best_three_and_escapes(tiny_text):
@@ -266,7 +266,7 @@ def test_markdown_marks_the_best_three_and_escapes(tiny_text):
     runs = [
         stored(grid, m, s, 0.4 - i / 10 + s / 10**5) for i, m in enumerate(models) for s in range(2)
     ]
-    lines = to_markdown(build_table(grid, grid.table("1"), runs).sheet).splitlines()
+    lines = to_markdown(build_table(grid, grid.table("1"), runs).formatted).splitlines()
     assert lines[0] == "**Table 1. Clustering**"
     assert lines[2] == r"| Metric | VAE | β-VAE | WAE-IMQ | a\|b &lt;i&gt; \*c\* |"
     assert lines[3] == "| --- | --- | --- | --- | --- |"
@@ -286,13 +286,13 @@ def test_markdown_says_what_the_numbers_above_its_columns_are(tiny_text, rows, c
     text = tiny_text.replace("latent_dims: [2]", "latent_dims: [2, 4]")
     text = re.sub(r"rows: .*", f"rows: {rows}", re.sub(r"columns: .*", f"columns: {columns}", text))
     grid = parse_grid(text, "g.yaml")
-    lines = to_markdown(build_table(grid, grid.table("1"), []).sheet).splitlines()
+    lines = to_markdown(build_table(grid, grid.table("1"), []).formatted).splitlines()
     assert lines[2].startswith(heads)
 
 
 def test_negative_values_have_a_minus(tiny_grid):
     runs = [stored(tiny_grid, m, s, -0.25) for m in ("vae", "wae-imq") for s in (0, 1)]
-    sheet = build_table(tiny_grid, tiny_grid.table("1"), runs).sheet
+    sheet = build_table(tiny_grid, tiny_grid.table("1"), runs).formatted
     assert "−0.250 ± 0.000" in to_text(sheet)
     assert "**−0.250 ± 0.000**" in to_markdown(sheet)
     assert r"\textbf{$-$0.250 $\pm$ 0.000}" in to_latex(sheet)

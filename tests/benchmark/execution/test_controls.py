@@ -133,13 +133,13 @@ def test_stand_beside_the_models_without_a_rank(grid, store, digits, fingerprint
         name: value.value for name, value in pca.metrics.items()
     }
     header, row = (
-        next(line for line in to_text(table.sheet).splitlines() if line.startswith(start))
+        next(line for line in to_text(table.formatted).splitlines() if line.startswith(start))
         for start in ("Model", "SSIM")
     )
     assert header.rstrip().endswith("PCA (control)")
     assert row.split()[-1] == f"{pca.metrics['ssim'].value:.3f}"
-    assert "NaN" not in to_text(table.sheet) + to_latex(table.sheet)
-    assert "control:pca" in to_csv(table.sheet)
+    assert "NaN" not in to_text(table.formatted) + to_latex(table.formatted)
+    assert "control:pca" in to_csv(table.formatted)
 
 
 def test_the_halves_are_a_footnote_because_they_count_fewer_images(
@@ -153,7 +153,7 @@ def test_the_halves_are_a_footnote_because_they_count_fewer_images(
     value = record.metrics["fid-classifier-samples"].value
     assert halves.mean is None
     assert halves.note.startswith(f"{value:.3g}, of other images than the models'")
-    assert halves.note in to_text(table.sheet)
+    assert halves.note in to_text(table.formatted)
 
 
 def test_values_of_another_fingerprint_are_refused(grid, store, digits, fingerprints):
@@ -174,7 +174,7 @@ def test_controls_of_other_images_stay_away(grid, store, fingerprints):
 def test_a_table_of_one_model_gets_an_axis_for_them(grid, store, digits, fingerprints):
     runs = runs_of(grid, digits.digest, fingerprints, {"vae": 0.25})
     spec = grid.table("1").model_copy(update={"models": ["vae"], "columns": ["latent_dim"]})
-    text = to_text(build_table(grid, spec, runs, store.controls().values()).sheet)
+    text = to_text(build_table(grid, spec, runs, store.controls().values()).formatted)
     assert "PCA (control)" in text
 
 

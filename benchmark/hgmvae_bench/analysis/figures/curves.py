@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from hgmvae_bench.analysis.comparison import published_value
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import CellNames, FigureError, Results
-from hgmvae_bench.analysis.tables import ARROWS, Entry, build_table
+from hgmvae_bench.analysis.tables import ARROWS, TableEntry, build_table
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import Record
@@ -109,7 +109,7 @@ def metrics_by_latent_dim(results: Results, metrics: Sequence[str] = ("sc", "ch"
     return figure
 
 
-def _line_with_band(panel: Axes, entries: list[Entry], label: str, look: style.Line) -> None:
+def _line_with_band(panel: Axes, entries: list[TableEntry], label: str, look: style.Line) -> None:
     x = [entry.latent_dim for entry in entries]
     mean = np.array([math.nan if entry.mean is None else entry.mean for entry in entries])
     spread = np.array([entry.std or 0.0 for entry in entries])
@@ -123,7 +123,7 @@ def _line_with_band(panel: Axes, entries: list[Entry], label: str, look: style.L
 
 
 def _hollow_markers(
-    panel: Axes, grid: Grid, entries: list[Entry], label: str, look: style.Line
+    panel: Axes, grid: Grid, entries: list[TableEntry], label: str, look: style.Line
 ) -> bool:
     """Published values beside the measured; whether there are any."""
     published = {
@@ -139,7 +139,7 @@ def _hollow_markers(
     return bool(published)
 
 
-def _seeds(entries: list[Entry]) -> str:
+def _seeds(entries: list[TableEntry]) -> str:
     """``3 seeds``; ``1 to 3 of 3 seeds`` where some have fewer than there could be."""
     counts = {entry.n for entry in entries}
     most = max(entry.seeds for entry in entries)

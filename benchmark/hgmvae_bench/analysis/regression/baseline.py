@@ -32,11 +32,11 @@ class BaselineError(UserError, RuntimeError):
     """A baseline that cannot be read, made, or compared with; the message says what to do."""
 
 
-class _Strict(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class BaselineCell(_Strict):
+class BaselineCell(_StrictModel):
     """A cell's distribution over seeds.
 
     Attributes:
@@ -69,7 +69,7 @@ class BaselineCell(_Strict):
         return self
 
 
-class Baseline(_Strict):
+class Baseline(_StrictModel):
     """What a grid's runs gave when they were last found good.
 
     Attributes:
@@ -149,7 +149,7 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunMeasures:
     """The measures of one run.
 
     Attributes:
@@ -163,7 +163,7 @@ class Measured:
     missing: list[str] = field(default_factory=list)
 
 
-def measure(run: Run, metrics: Iterable[str], stored: Mapping[str, StoredRun]) -> Measured:
+def run_measures(run: Run, metrics: Iterable[str], stored: Mapping[str, StoredRun]) -> RunMeasures:
     """Take a run's measures from its record.
 
     Args:
@@ -173,12 +173,12 @@ def measure(run: Run, metrics: Iterable[str], stored: Mapping[str, StoredRun]) -
     """
     known = stored.get(run.key)
     if known is None:
-        return Measured(missing=["not run"])
+        return RunMeasures(missing=["not run"])
     record = known.record
     if record.status != "complete":
         reason = (record.error or "no reason given").strip().splitlines()[-1]
-        return Measured(missing=[f"{record.status}: {reason}"])
-    measured = Measured(
+        return RunMeasures(missing=[f"{record.status}: {reason}"])
+    measured = RunMeasures(
         {LOSS_TERM.format(term): means[-1] for term, means in record.history.items()}
     )
     for name in metrics:
@@ -201,8 +201,8 @@ def make_baseline(grid: Grid, runs: Iterable[Run], stored: Mapping[str, StoredRu
     """
     cells = []
     provenance: dict[str, dict[str, Any]] = {}
-    for (cell, name), of_cell in by_cell(runs).items():
-        measured = {run.seed: measure(run, grid.cells[cell], stored) for run in of_cell}
+    for (cell, name), of_cell in group_by_cell(runs).items():
+        measured = {run.seed: run_measures(run, grid.cells[cell], stored) for run in of_cell}
         faults = [f"{name}, seed {s}: {fault}" for s, m in measured.items() for fault in m.missing]
         if faults:
             raise BaselineError("a baseline needs every value:\n" + _lines(faults))
@@ -228,7 +228,7 @@ def make_baseline(grid: Grid, runs: Iterable[Run], stored: Mapping[str, StoredRu
     return Baseline(grid=grid.spec.name, provenance=list(provenance.values()), cells=cells)
 
 
-def require_fit(baseline: Baseline, grid: Grid, runs: Iterable[Run]) -> None:
+def require_same_setup(baseline: Baseline, grid: Grid, runs: Iterable[Run]) -> None:
     """See that runs of a grid can be held against a baseline, before they are trained.
 
     A part of the grid fits a baseline of the whole.
@@ -244,7 +244,7 @@ def require_fit(baseline: Baseline, grid: Grid, runs: Iterable[Run]) -> None:
         )
     known = {cell.identity: cell for cell in baseline.cells}
     faults: list[str] = []
-    for (cell, name), of_cell in by_cell(runs).items():
+    for (cell, name), of_cell in group_by_cell(runs).items():
         old = known.get(cell.identity)
         if old is None:
             faults += _other_settings(baseline, cell, name)
@@ -282,7 +282,7 @@ def require_same_fingerprints(
             )
 
 
-def by_cell(runs: Iterable[Run]) -> dict[tuple[Cell, str], list[Run]]:
+def group_by_cell(runs: Iterable[Run]) -> dict[tuple[Cell, str], list[Run]]:
     """Runs by their cell and its readable name, which tells variants of one model apart."""
     groups: dict[Cell, list[Run]] = {}
     for run in runs:

@@ -16,9 +16,9 @@ import numpy as np
 
 from hgmvae_bench.analysis.regression.baseline import (
     Baseline,
-    by_cell,
-    measure,
+    group_by_cell,
     require_same_fingerprints,
+    run_measures,
 )
 from hgmvae_bench.analysis.regression.prediction_limits import (
     Variances,
@@ -29,21 +29,21 @@ from hgmvae_bench.grid import Grid, Run
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.stored_run import StoredRun
 
-FALSE_ALARMS = 0.01
+FALSE_ALARM_RATE = 0.01
 """Probability that a check of unchanged code finds a shift, over all of its comparisons."""
 
-LEAST_SHIFT = 0.02
+MIN_RELATIVE_SHIFT = 0.02
 """Share of the old mean below which no difference counts as a shift."""
 
-WIDE = 0.5
+WIDE_THRESHOLD = 0.5
 """Share of the old mean beyond which a threshold lets nearly anything pass."""
 
-LEAST_SEEDS = 5
-"""Seeds of a baseline with which most thresholds of two new seeds are not `WIDE`."""
+MIN_BASELINE_SEEDS = 5
+"""Seeds of a baseline with which most thresholds of two new seeds are not `WIDE_THRESHOLD`."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MeasureComparison:
     """One measure of one cell: the baseline's seeds and new ones.
 
     Attributes:
@@ -74,14 +74,14 @@ class Comparison:
         return self.deviation > self.threshold
 
     @property
-    def nearness(self) -> float:
+    def relative_deviation(self) -> float:
         """The deviation in thresholds; a shift has more than 1."""
         return self.deviation / self.threshold if self.threshold else float(self.shifted)
 
     @property
     def wide(self) -> bool:
         """Whether the threshold is so wide that next to nothing would be a shift."""
-        return self.threshold > WIDE * abs(float(np.mean(self.old)))
+        return self.threshold > WIDE_THRESHOLD * abs(float(np.mean(self.old)))
 
     def __str__(self) -> str:
         """One line with cell, measure, old, new, what is allowed, and the threshold."""
@@ -100,7 +100,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """What a check found.
 
     Attributes:
@@ -108,14 +108,14 @@ class Check:
         missing: a line for each run or value that should be there and is not.
     """
 
-    comparisons: list[Comparison]
+    comparisons: list[MeasureComparison]
     missing: list[str]
 
     @property
-    def shifts(self) -> list[Comparison]:
+    def shifts(self) -> list[MeasureComparison]:
         """The comparisons that found a shift, the furthest first."""
         shifts = [comparison for comparison in self.comparisons if comparison.shifted]
-        return sorted(shifts, key=lambda shift: -shift.nearness)
+        return sorted(shifts, key=lambda shift: -shift.relative_deviation)
 
     @property
     def passed(self) -> bool:
@@ -123,11 +123,11 @@ class Check:
         return not self.shifts and not self.missing
 
     @property
-    def suspects(self) -> set[str]:
+    def suspect_identities(self) -> set[str]:
         """Identities of the cells behind the shifts."""
         return {identity for shift in self.shifts for identity in shift.identities}
 
-    def confirmed(self, again: Check) -> Check:
+    def confirmed_by(self, again: CheckResult) -> CheckResult:
         """The same check with its shifts looked at again.
 
         Args:
@@ -137,7 +137,7 @@ class Check:
         comparisons = [
             second.get((c.cell, c.measure), c) if c.shifted else c for c in self.comparisons
         ]
-        return Check(comparisons, list(dict.fromkeys([*self.missing, *again.missing])))
+        return CheckResult(comparisons, list(dict.fromkeys([*self.missing, *again.missing])))
 
 
 @dataclass(frozen=True)
@@ -162,18 +162,18 @@ class _Series:
     degrees: float
     identities: tuple[str, ...]
 
-    def compare(self, false_alarms: float) -> Comparison:
+    def compare(self, false_alarms: float) -> MeasureComparison:
         old, new = list(self.old.values()), list(self.new.values())
         factor = prediction_factor(false_alarms, self.degrees, len(old), len(new))
-        least = LEAST_SHIFT * abs(statistics.fmean(old))
+        least = MIN_RELATIVE_SHIFT * abs(statistics.fmean(old))
         threshold = max(factor * self.variance**0.5, least)
-        return Comparison(self.cell, self.measure, old, new, threshold, self.identities)
+        return MeasureComparison(self.cell, self.measure, old, new, threshold, self.identities)
 
 
-def compare(
+def compare_with_baseline(
     baseline: Baseline, grid: Grid, runs: Iterable[Run], stored: Mapping[str, StoredRun]
-) -> Check:
-    """Hold runs of a grid against a baseline that fits them (`baseline.require_fit`).
+) -> CheckResult:
+    """Hold runs of a grid against a baseline that fits them (`baseline.require_same_setup`).
 
     Compared are the measures of every cell, and their means over a model's cells and over all
     cells: what shifts everywhere a little shows there first. Runs that the baseline was made from
@@ -191,9 +191,9 @@ def compare(
     known = {cell.identity: cell for cell in baseline.cells}
     models: dict[str, list[_Series]] = defaultdict(list)
     missing = []
-    for (cell, _), of_cell in by_cell(runs).items():
+    for (cell, _), of_cell in group_by_cell(runs).items():
         old = known[cell.identity]
-        new = {run.seed: measure(run, grid.cells[cell], stored) for run in of_cell}
+        new = {run.seed: run_measures(run, grid.cells[cell], stored) for run in of_cell}
         for seed, measured in new.items():
             require_same_fingerprints(old.name, old.fingerprints, measured.fingerprints)
             faults = list(measured.missing)
@@ -214,7 +214,7 @@ def compare(
     if len(models) > 1:
         compared += _means("all cells", cells)
     compared = [one for one in compared if one.new]
-    return Check([one.compare(FALSE_ALARMS / len(compared)) for one in compared], missing)
+    return CheckResult([one.compare(FALSE_ALARM_RATE / len(compared)) for one in compared], missing)
 
 
 def _by_measure(series: Iterable[_Series]) -> list[list[_Series]]:
@@ -262,19 +262,19 @@ def _mean_by_seed(values: list[Mapping[int, float]]) -> dict[int, float]:
     return {seed: statistics.fmean(of_cell[seed] for of_cell in values) for seed in seeds}
 
 
-def summary(check: Check) -> str:
+def format_check(check: CheckResult) -> str:
     """What a check found, for the terminal: a line for each finding, and the verdict."""
     compared = f"{len(check.comparisons)} comparisons"
     if check.passed:
-        nearest = max(check.comparisons, key=lambda comparison: comparison.nearness)
+        nearest = max(check.comparisons, key=lambda comparison: comparison.relative_deviation)
         wide = sum(comparison.wide for comparison in check.comparisons)
         warning = (
-            f"\nwarning: {wide} thresholds are wider than {WIDE:.0%} of the old mean, so that the "
-            "check finds little; more seeds in the baseline narrow them, and more new ones"
+            f"\nwarning: {wide} thresholds are wider than {WIDE_THRESHOLD:.0%} of the old mean, so "
+            "that the check finds little; more seeds in the baseline narrow them, and more new ones"
         )
         return (
             f"passed: {compared}, no shift beyond noise; the nearest, at "
-            f"{nearest.nearness:.0%} of its threshold:\n  {nearest}"
+            f"{nearest.relative_deviation:.0%} of its threshold:\n  {nearest}"
             f"{warning if 2 * wide > len(check.comparisons) else ''}"
         )
     found = [f"  shifted: {shift}" for shift in check.shifts]

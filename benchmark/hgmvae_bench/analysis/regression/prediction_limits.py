@@ -12,7 +12,7 @@ from scipy import optimize, special, stats
 Floats = NDArray[np.float64]
 
 # Beyond this, a t distribution is a normal one for every purpose here.
-MOST_DEGREES = 1e6
+MAX_DEGREES = 1e6
 
 
 class Variances(NamedTuple):
@@ -52,9 +52,9 @@ def moderate(sample: Variances) -> Variances:
     logs = np.log(values[spread]) - special.digamma(half) + np.log(half)
     # What the logarithms vary beyond chi-squared noise.
     excess = logs.var(ddof=1) - special.polygamma(1, half).mean()
-    prior_degrees = MOST_DEGREES
+    prior_degrees = MAX_DEGREES
     if excess > 0:
-        prior_degrees = min(2 * _inverse_trigamma(excess), MOST_DEGREES)
+        prior_degrees = min(2 * _inverse_trigamma(excess), MAX_DEGREES)
     prior = np.exp(logs.mean() + special.digamma(prior_degrees / 2) - np.log(prior_degrees / 2))
     total = prior_degrees + degrees
     moderated = (prior_degrees * prior + degrees * values) / total

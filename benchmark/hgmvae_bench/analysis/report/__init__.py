@@ -109,7 +109,9 @@ def build_report(results: Results, *, figures: Collection[Source] = EVERYTHING) 
         counts=content.counts(results),
         protocol=content.protocol(results),
         environments=environments,
-        tables=[content.page_table(table.sheet, controls=table.control_titles) for table in tables],
+        tables=[
+            content.page_table(table.formatted, controls=table.control_titles) for table in tables
+        ],
         controls=any(table.control_titles for table in tables),
         against=against,
         ranks=RANKS,
@@ -124,15 +126,15 @@ def build_report(results: Results, *, figures: Collection[Source] = EVERYTHING) 
 
 def _against_the_paper(grid: Grid, tables: list[Table]) -> list[content.PageTable]:
     """The claims and the published values beside the measured; nothing if no cell was published."""
-    compared = comparison.compare(grid, tables)
+    compared = comparison.compare_with_paper(grid, tables)
     if not compared:
         return []
     published = {each.table for each in compared}
-    judged = claim_tests.sheet_of(claim_tests.judge(grid, tables))
+    judged = claim_tests.format_claims(claim_tests.evaluate_claims(grid, tables))
     return [
         content.page_table(judged, prose=True),
         *(
-            content.page_table(comparison.sheet_of(table, compared))
+            content.page_table(comparison.format_comparison(table, compared))
             for table in tables
             if table.spec.name in published
         ),

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hgmvae_bench.analysis.figures.source import CellNames, Results
-from hgmvae_bench.analysis.render import Entry, Sheet, as_printed, headings
+from hgmvae_bench.analysis.render import (
+    FormattedEntry,
+    FormattedTable,
+    column_headings,
+    format_number,
+)
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.stored_run import StoredRun
 
@@ -33,7 +38,7 @@ class Line:
 
     title: str = ""
     names: list[str] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[FormattedEntry] = field(default_factory=list)
     run: str = ""
     dataset: str = ""
     model: str = ""
@@ -95,7 +100,9 @@ class Environment:
     facts: Facts
 
 
-def page_table(sheet: Sheet, *, controls: Collection[str] = (), prose: bool = False) -> PageTable:
+def page_table(
+    sheet: FormattedTable, *, controls: Collection[str] = (), prose: bool = False
+) -> PageTable:
     """A laid-out table, its columns' names joined so that each column has one heading.
 
     Args:
@@ -110,7 +117,7 @@ def page_table(sheet: Sheet, *, controls: Collection[str] = (), prose: bool = Fa
         headings=[str(name or "") for name in index.names],
         columns=[
             Line(title=title, **_belongs(columns.names, label, controls))
-            for title, label in zip(headings(columns, " · "), columns, strict=True)
+            for title, label in zip(column_headings(columns, " · "), columns, strict=True)
         ],
         rows=[
             Line(
@@ -240,9 +247,9 @@ def fairness(results: Results) -> PageTable:
                 str(len(runs)),
                 " to ".join(f"{n:,}" for n in sorted({run.n_parameters for run in runs})),
                 " to ".join(map(str, sorted({len(loss) for loss in losses}))) or "–",
-                "–" if first is None else as_printed(first, ".1f"),
-                "–" if last is None else as_printed(last, ".1f"),
-                "–" if reduced is None else f"{as_printed(100 * reduced, '.1f')} %",
+                "–" if first is None else format_number(first, ".1f"),
+                "–" if last is None else format_number(last, ".1f"),
+                "–" if reduced is None else f"{format_number(100 * reduced, '.1f')} %",
                 *(
                     f"{statistics.fmean(run.seconds.get(stage, 0.0) for run in runs):.1f}"
                     for stage in ("training", "scoring")
@@ -324,7 +331,7 @@ def _row(results: Results, names: CellNames, *entries: str, run: str = "") -> Li
     model = results.grid.model_title(names.model)
     return Line(
         names=[dataset, model, str(names.latent_dim)],
-        entries=[Entry(entry) for entry in entries],
+        entries=[FormattedEntry(entry) for entry in entries],
         run=run,
         dataset=dataset,
         model=model,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hgmvae_bench.analysis.regression.baseline import load_baseline, require_fit
+from hgmvae_bench.analysis.regression.baseline import load_baseline, require_same_setup
 from hgmvae_bench.grid import Run, load_grid
 
 ROOT = Path(__file__).parents[4]
@@ -21,7 +21,7 @@ def test_a_committed_baseline_is_whole_and_of_todays_settings(name):
     digests = {cell.identity: cell.data_digest for cell in baseline.cells}
     assert len(digests) == len(grid.cells)
     runs = [Run(cell, 0, digests.get(cell.identity, "")) for cell in grid.cells]
-    require_fit(baseline, grid, runs)
+    require_same_setup(baseline, grid, runs)
 
 
 def test_bf16_shifts_no_metric_of_the_small_grid():

@@ -13,10 +13,14 @@ from hgmvae_bench.analysis.regression.baseline import (
     BaselineError,
     load_baseline,
     make_baseline,
-    require_fit,
+    require_same_setup,
     save_baseline,
 )
-from hgmvae_bench.analysis.regression.check import Comparison, compare, summary
+from hgmvae_bench.analysis.regression.check import (
+    MeasureComparison,
+    compare_with_baseline,
+    format_check,
+)
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -79,7 +83,7 @@ def test_what_is_compared_are_cells_and_their_means(cells, ten):
     _, _, baseline = ten
     runs = runs_with(cells, [10, 11])
     stored = filled(runs, np.random.default_rng(1).normal(5, 1, (len(runs), 4)))
-    check = compare(baseline, cells, runs, stored)
+    check = compare_with_baseline(baseline, cells, runs, stored)
     assert check.passed
     by_cell = {}
     for comparison in check.comparisons:
@@ -100,11 +104,11 @@ def test_a_shift_names_cell_metric_old_new_and_threshold(cells, ten):
     runs = runs_with(cells, [10, 11])
     values = np.random.default_rng(1).normal(5, 1, (len(runs), 4))
     values[2:4, 1] = 15.25, 14.75
-    check = compare(baseline, cells, runs, filled(runs, values))
+    check = compare_with_baseline(baseline, cells, runs, filled(runs, values))
     shift = next(c for c in check.shifts if c.cell == "digits_vae_L4")
     assert shift.measure == "db"
     assert shift.deviation == pytest.approx(14.75 - np.mean(shift.old))
-    text = summary(check)
+    text = format_check(check)
     assert f"shifted: digits_vae_L4: db: old {np.mean(shift.old):.4g} ± " in text
     assert "(n = 10), new 15 (15.25, 14.75), worse; allowed " in text
     assert f"(threshold {shift.threshold:.2g})" in text
@@ -116,7 +120,7 @@ def test_one_seed_off_is_no_shift(cells, ten):
     runs = runs_with(cells, [10, 11])
     values = np.full((len(runs), 4), 5.0)
     values[2] = 1000.0
-    check = compare(baseline, cells, runs, filled(runs, values))
+    check = compare_with_baseline(baseline, cells, runs, filled(runs, values))
     assert [c for c in check.shifts if c.cell.startswith("digits")] == []
 
 
@@ -131,7 +135,7 @@ def test_the_baselines_own_seeds_never_are_a_shift(seeds, draw):
     stored = filled(runs, values)
     baseline = make_baseline(grid, runs, stored)
     again = [run for run in runs if run.seed in seeds]
-    assert compare(baseline, grid, again, stored).passed
+    assert compare_with_baseline(baseline, grid, again, stored).passed
 
 
 def test_values_that_never_vary_may_not_move(cells):
@@ -141,7 +145,7 @@ def test_values_that_never_vary_may_not_move(cells):
     for value, shifted in ((8.0, []), (8.15, []), (8.17, ["db"])):
         values = np.full((2, 4), 8.0)
         values[:, 1] = value
-        check = compare(baseline, grid, runs[:2], filled(runs[:2], values))
+        check = compare_with_baseline(baseline, grid, runs[:2], filled(runs[:2], values))
         assert [shift.measure for shift in check.shifts] == shifted
 
 
@@ -151,7 +155,7 @@ def test_values_that_never_vary_may_not_move(cells):
 )
 def test_false_alarms_are_as_rare_as_stated(cells, monkeypatch, noise, arguments, seed):
     """At a level of 0.2 instead of 0.01, so that some hundred checks can tell."""
-    monkeypatch.setattr(check_module, "FALSE_ALARMS", 0.2)
+    monkeypatch.setattr(check_module, "FALSE_ALARM_RATE", 0.2)
     rng = np.random.default_rng(seed)
 
     def draw(n):
@@ -166,11 +170,11 @@ def test_false_alarms_are_as_rare_as_stated(cells, monkeypatch, noise, arguments
         baseline = make_baseline(cells, old, filled(old, draw(len(old))))
         for _ in range(5):
             stored = filled(new, draw(len(new)))
-            check = compare(baseline, cells, first, stored)
+            check = compare_with_baseline(baseline, cells, first, stored)
             suspicions += bool(check.shifts)
             if check.shifts:
-                again = [run for run in new if run.cell.identity in check.suspects]
-                check = check.confirmed(compare(baseline, cells, again, stored))
+                again = [run for run in new if run.cell.identity in check.suspect_identities]
+                check = check.confirmed_by(compare_with_baseline(baseline, cells, again, stored))
             alarms += bool(check.shifts)
             checks += 1
     assert alarms / checks < 0.1
@@ -189,7 +193,7 @@ def test_the_power_is_as_stated(cells, shift, least):
         for _ in range(12):
             values = rng.normal(0, 1, (len(new), 4))
             values[:2, 0] += shift
-            check = compare(baseline, cells, new, filled(new, values))
+            check = compare_with_baseline(baseline, cells, new, filled(new, values))
             found.append(any(s.cell == "digits_vae_L2" and s.measure == "sc" for s in check.shifts))
     assert np.mean(found) > least
 
@@ -199,7 +203,7 @@ def test_a_small_shift_of_every_cell_shows_in_their_mean(cells, ten):
     runs = runs_with(cells, [10, 11])
     values = np.random.default_rng(4).normal(5, 1, (len(runs), 4))
     values[:, 0] -= 2
-    check = compare(baseline, cells, runs, filled(runs, values))
+    check = compare_with_baseline(baseline, cells, runs, filled(runs, values))
     assert ("all cells (mean of 9)", "sc") in {(s.cell, s.measure) for s in check.shifts}
 
 
@@ -212,7 +216,7 @@ def test_runs_and_values_that_are_missing_fail(cells, ten):
         **filled(runs[1:2], [[5.0] * 4], status="diverged", error="x\nepoch 3: loss is nan"),
         **filled(runs[3:], [[np.nan] + [5.0] * 3], history={"loss": [5.0]}),
     }
-    check = compare(baseline, grid, runs, stored)
+    check = compare_with_baseline(baseline, grid, runs, stored)
     assert check.shifts == []
     assert check.missing == [
         "digits_vae_L2, seed 11: diverged: epoch 3: loss is nan",
@@ -221,8 +225,8 @@ def test_runs_and_values_that_are_missing_fail(cells, ten):
         "digits_vae_L2, seed 13: final recon_loss is no longer recorded",
     ]
     assert not check.passed
-    assert summary(check).endswith("0 shifted, 4 missing")
-    assert not compare(baseline, grid, runs[2:3], {}).passed
+    assert format_check(check).endswith("0 shifted, 4 missing")
+    assert not compare_with_baseline(baseline, grid, runs[2:3], {}).passed
 
 
 def test_a_baseline_is_kept_to_the_last_bit(ten, tmp_path):
@@ -289,20 +293,20 @@ def changed(text, old, new):
 def test_a_grid_that_changed_does_not_fit(ten, old, new, message):
     grid = changed(CELLS, old, new)
     with pytest.raises(BaselineError, match=message):
-        require_fit(ten[2], grid, runs_with(grid, [0]))
+        require_same_setup(ten[2], grid, runs_with(grid, [0]))
 
 
 def test_other_data_or_another_protocol_does_not_fit_but_a_part_does(cells, ten, monkeypatch):
     _, _, baseline = ten
-    require_fit(baseline, cells, runs_with(cells, [0]))
+    require_same_setup(baseline, cells, runs_with(cells, [0]))
     part = cells.select(models=["vae"])
-    require_fit(baseline, part, runs_with(part, [0]))
+    require_same_setup(baseline, part, runs_with(part, [0]))
     with pytest.raises(BaselineError, match="digits_vae_L2: the content of digits is another"):
-        require_fit(baseline, cells, runs_with(cells, [0], "other"))
+        require_same_setup(baseline, cells, runs_with(cells, [0], "other"))
     monkeypatch.setattr("hgmvae_bench.grid.cells.PROTOCOL", 99)
     newer = parse_grid(CELLS, "cells.yaml")
     with pytest.raises(BaselineError, match=r"digits_vae_L2: protocol was [0-9]+, is 99"):
-        require_fit(baseline, newer, runs_with(newer, [0]))
+        require_same_setup(baseline, newer, runs_with(newer, [0]))
 
 
 def test_runs_in_another_precision_are_compared_if_that_is_asked_for(cells, ten):
@@ -310,12 +314,12 @@ def test_runs_in_another_precision_are_compared_if_that_is_asked_for(cells, ten)
     grid = cells.select(precision="bf16")
     runs = runs_with(grid, range(2))
     with pytest.raises(BaselineError, match=r"training[.]precision was float32, is bf16"):
-        require_fit(baseline, grid, runs)
+        require_same_setup(baseline, grid, runs)
     in_bf16 = baseline.in_precision("bf16")
-    require_fit(in_bf16, grid, runs)
+    require_same_setup(in_bf16, grid, runs)
     assert in_bf16.in_precision("float32") == baseline
     stored = filled(runs, [[5.0, 5.0, 5.0, 500.0]] * len(runs))
-    shifts = compare(in_bf16, grid, runs, stored).shifts
+    shifts = compare_with_baseline(in_bf16, grid, runs, stored).shifts
     assert {shift.measure for shift in shifts} == {"final recon_loss"}
     assert len(shifts) == 9 + 3 + 1
 
@@ -327,7 +331,7 @@ def test_other_fingerprints_are_not_compared(cells, ten):
     stored[runs[0].key].metrics["sc"] = MetricValue.of(5.0, {"labels": "k-means"}, 0.1)
     message = r"digits_vae_L2: values of sc .*'classes'.* and with .*'k-means'"
     with pytest.raises(BaselineError, match=message):
-        compare(baseline, cells, runs, stored)
+        compare_with_baseline(baseline, cells, runs, stored)
 
 
 def test_a_baseline_needs_every_value_and_several_seeds(cells):
@@ -355,16 +359,16 @@ def test_variants_of_one_model_are_told_apart():
 
 
 def test_the_nearest_comparison_is_shown_when_all_is_well():
-    check = check_module.Check(
+    check = check_module.CheckResult(
         [
-            Comparison("a", "sc", [1.0, 3.0], [4.0, 5.0], 8.0, ("x",)),
-            Comparison("b", "db", [1.0, 3.0], [-4.0, -5.0], 8.0, ("x",)),
-            Comparison("c", "final loss", [1.0, 3.0], [1.0, 5.0], 8.0, ("x",)),
+            MeasureComparison("a", "sc", [1.0, 3.0], [4.0, 5.0], 8.0, ("x",)),
+            MeasureComparison("b", "db", [1.0, 3.0], [-4.0, -5.0], 8.0, ("x",)),
+            MeasureComparison("c", "final loss", [1.0, 3.0], [1.0, 5.0], 8.0, ("x",)),
         ],
         [],
     )
     assert [c.deviation for c in check.comparisons] == [2.0, 6.0, 0.0]
-    text = summary(check)
+    text = format_check(check)
     assert text.startswith("passed: 3 comparisons, no shift beyond noise; the nearest, at 75% of")
     assert "b: db: old 2 ± 1.4 (n = 2), new -4.5 (-4, -5), better; allowed -6 to 10" in text
 
@@ -374,8 +378,10 @@ def test_a_pass_that_says_little_says_so(cells, n_old, spread, warned):
     runs = runs_with(cells, range(n_old + 1))
     stored = filled(runs, np.random.default_rng(0).normal(5, spread, (len(runs), 4)))
     old = [run for run in runs if run.seed < n_old]
-    check = compare(make_baseline(cells, old, stored), cells, runs[n_old :: n_old + 1], stored)
+    check = compare_with_baseline(
+        make_baseline(cells, old, stored), cells, runs[n_old :: n_old + 1], stored
+    )
     assert check.passed
     wide = sum(c.threshold > abs(np.mean(c.old)) / 2 for c in check.comparisons)
     warning = f"\nwarning: {wide} thresholds are wider than 50% of the old mean"
-    assert (warning in summary(check)) is warned
+    assert (warning in format_check(check)) is warned

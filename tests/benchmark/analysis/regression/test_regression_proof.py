@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hgmvae_bench.analysis.regression.baseline import load_baseline, make_baseline, require_fit
-from hgmvae_bench.analysis.regression.check import compare, summary
+from hgmvae_bench.analysis.regression.baseline import (
+    load_baseline,
+    make_baseline,
+    require_same_setup,
+)
+from hgmvae_bench.analysis.regression.check import compare_with_baseline, format_check
 from hgmvae_bench.execution import run as execution
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.storage.store import Store
@@ -64,12 +68,12 @@ def checked(baseline, grid, data, store, first):
     """What the command does: two seeds, and two more if there is a suspicion."""
     runs = runs_of(grid, data, range(first, first + 2))
     train(runs, grid, data, store)
-    check = compare(baseline, grid, runs, store.runs())
+    check = compare_with_baseline(baseline, grid, runs, store.runs())
     if not check.shifts:
         return check
     more = runs_of(grid, data, range(first + 2, first + 4))
     train([run for run in more if run.key not in store.runs()], grid, data, store)
-    return check.confirmed(compare(baseline, grid, runs + more, store.runs()))
+    return check.confirmed_by(compare_with_baseline(baseline, grid, runs + more, store.runs()))
 
 
 def break_model(monkeypatch, change):
@@ -129,14 +133,16 @@ def test_codes_sampled_instead_of_means_are_caught(digits, tmp_path, monkeypatch
     baseline, store = load_baseline(COMMITTED), Store(tmp_path)
     grid = load_grid("smoke").select(models=["beta-vae"], latent_dims=[8])
     runs = runs_of(grid, digits, range(2))
-    require_fit(baseline, grid, runs)
+    require_same_setup(baseline, grid, runs)
     train(runs, grid, digits, store)
-    assert compare(baseline, grid, runs, store.runs()).passed
+    assert compare_with_baseline(baseline, grid, runs, store.runs()).passed
     break_model(monkeypatch, sample_codes)
     for run in runs:
         stored, metrics = store.runs()[run.key], grid.cells[run.cell]
         execution.rescore(stored, run, digits, metrics, store=store, device=torch.device("cpu"))
-    shifts = {shift.measure for shift in compare(baseline, grid, runs, store.runs()).shifts}
+    shifts = {
+        shift.measure for shift in compare_with_baseline(baseline, grid, runs, store.runs()).shifts
+    }
     assert shifts & {"sc", "nmi", "svm-accuracy"}
     assert not any(measure.startswith("final") for measure in shifts)
 
@@ -149,4 +155,4 @@ def test_ten_repeats_with_new_seeds_raise_no_alarm(proof, proven, digits):
         first = len(OLD_SEEDS) + 2 * repeat
         check = checked(baseline, grid, digits, store, first)
         assert len(check.comparisons) == 5 + 3
-        assert check.passed, summary(check)
+        assert check.passed, format_check(check)
