@@ -17,7 +17,8 @@ app = typer.Typer(
     help="Benchmark of the VAE family on generation and clustering.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    add_completion=True,
+    rich_markup_mode=None,
 )
 for command in (
     run.run,

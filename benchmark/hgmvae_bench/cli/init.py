@@ -1,0 +1,97 @@
+"""The command that writes a file or a package to start from: ``init``."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from hgmvae_bench.utils.errors import UserError
+
+PLUGIN_FILES = {
+    "pyproject.toml": "pyproject.toml",
+    "README.md": "README.md",
+    "model.py.txt": "$module.py",
+    "test_model.py.txt": "tests/test_$module.py",
+}
+"""Templates of a plug-in package, and where they go. Code ends in .txt, so that no tool takes it
+for code of the suite."""
+
+
+class InitError(UserError):
+    """A file or package that ``init`` cannot write; the message names it and says what to do."""
+
+
+def init(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="A grid file to write (benchmark.yaml), or a folder with --plugin."
+        ),
+    ],
+    plugin: Annotated[
+        bool, typer.Option("--plugin", help="Write a package with a model and its test instead.")
+    ] = False,
+) -> None:
+    """Write a commented grid file, or a package with a model of your own.
+
+    Nothing that exists is overwritten.
+    """
+    files = plugin_package(path) if plugin else grid_file(path)
+    if existing := [file for file in files if file.exists()]:
+        names = ", ".join(map(str, existing))
+        raise InitError(f"{names} exists already; remove it or choose another path")
+    for file, text in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        typer.echo(f"wrote {file}")
+    if plugin:
+        typer.echo(f"next: cd {path} && python -m pip install -e . --group test && pytest")
+    else:
+        typer.echo(f"next: hgmvae-bench run --grid {path}")
+
+
+def grid_file(path: Path) -> dict[Path, str]:
+    """A commented grid file.
+
+    Raises:
+        InitError: if the path does not end in ``.yaml``.
+    """
+    if path.suffix not in {".yaml", ".yml"}:
+        raise InitError(
+            f"{path} must end in .yaml for a grid file; add --plugin to write a plug-in package"
+        )
+    return {path: _filled("grid.yaml", name=_slug(path.stem))}
+
+
+def plugin_package(folder: Path) -> dict[Path, str]:
+    """A package with a model and its test; the model is called like the folder.
+
+    Raises:
+        InitError: if the folder's name cannot be the name of a model.
+    """
+    name = folder.name
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise InitError(
+            f"'{name}' cannot name a model: expected lower-case letters, digits and single "
+            "hyphens, such as free-bits"
+        )
+    values = {"name": name, "module": name.replace("-", "_")}
+    return {
+        folder / Template(target).substitute(values): _filled(f"plugin/{source}", **values)
+        for source, target in PLUGIN_FILES.items()
+    }
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "grid"
+
+
+def _filled(template: str, **values: str) -> str:
+    """The text of a template with its placeholders filled in."""
+    file = resources.files("hgmvae_bench.cli") / "templates" / template
+    return Template(file.read_text(encoding="utf-8")).safe_substitute(values)

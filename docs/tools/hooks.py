@@ -1,0 +1,35 @@
+"""Hooks of the documentation's build.
+
+The theme draws Mermaid diagrams with a script from a content delivery network unless the page has
+loaded one. This site loads nothing from elsewhere: the script is taken from the npm package
+``mermaid`` (in the folder ``MERMAID``, or ``node_modules``), and becomes part of the site.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+SCRIPT = "javascripts/mermaid.min.js"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Have every page load the site's own copy of the script."""
+    config.extra_javascript.append(SCRIPT)
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the script to the site."""
+    folder = Path(os.environ.get("MERMAID", "node_modules"))
+    source = folder / "mermaid/dist/mermaid.min.js"
+    if not source.is_file():
+        raise PluginError(
+            f"{source} is missing; `npm install --no-save mermaid@11` in the checkout gets it"
+        )
+    files.append(File.generated(config, SCRIPT, abs_src_path=str(source.resolve())))
+    return files

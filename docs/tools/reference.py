@@ -1,0 +1,200 @@
+"""Generates the reference pages: command line, registries, grid files and Python API.
+
+Run by mkdocs (plug-in gen-files). Every page is built from the code, so none can be out of date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+import click
+import mkdocs_gen_files
+import typer.main
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+import hgmvae_bench
+from hgmvae_bench.cli import app
+from hgmvae_bench.grid import GridSpec
+from hgmvae_bench.plugins.registry import DATASETS, METRICS, MODELS
+
+PUBLIC_MODULES = (
+    "hgmvae_bench.plugins.protocols",
+    "hgmvae_bench.plugins.image_data",
+    "hgmvae_bench.grid.spec",
+    "hgmvae_bench.grid.cells",
+)
+
+
+def write(path: str, lines: Iterator[str]) -> None:
+    """Write one generated page."""
+    with mkdocs_gen_files.open(path, "w") as page:
+        page.write("\n".join(lines) + "\n")
+
+
+def escaped(text: str) -> str:
+    """Text for a cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def command_page() -> Iterator[str]:
+    """Every command with its options."""
+    yield "# Command line\n"
+    yield "`hgmvae-bench --help` and `hgmvae-bench COMMAND --help` print the same.\n"
+    root = typer.main.get_command(app)
+    with click.Context(root, info_name="hgmvae-bench") as context:
+        yield from command_section(root, context, "hgmvae-bench")
+
+
+def command_section(command: click.Command, context: click.Context, name: str) -> Iterator[str]:
+    """One command and those below it."""
+    if not isinstance(command, click.Group):
+        yield f"## `{name}`\n"
+        yield f"{inspect.cleandoc(command.help or '')}\n"
+        yield f"```\n{' '.join(command.get_usage(context).split())}\n```\n"
+        yield "| option | meaning |\n|---|---|"
+        for parameter in command.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is None and isinstance(parameter, click.Argument):
+                record = parameter.make_metavar(context), getattr(parameter, "help", "") or ""
+            if record is not None:
+                yield f"| `{escaped(record[0])}` | {escaped(record[1])} |"
+        yield ""
+        return
+    for child_name in command.list_commands(context):
+        child = command.get_command(context, child_name)
+        assert child is not None
+        with click.Context(child, info_name=child_name, parent=context) as below:
+            yield from command_section(child, below, f"{name} {child_name}")
+
+
+def registry_page(title: str, intro: str, registry: Any, extra: dict[str, str]) -> Iterator[str]:
+    """A table of one registry's plug-ins."""
+    yield f"# {title}\n"
+    yield f"{intro}\n"
+    heads = ["name", "title", *extra.values(), "reference"]
+    yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
+    for name in registry:
+        plugin = registry[name]
+        cells = [f"`{name}`", plugin.title, *(shown(getattr(plugin, key, "")) for key in extra)]
+        yield f"| {' | '.join([*map(escaped, cells), escaped(plugin.reference)])} |"
+
+
+def shown(value: Any) -> str:
+    """A plug-in's attribute as people read it."""
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, float) for v in value):
+        return f"{value[0]:g} … {value[1]:g}"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "–"
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return ", ".join(f"`{key}` = {setting!r}" for key, setting in value.items()) or "none"
+    return str(value)
+
+
+def schema_page() -> Iterator[str]:
+    """Every key of a grid file."""
+    yield "# Grid files\n"
+    yield "A grid file is YAML. [Write a grid](../how-to/grids.md) shows one; these are all keys.\n"
+    queue: list[tuple[str, type[BaseModel]]] = [("grid", GridSpec)]
+    seen: set[type[BaseModel]] = set()
+    while queue:
+        name, section = queue.pop(0)
+        if section in seen:
+            continue
+        seen.add(section)
+        yield f"## `{name}`\n"
+        yield f"{inspect.cleandoc(section.__doc__ or '').split('Attributes:')[0].strip()}\n"
+        yield "| key | type | default | meaning |\n|---|---|---|---|"
+        meanings = attribute_docs(section)
+        for key, field in section.model_fields.items():
+            default = field.default
+            if field.default_factory is not None:
+                default = "(empty)"
+            text = "required" if default is PydanticUndefined else f"`{default}`"
+            kind = escaped(type_name(field.annotation))
+            meaning = escaped(field.description or meanings.get(key, ""))
+            yield f"| `{key}` | {kind} | {text} | {meaning} |"
+            queue += [(key, model) for model in models_in(field.annotation)]
+        yield ""
+
+
+def attribute_docs(section: type) -> dict[str, str]:
+    """Meanings from a docstring's section ``Attributes``."""
+    found: dict[str, str] = {}
+    current = ""
+    for line in inspect.cleandoc(section.__doc__ or "").partition("Attributes:")[2].splitlines():
+        if line.startswith("    ") and not line.startswith("     ") and ":" in line:
+            current, _, text = line.strip().partition(":")
+            found[current] = text.strip()
+        elif current and line.strip():
+            found[current] += " " + line.strip()
+    return found
+
+
+def type_name(annotation: Any) -> str:
+    """A type as people write it."""
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(map(type_name, get_args(annotation)))
+    origin = get_origin(annotation)
+    if origin is None:
+        return getattr(annotation, "__name__", str(annotation)).replace("NoneType", "null")
+    inner = [type_name(argument) for argument in get_args(annotation)]
+    if str(origin).endswith("Literal"):
+        return " or ".join(f"`{argument}`" for argument in get_args(annotation))
+    if origin in (list, tuple):
+        return f"list of {inner[0]}"
+    if origin is dict:
+        return f"mapping to {inner[-1]}"
+    return inner[0] if inner else str(annotation)
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Sections of a grid file within a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in models_in(argument)]
+
+
+def api_page() -> Iterator[str]:
+    """What `import hgmvae_bench` offers, and the contract of plug-ins."""
+    yield "# Python API\n"
+    yield "`import hgmvae_bench as hb` imports nothing heavy; each name is loaded on first use.\n"
+    for name in sorted(hgmvae_bench.__all__):
+        yield f"::: hgmvae_bench.{name}\n    options:\n      heading_level: 2\n"
+    for module in PUBLIC_MODULES:
+        yield f"## {module}\n\n::: {module}\n    options:\n      heading_level: 3\n"
+
+
+write("reference/cli.md", command_page())
+write("reference/grid-file.md", schema_page())
+write("reference/api.md", api_page())
+write(
+    "reference/model-registry.md",
+    registry_page(
+        "Registered models",
+        "`hgmvae-bench list models` prints the same; [models](models.md) explains the settings.",
+        MODELS,
+        {"settings": "settings"},
+    ),
+)
+write(
+    "reference/dataset-registry.md",
+    registry_page(
+        "Registered datasets",
+        "`hgmvae-bench list datasets` prints the same; [datasets](datasets.md) has the details.",
+        DATASETS,
+        {"image_size": "px", "channels": "channels", "reconstruction_loss": "loss"},
+    ),
+)
+write(
+    "reference/metric-registry.md",
+    registry_page(
+        "Registered metrics",
+        "`hgmvae-bench list metrics` prints the same; [metrics](metrics.md) has the details.",
+        METRICS,
+        {"direction": "better", "range": "range", "needs": "needs", "cost": "cost"},
+    ),
+)
