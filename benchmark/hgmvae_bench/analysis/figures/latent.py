@@ -169,7 +169,7 @@ def component_usage(results: Results) -> Figure:
     if not usages:
         raise FigureError(
             f"none of {', '.join(results.models)} has components; see component_probabilities in "
-            "docs/plugins.md"
+            "docs/how-to/plugins.md"
         )
     names = [*_classes(data)[1], "all"]
     figure, panels = style.panels(len(usages), columns=2, height=0.6 + 0.16 * len(names))

@@ -376,6 +376,6 @@ def test_the_command_writes_the_file_that_it_names(trained, tmp_path):
     assert outcome.returncode == 2
     assert outcome.stderr == (
         "error: none of vae, wae-imq has components; see component_probabilities in "
-        "docs/plugins.md\n"
+        "docs/how-to/plugins.md\n"
     )
     assert not (trained / "figures").exists()
