@@ -79,7 +79,7 @@ def compare_folders(first: Path, second: Path) -> FolderComparison:
         missing += [f"{cell_name(cell.iloc[0])}: only in {folder}" for cell in cells]
     for one, other in pairs:
         note = _different_settings(one, other)
-        by_metric = [dict(list(cell.groupby("metric"))) for cell in (one, other)]
+        by_metric = [_parts(cell, "metric") for cell in (one, other)]
         for metric in dict.fromkeys([*by_metric[0], *by_metric[1]]):
             values = [known.get(metric) for known in by_metric]
             if values[0] is None or values[1] is None:
@@ -103,11 +103,16 @@ def _values(results: pd.DataFrame) -> pd.DataFrame:
     return results[results["value"].notna() & (results["status"] == "complete")]
 
 
+def _parts(frame: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
+    """Rows by the text in a column, in order of appearance."""
+    return {str(name): part for name, part in frame.groupby(column, sort=False)}
+
+
 def _matched(
     first: pd.DataFrame, second: pd.DataFrame
 ) -> tuple[list[tuple[pd.DataFrame, pd.DataFrame]], list[list[pd.DataFrame]]]:
     """Pairs of matching cells, and the cells of each folder that have no match."""
-    cells = [dict(list(frame.groupby("cell", sort=False))) for frame in (first, second)]
+    cells = [_parts(frame, "cell") for frame in (first, second)]
     pairs = [(cells[0].pop(key), cells[1].pop(key)) for key in [*cells[0]] if key in cells[1]]
     by_name: list[dict[tuple[Any, ...], list[str]]] = [{}, {}]
     for side, names in zip(cells, by_name, strict=True):

@@ -13,13 +13,12 @@ import typer
 from hgmvae_bench.utils.errors import UserError
 
 PLUGIN_FILES = {
-    "pyproject.toml": "pyproject.toml",
+    "pyproject.toml.txt": "pyproject.toml",
     "README.md": "README.md",
     "model.py.txt": "$module.py",
     "test_model.py.txt": "tests/test_$module.py",
 }
-"""Templates of a plug-in package, and where they go. Code ends in .txt, so that no tool takes it
-for code of the suite."""
+"""Where each template of a plug-in package goes; ``.txt`` hides them from linters."""
 
 
 class InitError(UserError):

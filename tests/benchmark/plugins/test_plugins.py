@@ -20,7 +20,7 @@ from hgmvae_bench.plugins.registry import METRICS, MODELS, Registry
 from hgmvae_bench.storage.store import Store
 
 TESTS = Path(__file__).parents[2]
-DOCS = TESTS.parent / "docs"
+DOCS = TESTS.parent / "docs/how-to"
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 
 
