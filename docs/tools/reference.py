@@ -66,7 +66,7 @@ def command_section(command: click.Command, context: click.Context, name: str) -
         return
     for child_name in command.list_commands(context):
         child = command.get_command(context, child_name)
-        assert child is not None
+        assert child is not None  # noqa: S101
         with click.Context(child, info_name=child_name, parent=context) as below:
             yield from command_section(child, below, f"{name} {child_name}")
 

@@ -1,7 +1,7 @@
 """The regression check: new runs of a grid against the distribution over seeds of a baseline.
 
 A measure of a cell has shifted if every new seed lies beyond the same prediction limit of the
-baseline's seeds, and still does with as many seeds more. docs/how-to/regression.md says how the limits are
+baseline's seeds, and still does with as many seeds more. docs/how-to/regression.md says how they are
 set.
 """
 
