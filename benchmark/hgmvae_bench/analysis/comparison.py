@@ -13,7 +13,7 @@ import pandas as pd
 from hgmvae_bench.analysis import published, render
 from hgmvae_bench.analysis.stats import prediction_interval
 from hgmvae_bench.analysis.tables import ARROWS, Table, TableEntry
-from hgmvae_bench.grid import Grid, flat, load_grid
+from hgmvae_bench.grid import Grid, flatten, load_grid
 from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.utils.errors import UserError
@@ -217,7 +217,7 @@ def settings_note(grid: Grid, entry: TableEntry) -> str:
     """
     cell = grid.cell(entry.dataset, entry.model, entry.latent_dim)
     reference = _paper_grid().cell(cell.dataset, cell.model, cell.latent_dim)
-    ours, theirs = flat(cell.settings), flat(reference.settings)
+    ours, theirs = flatten(cell.settings), flatten(reference.settings)
     differing = [
         f"{name} {ours.get(name)} (not {theirs.get(name)})"
         for name in {**theirs, **ours}

@@ -229,7 +229,7 @@ def build_table(
     control_entries, control_titles = _controls(grid, spec, by_cell, controls)
     titles = _titles(grid, spec)
     titles["model"] |= control_titles
-    return Table(spec.beside_models(list(control_titles)), entries + control_entries, titles)
+    return Table(spec.with_models(list(control_titles)), entries + control_entries, titles)
 
 
 def _strangers(grid: Grid, by_cell: Mapping[str, list[StoredRun]]) -> Counter[str]:

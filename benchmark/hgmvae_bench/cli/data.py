@@ -64,8 +64,8 @@ def check_command(name: Name, data: DataFolder = None, plugins: Plugins = None) 
         report = catalogue.check(name, root, bar)
     for file in report.files:
         typer.echo(f"{file.state:8} {file.path}  {file.detail}")
-    typer.echo(f"{report.title} is {'whole' if report.whole else 'not whole'}")
-    if not report.whole:
+    typer.echo(f"{report.title} is {'complete' if report.complete else 'not complete'}")
+    if not report.complete:
         typer.echo(report.advice, err=True)
         raise typer.Exit(1)
 

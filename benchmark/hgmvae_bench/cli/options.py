@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hgmvae_bench.plugins.local_files import Extension, using
+from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 
 DEFAULT_RESULTS = Path("results/local")
 
@@ -33,7 +33,7 @@ class Precision(enum.StrEnum):
 def _use(context: typer.Context, names: list[str] | None) -> list[str] | None:
     """Look names up in the plug-ins for as long as the command takes."""
     if not context.resilient_parsing:
-        context.with_resource(using([Extension.find(name) for name in names or []]))
+        context.with_resource(using_plugins([LocalPlugin.find(name) for name in names or []]))
     return names
 
 

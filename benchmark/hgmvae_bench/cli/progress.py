@@ -22,7 +22,7 @@ from hgmvae_bench.execution.tasks import (
 )
 from hgmvae_bench.storage.schema import Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
-from hgmvae_bench.utils.text import count
+from hgmvae_bench.utils.text import pluralize
 
 NOTHING_TO_DO = "nothing to train"
 
@@ -40,7 +40,7 @@ def summary(plan: Plan) -> str:
         )
     if not plan.tasks:
         counts[0:2] = [NOTHING_TO_DO]
-    return f"{count(plan.total, 'run')}: {', '.join(counts)}"
+    return f"{pluralize(plan.total, 'run')}: {', '.join(counts)}"
 
 
 def plan_text(survey: Survey) -> str:
@@ -64,11 +64,11 @@ def plan_text(survey: Survey) -> str:
     total = survey.as_json()["total"]
     lines += [
         "",
-        f"{count(len(survey.cells), 'cell')}: {count(total['done'], 'run')} done, "
+        f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['done'], 'run')} done, "
         f"{total['missing']} missing, "
         f"{total['to_score']} to score, {total['failed']} failed or diverged",
     ]
-    rest = f", without {count(survey.not_estimated, 'run')} that cannot be estimated"
+    rest = f", without {pluralize(survey.not_estimated, 'run')} that cannot be estimated"
     lines += [
         f"time for what is missing, {survey.workers} side by side: about "
         f"{_duration(survey.seconds)}{rest if survey.not_estimated else ''}",

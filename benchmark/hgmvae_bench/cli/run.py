@@ -41,7 +41,7 @@ from hgmvae_bench.cli.options import (
     metric_names,
     resolved,
 )
-from hgmvae_bench.utils.text import count
+from hgmvae_bench.utils.text import pluralize
 
 if TYPE_CHECKING:
     from hgmvae_bench.execution.runner import Plan
@@ -91,7 +91,7 @@ def run(
 
     chosen = (
         load_grid(grid)
-        .joined_by(model or [])
+        .with_models(model or [])
         .select(dataset, model, latent_dim, seeds, image_size, precision)
     )
 
@@ -152,7 +152,7 @@ def plan(
     from hgmvae_bench.storage.store import Store
     from hgmvae_bench.utils.threads import available_cores
 
-    chosen = load_grid(grid).joined_by(model or [])
+    chosen = load_grid(grid).with_models(model or [])
     chosen = chosen.select(dataset, model, latent_dim, seeds, image_size)
     device = resolved(device)
     workers = workers or (1 if device is Device.cuda else available_cores())
@@ -214,7 +214,7 @@ def evaluate(
     runs = list(store.runs().values())
     for spec in chosen.spec.tables:
         typer.echo(
-            f"\n{to_text(build_table(chosen, spec.showing(names), runs).formatted)}", nl=False
+            f"\n{to_text(build_table(chosen, spec.with_metrics(names), runs).formatted)}", nl=False
         )
 
 
@@ -287,7 +287,7 @@ def check(
     runs, plan = do(chosen, list(chosen.cells))
     if old is None:
         save_baseline(made := make_baseline(chosen, runs, store.runs()), baseline)
-        size = f"{count(len(made.cells), 'cell')}, {count(chosen.spec.seeds, 'seed')} each"
+        size = f"{pluralize(len(made.cells), 'cell')}, {pluralize(chosen.spec.seeds, 'seed')} each"
         typer.echo(f"\n{size}: {baseline}")
         if chosen.spec.seeds < MIN_BASELINE_SEEDS:
             few = f"warning: a baseline of fewer than {MIN_BASELINE_SEEDS} seeds "
@@ -299,7 +299,7 @@ def check(
         suspects = [cell for cell in chosen.cells if cell.identity in outcome.suspect_identities]
         typer.echo(
             f"\n{len(outcome.shifts)} suspected; as many seeds again of "
-            f"{count(len(suspects), 'cell')}:"
+            f"{pluralize(len(suspects), 'cell')}:"
         )
         doubled = chosen.select(seeds=2 * chosen.spec.seeds)
         runs, _ = do(doubled, suspects)
@@ -329,7 +329,7 @@ def merge(
     for source in sources:
         merged = merge_folder(source, into)
         typer.echo(
-            f"{source}: {count(len(merged.copied), 'run')} copied, "
+            f"{source}: {pluralize(len(merged.copied), 'run')} copied, "
             f"{len(merged.identical) + len(merged.equivalent)} there before"
         )
         for key in merged.superseded:

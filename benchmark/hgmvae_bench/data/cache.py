@@ -6,9 +6,10 @@ may be deleted at any time. The arrays are mapped copy-on-write: processes on on
 pages, a tensor on them can be written to, and what is written never reaches the file.
 
 An entry is used while two things hold: the sidecar's ``source`` is the identity of the image files
-as they are now (`ImageFiles.identity`), and each array has the size and the time of change that it
-was written with. Otherwise it is made anew. That notices every ordinary change of the source or of
-the cache; against a change that also forges the times, `Entry.is_intact` hashes all of it again.
+as they are now (`ImageFiles.identity`), and each array has the size and the modification time that
+it was written with. Otherwise the entry is rebuilt. This detects every ordinary change of the
+source or of the cache. `CacheEntry.is_intact` also detects a change with forged times: it hashes
+the arrays again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import DataError, ImageData
-from hgmvae_bench.data.source import FileState, is_writable, reason
+from hgmvae_bench.data.source import FileStatus, is_writable, reason
 from hgmvae_bench.utils.atomic_files import sync_folder
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A usable entry.
 
     Attributes:
@@ -83,7 +84,7 @@ def load(images: ImageFiles, root: Path) -> ImageData:
     return entry.data
 
 
-def find(images: ImageFiles, root: Path, source: str | None = None) -> Entry | None:
+def find(images: ImageFiles, root: Path, source: str | None = None) -> CacheEntry | None:
     """The entry for these image files as they are now, if there is one.
 
     Args:
@@ -104,7 +105,7 @@ def find(images: ImageFiles, root: Path, source: str | None = None) -> Entry | N
 
 def check(
     images: ImageFiles, root: Path, progress: Progress, expected: int | None = None
-) -> list[FileState]:
+) -> list[FileStatus]:
     """Say whether all images are there and can be decoded.
 
     If they have been decoded before and nothing has changed since, the entry is hashed again
@@ -119,7 +120,7 @@ def check(
     states = []
     if expected not in (None, images.count):
         fault = f"{images.count:,} images, expected {expected:,}"
-        states.append(FileState(images.folder, "damaged", fault))
+        states.append(FileStatus(images.folder, "damaged", fault))
     try:
         entry = find(images, root)
     except DataError:
@@ -128,9 +129,9 @@ def check(
         return [*states, *images.check(progress)]
     if entry.is_intact():
         intact = f"all {images.count:,} images were decoded, and the copy is intact"
-        return [*states, FileState(entry.folder, "whole", intact)]
+        return [*states, FileStatus(entry.folder, "complete", intact)]
     fault = "is not what was decoded; delete it, and the images are decoded anew"
-    return [*states, FileState(entry.folder, "damaged", fault)]
+    return [*states, FileStatus(entry.folder, "damaged", fault)]
 
 
 def _homes(root: Path) -> list[Path]:
@@ -168,7 +169,7 @@ def _entry_name(images: ImageFiles, root: Path) -> str:
     return f"{images.slug}-{rule.image_size}px-{unique}"
 
 
-def _open(folder: Path, source: str) -> Entry | None:
+def _open(folder: Path, source: str) -> CacheEntry | None:
     try:
         sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
         if sidecar["format"] != FORMAT or sidecar["source"] != source:
@@ -184,7 +185,7 @@ def _open(folder: Path, source: str) -> Entry | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be used (%s); decoding anew", folder, reason(error))
         return None
-    return Entry(folder, data)
+    return CacheEntry(folder, data)
 
 
 def _array_states(folder: Path) -> dict[str, list[int]]:
@@ -213,7 +214,7 @@ def _read_arrays(folder: Path, class_names: tuple[str, ...]) -> ImageData:
     return ImageData(**arrays, class_names=class_names)
 
 
-def _write(images: ImageFiles, source: str, folder: Path) -> Entry:
+def _write(images: ImageFiles, source: str, folder: Path) -> CacheEntry:
     """Decode all images into a new entry; called under the entry's lock."""
     import numpy as np
 

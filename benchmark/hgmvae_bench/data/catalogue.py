@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from hgmvae_bench.data import DataError
-from hgmvae_bench.data.source import FileState, Progress, Report, silent
+from hgmvae_bench.data.source import DatasetReport, FileStatus, Progress, no_progress
 from hgmvae_bench.plugins.protocols import DatasetPlugin
 from hgmvae_bench.plugins.registry import DATASETS
 
@@ -40,7 +40,7 @@ class FetchableDataset(Protocol):
 class CheckableDataset(Protocol):
     """A dataset plug-in that can say more of its files than whether they load."""
 
-    def check(self, root: Path, progress: Progress) -> Report:
+    def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Look at every file below ``root``."""
 
 
@@ -68,7 +68,7 @@ def default_root() -> Path:
     return user_cache_path("hgmvae-bench") / "data"
 
 
-def fetch(name: str, root: Path, progress: Progress = silent) -> None:
+def fetch(name: str, root: Path, progress: Progress = no_progress) -> None:
     """Bring what is missing of a dataset below ``root``; nothing is downloaded twice.
 
     Raises:
@@ -84,7 +84,7 @@ def fetch(name: str, root: Path, progress: Progress = silent) -> None:
     plugin.fetch(root, progress)
 
 
-def check(name: str, root: Path, progress: Progress = silent) -> Report:
+def check(name: str, root: Path, progress: Progress = no_progress) -> DatasetReport:
     """Say what is there of a dataset below ``root``, and whether it is whole.
 
     A plug-in without a check of its own is loaded, which tells as much.
@@ -98,6 +98,6 @@ def check(name: str, root: Path, progress: Progress = silent) -> Report:
     try:
         data = plugin.load(root, image_size=plugin.image_size)
     except DataError as error:
-        return Report(plugin.title, (FileState(root, "damaged", str(error)),))
+        return DatasetReport(plugin.title, (FileStatus(root, "damaged", str(error)),))
     count = len(data.train_images) + len(data.test_images)
-    return Report(plugin.title, (FileState(root, "whole", f"{count:,} images load"),))
+    return DatasetReport(plugin.title, (FileStatus(root, "complete", f"{count:,} images load"),))

@@ -10,7 +10,14 @@ from pathlib import Path
 from hgmvae_bench.data import DataError, ImageData, cache
 from hgmvae_bench.data.download import fetch_from_drive, md5_of, refuse_to_replace, unpack
 from hgmvae_bench.data.images import ImageFiles, Rule, Split, SplitName, warn_if_incomplete
-from hgmvae_bench.data.source import FileFault, FileState, Progress, Report, Source, unusable
+from hgmvae_bench.data.source import (
+    DataFileError,
+    DatasetReport,
+    FileStatus,
+    Progress,
+    Source,
+    data_error,
+)
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
 FOLDER, IMAGES, PARTITION = "celeba", "img_align_celeba", "list_eval_partition.txt"
@@ -55,8 +62,8 @@ class CelebA:
         """
         try:
             images = self._images(root, image_size)
-        except FileFault as fault:
-            raise unusable(self.title, fault.file, self.source, root) from fault
+        except DataFileError as fault:
+            raise data_error(self.title, fault.file, self.source, root) from fault
         warn_if_incomplete(images, COUNT)
         return cache.load(images, root)
 
@@ -78,7 +85,7 @@ class CelebA:
         try:
             images = self._images(root, self.image_size)
             images.identity()
-        except (FileFault, DataError):
+        except (DataFileError, DataError):
             pass
         else:
             return
@@ -99,7 +106,7 @@ class CelebA:
             "and fetch again, which verifies and unpacks them",
         )
 
-    def check(self, root: Path, progress: Progress) -> Report:
+    def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Compare the partition file with the official one and look at every image."""
         from torchvision import datasets
 
@@ -107,27 +114,27 @@ class CelebA:
         partition = root / FOLDER / PARTITION
         try:
             images = self._images(root, self.image_size)
-        except FileFault as fault:
-            return Report(self.title, (fault.file,), self.source.advice(root))
+        except DataFileError as fault:
+            return DatasetReport(self.title, (fault.file,), self.source.advice(root))
         if md5_of(partition) == published[PARTITION]:
-            official = FileState(partition, "whole", "the official split, by its MD5")
+            official = FileStatus(partition, "complete", "the official split, by its MD5")
         else:
-            official = FileState(
+            official = FileStatus(
                 partition, "damaged", f"not the official file ({images.count:,} images)"
             )
         files = (official, *cache.check(images, root, progress))
-        return Report(self.title, files, self.source.advice(root))
+        return DatasetReport(self.title, files, self.source.advice(root))
 
     def _images(self, root: Path, image_size: int) -> ImageFiles:
         """The image files by the partition file.
 
         Raises:
-            FileFault: if the partition file or the images' folder cannot be used.
+            DataFileError: if the partition file or the images' folder cannot be used.
         """
         folder = root / FOLDER
         names = read_partition(folder / PARTITION)
         if not (folder / IMAGES).is_dir():
-            raise FileFault(folder / IMAGES, "absent", "there is no such folder")
+            raise DataFileError(folder / IMAGES, "missing", "there is no such folder")
         return ImageFiles(
             title=self.title,
             slug="celeba",
@@ -141,24 +148,24 @@ def read_partition(path: Path) -> dict[SplitName, Sequence[str]]:
     """File names by split, from lines such as ``000001.jpg 0``.
 
     Raises:
-        FileFault: if the file is absent, a line is not of that form, or a split is empty.
+        DataFileError: if the file is absent, a line is not of that form, or a split is empty.
     """
     names: dict[SplitName, list[str]] = {split: [] for split in SPLITS.values()}
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except FileNotFoundError as error:
-        raise FileFault(path, "absent", "not there") from error
+        raise DataFileError(path, "missing", "not there") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise FileFault(path, "damaged", f"cannot be read ({error})") from error
+        raise DataFileError(path, "damaged", f"cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
         name, _, split = line.strip().partition(" ")
         if split not in SPLITS or os.sep in name:
             fault = f"line {number} is {line!r}, expected a file name and 0, 1 or 2"
-            raise FileFault(path, "damaged", fault)
+            raise DataFileError(path, "damaged", fault)
         names[SPLITS[split]].append(name)
     for split, files in names.items():
         if not files:
-            raise FileFault(path, "damaged", f"no image is in its {split} split")
+            raise DataFileError(path, "damaged", f"no image is in its {split} split")
     return dict(names)
 
 

@@ -15,7 +15,7 @@ from hgmvae_bench.data.images import (
     common_size,
     warn_if_incomplete,
 )
-from hgmvae_bench.data.source import FileFault, Progress, Report, Source, unusable
+from hgmvae_bench.data.source import DataFileError, DatasetReport, Progress, Source, data_error
 from hgmvae_bench.data.splits import share, shuffled
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
@@ -63,8 +63,8 @@ class Chairs:
         """
         try:
             images = self._images(root, image_size)
-        except FileFault as fault:
-            raise unusable(self.title, fault.file, self.source, root) from fault
+        except DataFileError as fault:
+            raise data_error(self.title, fault.file, self.source, root) from fault
         warn_if_incomplete(images, COUNT)
         return cache.load(images, root)
 
@@ -77,7 +77,7 @@ class Chairs:
         try:
             if self._images(root, self.image_size).count == COUNT:
                 return
-        except FileFault:
+        except DataFileError:
             pass
         refuse_to_replace(root / FOLDER)
         archive = root / ARCHIVE
@@ -93,29 +93,29 @@ class Chairs:
         if downloaded:
             archive.unlink()
 
-    def check(self, root: Path, progress: Progress) -> Report:
+    def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Count the images and look at every one."""
         try:
             images = self._images(root, self.image_size)
-        except FileFault as fault:
-            return Report(self.title, (fault.file,), self.source.advice(root))
+        except DataFileError as fault:
+            return DatasetReport(self.title, (fault.file,), self.source.advice(root))
         files = cache.check(images, root, progress, expected=COUNT)
-        return Report(self.title, tuple(files), self.source.advice(root))
+        return DatasetReport(self.title, tuple(files), self.source.advice(root))
 
     def _images(self, root: Path, image_size: int) -> ImageFiles:
         """The image files, split by chair.
 
         Raises:
-            FileFault: if there are too few chairs, or one has no images.
+            DataFileError: if there are too few chairs, or one has no images.
         """
         folder = root / FOLDER
         if not folder.is_dir():
-            raise FileFault(folder, "absent", "there is no such folder")
+            raise DataFileError(folder, "missing", "there is no such folder")
         views = {chair.name: _views(chair) for chair in sorted(folder.iterdir()) if chair.is_dir()}
         held_out = share(len(views), HELD_OUT)
         if len(views) < 2 * held_out + 1:
             fault = f"{len(views)} chairs are too few for training, validation and test"
-            raise FileFault(folder, "damaged", fault)
+            raise DataFileError(folder, "damaged", fault)
         order = shuffled(views)
         chairs: dict[SplitName, list[str]] = {
             "test": order[:held_out],
@@ -140,12 +140,12 @@ def _views(chair: Path) -> list[str]:
     """The images of one chair, below the dataset's folder.
 
     Raises:
-        FileFault: if it has none.
+        DataFileError: if it has none.
     """
     renders = chair / RENDERS
     views = sorted(renders.glob("*.png"))
     if not views:
-        raise FileFault(renders, "damaged", "this chair has no images")
+        raise DataFileError(renders, "damaged", "this chair has no images")
     return [f"{chair.name}/{RENDERS}/{view.name}" for view in views]
 
 

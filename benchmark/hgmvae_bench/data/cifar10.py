@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from hgmvae_bench.data import ImageData, IncompleteDataWarning
 from hgmvae_bench.data.download import fetch_file, md5_of, refuse_to_replace, unpack
 from hgmvae_bench.data.source import (
-    FileFault,
-    FileState,
+    DataFileError,
+    DatasetReport,
+    FileStatus,
     Progress,
-    Report,
     Source,
+    data_error,
     reason,
-    unusable,
 )
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
@@ -79,8 +79,8 @@ class Cifar10:
         try:
             train = [read_batch(folder / name) for name, _ in published.train_list]
             test = [read_batch(folder / name) for name, _ in published.test_list]
-        except FileFault as fault:
-            raise unusable(self.title, fault.file, self.source, root) from fault
+        except DataFileError as fault:
+            raise data_error(self.title, fault.file, self.source, root) from fault
         data = ImageData(
             train_images=torch.cat([images for images, _ in train]),
             train_labels=torch.cat([labels for _, labels in train]),
@@ -106,7 +106,7 @@ class Cifar10:
         """
         from torchvision import datasets
 
-        if self.check(root, progress).whole:
+        if self.check(root, progress).complete:
             return
         published = datasets.CIFAR10
         refuse_to_replace(root / published.base_folder)
@@ -123,7 +123,7 @@ class Cifar10:
         if downloaded:
             archive.unlink()
 
-    def check(self, root: Path, progress: Progress) -> Report:
+    def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Compare the MD5 of every file with the published one."""
         from torchvision import datasets
 
@@ -133,22 +133,22 @@ class Cifar10:
             _state(folder / name, md5)
             for name, md5 in [*published.train_list, *published.test_list]
         )
-        return Report(self.title, files, self.source.advice(root))
+        return DatasetReport(self.title, files, self.source.advice(root))
 
 
-def _state(path: Path, md5: str) -> FileState:
+def _state(path: Path, md5: str) -> FileStatus:
     if not path.exists():
-        return FileState(path, "absent", "not there")
+        return FileStatus(path, "missing", "not there")
     if md5_of(path) != md5:
-        return FileState(path, "damaged", f"not the published file (its MD5 is not {md5})")
-    return FileState(path, "whole", "the published file, by its MD5")
+        return FileStatus(path, "damaged", f"not the published file (its MD5 is not {md5})")
+    return FileStatus(path, "complete", "the published file, by its MD5")
 
 
 def read_batch(path: Path) -> tuple[Tensor, Tensor]:
     """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of one file.
 
     Raises:
-        FileFault: if the file is absent or damaged, or holds more than arrays.
+        DataFileError: if the file is absent or damaged, or holds more than arrays.
     """
     import numpy as np
     import torch
@@ -157,12 +157,12 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
         with path.open("rb") as file:
             batch = ArrayUnpickler(file).load()
     except FileNotFoundError as error:
-        raise FileFault(path, "absent", "not there") from error
+        raise DataFileError(path, "missing", "not there") from error
     # A damaged pickle makes the unpickler trip in many ways: EOFError, KeyError, struct.error, …
     except Exception as error:
-        raise FileFault(path, "damaged", f"cannot be read ({reason(error)})") from error
+        raise DataFileError(path, "damaged", f"cannot be read ({reason(error)})") from error
     if not isinstance(batch, Mapping) or not {"data", "labels"} <= batch.keys():
-        raise FileFault(path, "damaged", "holds no mapping with 'data' and 'labels'")
+        raise DataFileError(path, "damaged", "holds no mapping with 'data' and 'labels'")
     pixels = batch["data"]
     row = CHANNELS * SIDE * SIDE
     if (
@@ -171,7 +171,7 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
         or pixels.shape[1:] != (row,)
         or pixels.ndim != 2
     ):
-        raise FileFault(path, "damaged", f"its 'data' is not a uint8 array of shape (N, {row})")
+        raise DataFileError(path, "damaged", f"its 'data' is not a uint8 array of shape (N, {row})")
     labels = batch["labels"]
     if (
         not isinstance(labels, list)
@@ -179,7 +179,7 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
         or not all(isinstance(label, int) and 0 <= label < N_CLASSES for label in labels)
     ):
         fault = f"its 'labels' are not {len(pixels)} whole numbers below {N_CLASSES}"
-        raise FileFault(path, "damaged", fault)
+        raise DataFileError(path, "damaged", fault)
     images = torch.from_numpy(pixels.reshape(-1, CHANNELS, SIDE, SIDE).copy())
     return images, torch.tensor(labels, dtype=torch.int64)
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from hgmvae_bench.data import DataError, ImageData, cache
 from hgmvae_bench.data.images import ImageFiles, Rule, Split, SplitName, common_size
-from hgmvae_bench.data.source import FileFault, Progress, Report
+from hgmvae_bench.data.source import DataFileError, DatasetReport, Progress
 from hgmvae_bench.data.splits import share, shuffled
 from hgmvae_bench.plugins.protocols import ReconstructionLoss, UnknownNameError
 
@@ -119,7 +119,7 @@ class Folder:
         """
         try:
             images = self._images(root, image_size)
-        except FileFault as fault:
+        except DataFileError as fault:
             raise DataError(f"{self.title}: {fault}; {ADVICE}") from fault
         return cache.load(images, root)
 
@@ -133,13 +133,13 @@ class Folder:
         if not folder.is_dir():
             raise DataError(f"{folder} is a folder of your own and cannot be fetched; {ADVICE}")
 
-    def check(self, root: Path, progress: Progress) -> Report:
+    def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Look at every image."""
         try:
             images = self._images(root, self.image_size)
-        except FileFault as fault:
-            return Report(self.title, (fault.file,), ADVICE)
-        return Report(self.title, tuple(cache.check(images, root, progress)), images.cure)
+        except DataFileError as fault:
+            return DatasetReport(self.title, (fault.file,), ADVICE)
+        return DatasetReport(self.title, tuple(cache.check(images, root, progress)), images.cure)
 
     def _folder(self, root: Path) -> Path:
         if self.path is None:
@@ -150,11 +150,11 @@ class Folder:
         """The image files and their split.
 
         Raises:
-            FileFault: if the folder does not hold such a dataset.
+            DataFileError: if the folder does not hold such a dataset.
         """
         folder = self._folder(root)
         if not folder.is_dir():
-            raise FileFault(folder, "absent", "there is no such folder")
+            raise DataFileError(folder, "missing", "there is no such folder")
         names = [entry.name for entry in _subfolders(folder)]
         if {"train", "test"} <= set(names):
             splits, classes = _given_split(folder, names)
@@ -179,12 +179,12 @@ def _given_split(folder: Path, names: list[str]) -> tuple[dict[SplitName, Split]
     for name in names:
         if name not in SPLIT_FOLDERS or SPLIT_FOLDERS[name] in splits:
             fault = f"stands beside train and test, expected {', '.join(SPLIT_FOLDERS)} alone"
-            raise FileFault(folder / name, "damaged", fault)
+            raise DataFileError(folder / name, "damaged", fault)
         files = _by_class(folder / name)
         if classes is not None and tuple(files) != classes:
             odd = sorted(set(classes) ^ set(files))
             fault = f"has not the classes of the other splits; they differ in {', '.join(odd)}"
-            raise FileFault(folder / name, "damaged", fault)
+            raise DataFileError(folder / name, "damaged", fault)
         classes = tuple(files)
         splits[SPLIT_FOLDERS[name]] = _labelled(
             {label: [f"{name}/{file}" for file in chosen] for label, chosen in files.items()}
@@ -199,7 +199,7 @@ def _seeded_split(folder: Path) -> tuple[dict[SplitName, Split], tuple[str, ...]
         count = share(len(files), TEST_FRACTION)
         if count == len(files):
             fault = "has a single image, and both training and test need one"
-            raise FileFault(folder / name, "damaged", fault)
+            raise DataFileError(folder / name, "damaged", fault)
         order = shuffled(files)
         test[name], train[name] = sorted(order[:count]), sorted(order[count:])
     classes = tuple(name for name in train if name)
@@ -218,21 +218,21 @@ def _by_class(folder: Path) -> dict[str, list[str]]:
     """Image files below ``folder`` by class; under the name "" if they lie in no sub-folder.
 
     Raises:
-        FileFault: if there are none, a class has none, or there are both kinds.
+        DataFileError: if there are none, a class has none, or there are both kinds.
     """
     loose = _images_in(folder, deep=False)
     classes = [entry.name for entry in _subfolders(folder)]
     if loose and classes:
         fault = f"holds images beside class folders ({loose[0]} beside {classes[0]})"
-        raise FileFault(folder, "damaged", fault)
+        raise DataFileError(folder, "damaged", fault)
     if loose:
         return {"": loose}
     files = {name: _images_in(folder / name, deep=True) for name in classes}
     if not files:
-        raise FileFault(folder, "absent", "holds no images")
+        raise DataFileError(folder, "missing", "holds no images")
     for name, found in files.items():
         if not found:
-            raise FileFault(folder / name, "damaged", "this class folder holds no images")
+            raise DataFileError(folder / name, "damaged", "this class folder holds no images")
     return {name: [f"{name}/{file}" for file in found] for name, found in files.items()}
 
 

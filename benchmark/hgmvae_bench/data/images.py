@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hgmvae_bench.data import DataError, IncompleteDataWarning
-from hgmvae_bench.data.source import FileFault, FileState, Progress, reason, silent
+from hgmvae_bench.data.source import DataFileError, FileStatus, Progress, no_progress, reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ class Rule:
         """The uint8 array (C, S, S) of one file.
 
         Raises:
-            FileFault: if it is no whole image, has more than 8 bits per channel, or is not of
+            DataFileError: if it is no whole image, has more than 8 bits per channel, or is not of
                 ``size``.
         """
         import numpy as np
@@ -76,7 +76,7 @@ class Rule:
             fault = f"has {found}, expected {self.size[0]}×{self.size[1]}"
             if self.size_of is not None:
                 fault += f", the size of {self.size_of}"
-            raise FileFault(Path(path), "damaged", fault)
+            raise DataFileError(Path(path), "damaged", fault)
         image = image.convert("L" if self.channels == 1 else "RGB")
         if self.crop is not None:
             image = _crop_centre(image, self.crop)
@@ -89,7 +89,7 @@ def read_image(path: str | Path) -> Image:
     """A whole image, upright and opaque.
 
     Raises:
-        FileFault: if the file cannot be decoded, or has more than 8 bits per channel.
+        DataFileError: if the file cannot be decoded, or has more than 8 bits per channel.
     """
     from PIL import Image, ImageOps
 
@@ -104,14 +104,16 @@ def read_image(path: str | Path) -> Image:
     # Pillow's decoders raise whatever a broken file makes them trip over: OSError, SyntaxError,
     # struct.error, ValueError and more.
     except FileNotFoundError as error:
-        raise FileFault(Path(path), "absent", "not there") from error
+        raise DataFileError(Path(path), "missing", "not there") from error
     except Exception as error:
         # Pillow's own message repeats the path.
         fault = reason(error).replace(f" {str(path)!r}", "")
-        raise FileFault(Path(path), "damaged", f"cannot be read as an image ({fault})") from error
+        raise DataFileError(
+            Path(path), "damaged", f"cannot be read as an image ({fault})"
+        ) from error
     if image.mode.startswith(("I", "F")):
         fault = "has more than 8 bits per channel; convert it to 8 bits"
-        raise FileFault(Path(path), "damaged", fault)
+        raise DataFileError(Path(path), "damaged", fault)
     return image
 
 
@@ -207,12 +209,12 @@ class ImageFiles:
                 block = paths[start : start + BLOCK]
                 try:
                     yield np.ascontiguousarray(list(pool.map(self.rule.decode, block)))
-                except FileFault as fault:
+                except DataFileError as fault:
                     raise DataError(f"{self.title}: {fault}; {self.cure}") from fault
 
-    def check(self, progress: Progress = silent) -> list[FileState]:
+    def check(self, progress: Progress = no_progress) -> list[FileStatus]:
         """Decode every image and say which ones cannot be used (the first 20 by name)."""
-        faults: list[FileState] = []
+        faults: list[FileStatus] = []
         done = 0
         with ThreadPoolExecutor(_threads()) as pool:
             for split in self.splits:
@@ -223,15 +225,15 @@ class ImageFiles:
                     done += len(block)
                     progress(f"decoding {self.title}", done, self.count)
         if not faults:
-            return [FileState(self.folder, "whole", f"all {self.count:,} images decode")]
+            return [FileStatus(self.folder, "complete", f"all {self.count:,} images decode")]
         unnamed = len(faults) - FAULTS_NAMED
-        more = FileState(self.folder, "damaged", f"and {unnamed:,} more images")
+        more = FileStatus(self.folder, "damaged", f"and {unnamed:,} more images")
         return [*faults[:FAULTS_NAMED], *([more] if unnamed > 0 else [])]
 
-    def _fault(self, path: str) -> FileState | None:
+    def _fault(self, path: str) -> FileStatus | None:
         try:
             self.rule.decode(path)
-        except FileFault as fault:
+        except DataFileError as fault:
             return fault.file
         return None
 
@@ -240,7 +242,7 @@ def common_size(folder: Path, splits: Mapping[SplitName, Split]) -> tuple[tuple[
     """(width, height) in pixels of the first training image, and its name.
 
     Raises:
-        FileFault: if it cannot be read.
+        DataFileError: if it cannot be read.
     """
     first = splits["train"].files[0]
     return read_image(folder / first).size, first

@@ -11,13 +11,13 @@ from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.download import fetch_file, gunzip
 from hgmvae_bench.data.pixels import pad_to
 from hgmvae_bench.data.source import (
-    FileFault,
-    FileState,
+    DataFileError,
+    DatasetReport,
+    FileStatus,
     Progress,
-    Report,
     Source,
+    data_error,
     reason,
-    unusable,
 )
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
@@ -68,8 +68,8 @@ class MnistLike:
             train_images, train_labels, test_images, test_labels = (
                 read_idx(self._folder(root) / name, shape) for name, shape in SHAPES.items()
             )
-        except FileFault as fault:
-            raise unusable(self.title, fault.file, self.source, root) from fault
+        except DataFileError as fault:
+            raise data_error(self.title, fault.file, self.source, root) from fault
         return ImageData(
             train_images=pad_to(train_images[:, None], image_size),
             train_labels=train_labels.long(),
@@ -91,10 +91,10 @@ class MnistLike:
         for archive, md5 in published.resources:
             name = archive.removesuffix(".gz")
             state = _state(folder / name, SHAPES[name])
-            if state.state == "whole":
+            if state.state == "complete":
                 continue
             if state.state == "damaged":
-                raise unusable(self.title, state, self.source, root)
+                raise data_error(self.title, state, self.source, root)
             zipped = folder / archive
             downloaded = fetch_file(
                 [f"{mirror}{archive}" for mirror in published.mirrors],
@@ -108,10 +108,10 @@ class MnistLike:
             if downloaded:
                 zipped.unlink()
 
-    def check(self, root: Path, progress: Progress) -> Report:
+    def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Look at all four files: their lengths, shapes and labels."""
         files = tuple(_state(self._folder(root) / name, shape) for name, shape in SHAPES.items())
-        return Report(self.title, files, self.source.advice(root))
+        return DatasetReport(self.title, files, self.source.advice(root))
 
     def _folder(self, root: Path) -> Path:
         return root / self.torchvision_class / "raw"
@@ -121,36 +121,36 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """The uint8 tensor of an IDX file.
 
     Raises:
-        FileFault: if the file is absent, truncated or of another shape, or has unknown labels.
+        DataFileError: if the file is absent, truncated or of another shape, or has unknown labels.
     """
     import torch
     from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
     if not path.exists():
-        raise FileFault(path, "absent", "not there")
+        raise DataFileError(path, "missing", "not there")
     length = 4 * (1 + len(shape)) + math.prod(shape)
     if path.stat().st_size != length:
         found = f"damaged: {path.stat().st_size:,} bytes, expected {length:,}"
-        raise FileFault(path, "damaged", found)
+        raise DataFileError(path, "damaged", found)
     try:
         tensor: Tensor = read_sn3_pascalvincent_tensor(str(path))
     # A damaged header makes torchvision's reader trip in many ways, KeyError among them.
     except Exception as error:
-        raise FileFault(path, "damaged", f"damaged header ({reason(error)})") from error
+        raise DataFileError(path, "damaged", f"damaged header ({reason(error)})") from error
     if tensor.dtype != torch.uint8 or tensor.shape != shape:
         found = f"holds {tensor.dtype} {tuple(tensor.shape)}, expected torch.uint8 {shape}"
-        raise FileFault(path, "damaged", found)
+        raise DataFileError(path, "damaged", found)
     if tensor.ndim == 1 and tensor.max() >= N_CLASSES:
-        raise FileFault(path, "damaged", f"damaged: it has a label {int(tensor.max())}")
+        raise DataFileError(path, "damaged", f"damaged: it has a label {int(tensor.max())}")
     return tensor
 
 
-def _state(path: Path, shape: tuple[int, ...]) -> FileState:
+def _state(path: Path, shape: tuple[int, ...]) -> FileStatus:
     try:
         read_idx(path, shape)
-    except FileFault as fault:
+    except DataFileError as fault:
         return fault.file
-    return FileState(path, "whole", f"{' × '.join(f'{n:,}' for n in shape)} bytes")
+    return FileStatus(path, "complete", f"{' × '.join(f'{n:,}' for n in shape)} bytes")
 
 
 def _source(name: str, folder: str, address: str, size: str) -> Source:

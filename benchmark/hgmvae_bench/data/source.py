@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from hgmvae_bench.data import DataError
 
-State = Literal["whole", "absent", "damaged"]
+State = Literal["complete", "missing", "damaged"]
 
 
 class Progress(Protocol):
@@ -22,7 +22,7 @@ class Progress(Protocol):
         """Report ``done`` of ``total`` bytes or images (None: not known) of ``task``."""
 
 
-def silent(task: str, done: int, total: int | None) -> None:
+def no_progress(task: str, done: int, total: int | None) -> None:
     """A progress that tells nobody."""
 
 
@@ -52,12 +52,12 @@ class Source:
 
 
 @dataclass(frozen=True)
-class FileState:
+class FileStatus:
     """What was found at one place.
 
     Attributes:
         path: a file, or the folder that holds a set of images.
-        state: ``whole``, ``absent`` or ``damaged``.
+        state: ``complete``, ``missing`` or ``damaged``.
         detail: what was verified, or what is wrong.
     """
 
@@ -66,16 +66,16 @@ class FileState:
     detail: str
 
 
-class FileFault(Exception):  # noqa: N818 (it is not an error yet: `check` reports it)
+class DataFileError(Exception):
     """A file that is not whole, as found while reading it."""
 
     def __init__(self, path: Path, state: State, detail: str) -> None:
         super().__init__(f"{path}: {detail}")
-        self.file = FileState(path, state, detail)
+        self.file = FileStatus(path, state, detail)
 
 
 @dataclass(frozen=True)
-class Report:
+class DatasetReport:
     """What `check` found out about one dataset.
 
     Attributes:
@@ -85,18 +85,18 @@ class Report:
     """
 
     title: str
-    files: tuple[FileState, ...]
+    files: tuple[FileStatus, ...]
     advice: str = ""
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether everything is there and undamaged."""
-        return all(file.state == "whole" for file in self.files)
+        return all(file.state == "complete" for file in self.files)
 
 
-def unusable(title: str, file: FileState, source: Source, root: Path) -> DataError:
+def data_error(title: str, file: FileStatus, source: Source, root: Path) -> DataError:
     """The error for data that cannot be loaded or completed because of one file."""
-    cure = "" if file.state == "absent" else "move it away, then get it anew: "
+    cure = "" if file.state == "missing" else "move it away, then get it anew: "
     return DataError(f"{title}: {file.path}: {file.detail}; {cure}{source.advice(root)}")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hgmvae_bench.data import DataError, ImageData, catalogue
-from hgmvae_bench.data.source import Progress, Report
+from hgmvae_bench.data.source import DatasetReport, Progress
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
 
@@ -67,7 +67,7 @@ class Validation:
         """
         catalogue.fetch(self._other(), root, progress)
 
-    def check(self, root: Path, progress: Progress) -> Report:
+    def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Look at the other dataset's files.
 
         Raises:

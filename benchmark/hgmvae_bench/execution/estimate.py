@@ -165,7 +165,7 @@ def survey(
         complete = [run for run in recorded[cell] if run.record.status == "complete"]
         to_score = sum(any(name not in run.metrics for name in metrics) for run in complete)
         seconds, basis, size = estimate.of(cell) if missing[cell] else (None, "unknown", None)
-        dataset, model, _ = grid.names[cell]
+        dataset, model, _ = grid.cell_names[cell]
         cells.append(
             CellPlan(
                 cell,
@@ -258,7 +258,7 @@ class _Estimates:
         shape = channels, cell.image_size, cell.training.batch_size, cell.training.precision
         kind = (*shape, *_kind(cell.settings)[1:3])
         if kind not in self._calibrated:
-            dataset, model, _ = self.grid.names[cell]
+            dataset, model, _ = self.grid.cell_names[cell]
             self.progress(f"{model} on images like those of {dataset}")
             try:
                 self._calibrated[kind] = self._measure(cell)

@@ -16,7 +16,7 @@ from hgmvae_bench.execution.output_capture import captured
 from hgmvae_bench.execution.signals import SIGNALS
 from hgmvae_bench.execution.tasks import DoneElsewhere, EpochEnded, Finished, Setup
 from hgmvae_bench.grid import Run
-from hgmvae_bench.plugins.local_files import use
+from hgmvae_bench.plugins.local_files import activate_plugins
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.errors import StopRequestedError, UserError
 
@@ -77,7 +77,7 @@ def serve(pipe: Connection, setup: Setup) -> None:
     )
     from hgmvae_bench.utils.threads import limit_threads
 
-    use(setup.extensions)
+    activate_plugins(setup.local_plugins)
     limit_threads(setup.threads)
     device = torch.device(setup.device)
     store = setup.store

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.grid import Cell, Grid, GridError
-from hgmvae_bench.grid.faults import Fault, explain
+from hgmvae_bench.grid.errors import LocatedError, describe_validation_error
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.encoders import Network
 
@@ -41,11 +41,11 @@ def available_data(
             not have.
     """
     named: dict[tuple[str, int], str] = {}
-    for cell, (name, _, _) in grid.names.items():
+    for cell, (name, _, _) in grid.cell_names.items():
         named.setdefault((cell.dataset, cell.image_size), name)
     data: dict[tuple[str, int], ImageData] = {}
     lacking: dict[str, str] = {}
-    faults: list[Fault] = []
+    faults: list[LocatedError] = []
     wanted = grid.spec.training.train_images or 0
     for (dataset, image_size), name in named.items():
         if dataset in lacking:
@@ -84,8 +84,10 @@ def check_cells(
         _refuse(grid, (fault for cell in cells for fault in _faults(grid, cell, data)))
 
 
-def _faults(grid: Grid, cell: Cell, data: Mapping[tuple[str, int], ImageData]) -> Iterator[Fault]:
-    dataset, name, _ = grid.names[cell]
+def _faults(
+    grid: Grid, cell: Cell, data: Mapping[tuple[str, int], ImageData]
+) -> Iterator[LocatedError]:
+    dataset, name, _ = grid.cell_names[cell]
     images = data.get((cell.dataset, cell.image_size))
     side, channels = cell.image_size, resolve_dataset(cell.dataset).channels
     input_dim = (channels, side, side) if images is None else images.input_dim
@@ -98,7 +100,7 @@ def _faults(grid: Grid, cell: Cell, data: Mapping[tuple[str, int], ImageData]) -
         model = build_model(cell, input_dim)
     except ValidationError as error:
         for fault in error.errors():
-            yield ("models", name, "settings", *fault["loc"]), explain(fault)
+            yield ("models", name, "settings", *fault["loc"]), describe_validation_error(fault)
         return
     except ValueError as error:
         yield ("models", name), f"{cell.slug} cannot be built: {error}"
@@ -111,7 +113,7 @@ def _faults(grid: Grid, cell: Cell, data: Mapping[tuple[str, int], ImageData]) -
             yield ("training", "epochs"), f"{name}: {error}"
 
 
-def _refuse(grid: Grid, faults: Iterable[Fault]) -> None:
+def _refuse(grid: Grid, faults: Iterable[LocatedError]) -> None:
     """Raise a GridError with a line for each fault; many cells may have the same."""
-    if lines := dict.fromkeys(grid.told(*fault) for fault in faults):
+    if lines := dict.fromkeys(grid.format_error(*fault) for fault in faults):
         raise GridError("\n".join(lines))

@@ -210,7 +210,7 @@ def run_plan(
         device=device,
         weights=weights,
         threads=executor.threads,
-        extensions=local_files.in_use(),
+        local_plugins=local_files.active_plugins(),
         owner=new_owner_id(),
         time_limit=time_limit,
         context=context or {},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from hgmvae_bench.grid import Run
-from hgmvae_bench.plugins.local_files import Extension
+from hgmvae_bench.plugins.local_files import LocalPlugin
 from hgmvae_bench.storage.schema import Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -42,7 +42,7 @@ class Setup:
         weights: folder of pretrained weights for metrics, if any.
         threads: CPU threads of one worker. Sums in another order round differently, so this stays
             the same however many runs there are to do.
-        extensions: plug-ins that are not installed.
+        local_plugins: plug-ins that are not installed.
         owner: name of the driver, under which its workers write.
         time_limit: seconds after which a run counts as hung; None for none.
         context: what records say of the grid that they were made for.
@@ -54,7 +54,7 @@ class Setup:
     device: str
     weights: Path | None
     threads: int
-    extensions: tuple[Extension, ...] = ()
+    local_plugins: tuple[LocalPlugin, ...] = ()
     owner: str = ""
     time_limit: float | None = None
     context: Mapping[str, Any] = field(default_factory=dict)

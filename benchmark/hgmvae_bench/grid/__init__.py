@@ -6,8 +6,8 @@ trained once, and a cell computes just the metrics that its tables (and the grid
 ask for.
 """
 
-from hgmvae_bench.grid.cells import PROTOCOL, Cell, Grid, Run, flat, slugify
-from hgmvae_bench.grid.faults import GridError
+from hgmvae_bench.grid.cells import PROTOCOL_VERSION, Cell, Grid, Run, flatten, slugify
+from hgmvae_bench.grid.errors import GridError
 from hgmvae_bench.grid.files import grid_names, load_grid, parse_grid
 from hgmvae_bench.grid.spec import (
     Axis,
@@ -20,7 +20,7 @@ from hgmvae_bench.grid.spec import (
 )
 
 __all__ = [
-    "PROTOCOL",
+    "PROTOCOL_VERSION",
     "Axis",
     "Cell",
     "DatasetVariant",
@@ -32,7 +32,7 @@ __all__ = [
     "Run",
     "TableSpec",
     "TrainingSettings",
-    "flat",
+    "flatten",
     "grid_names",
     "load_grid",
     "parse_grid",

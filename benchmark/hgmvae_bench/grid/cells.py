@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.grid.faults import GridError, Location, name_faults
+from hgmvae_bench.grid.errors import GridError, Location, check_name
 from hgmvae_bench.grid.spec import (
     Axis,
     DatasetVariant,
@@ -29,7 +29,7 @@ from hgmvae_bench.utils.collector import paused_collector
 from hgmvae_bench.utils.seeding import digest
 
 # Part of every run key: raised when code changes what a run computes without changing a setting.
-PROTOCOL = 1
+PROTOCOL_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, apart from the data's content and the seed."""
         return {
-            "protocol": PROTOCOL,
+            "protocol": PROTOCOL_VERSION,
             "dataset": {"name": self.dataset, "image_size": self.image_size},
             "model": {"name": self.model, "settings": dict(self.model_settings)},
             "latent_dim": self.latent_dim,
@@ -120,13 +120,13 @@ class Grid:
     """
 
     spec: GridSpec
-    whole: GridSpec
-    told: Callable[[Location, str], str] = field(repr=False, compare=False)
+    full_spec: GridSpec
+    format_error: Callable[[Location, str], str] = field(repr=False, compare=False)
 
     @property
     def text(self) -> str:
         """The whole grid as a grid file."""
-        content = self.whole.model_dump(mode="json", exclude_defaults=True)
+        content = self.full_spec.model_dump(mode="json", exclude_defaults=True)
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
     @property
@@ -212,7 +212,7 @@ class Grid:
         return {cell: list(metrics) for cell, metrics in cells.values()}
 
     @cached_property
-    def names(self) -> dict[Cell, tuple[str, str, int]]:
+    def cell_names(self) -> dict[Cell, tuple[str, str, int]]:
         """Dataset, model and latent dim of every cell as the tables name them, the first first."""
         names: dict[Cell, tuple[str, str, int]] = {}
         for table in self.spec.tables:
@@ -220,7 +220,7 @@ class Grid:
                 names.setdefault(self.cell(*entry), entry)
         return names
 
-    def joined_by(self, models: list[str]) -> Grid:
+    def with_models(self, models: list[str]) -> Grid:
         """The grid with those of the models that have an argument (``pythae:NAME``) in every table.
 
         No grid can list all of these; naming one is enough. Other names are left to `select`.
@@ -229,17 +229,17 @@ class Grid:
             GridError: if one is not known or cannot be used.
         """
         new = [name for name in models if ":" in name]
-        for _, fault in itertools.chain.from_iterable(name_faults(resolve_model, n) for n in new):
+        for _, fault in itertools.chain.from_iterable(check_name(resolve_model, n) for n in new):
             raise GridError(fault)
 
         def joined(spec: GridSpec) -> GridSpec:
             tables = [
-                table.beside_models([name for name in new if name not in table.models])
+                table.with_models([name for name in new if name not in table.models])
                 for table in spec.tables
             ]
             return spec.model_copy(update={"tables": tables})
 
-        return replace(self, spec=joined(self.spec), whole=joined(self.whole))
+        return replace(self, spec=joined(self.spec), full_spec=joined(self.full_spec))
 
     def select(
         self,
@@ -298,7 +298,7 @@ class Grid:
         return replace(
             self,
             spec=self.spec.model_copy(update={**changes, "tables": tables}),
-            whole=self.whole.model_copy(update=changes),
+            full_spec=self.full_spec.model_copy(update=changes),
         )
 
 
@@ -307,12 +307,12 @@ def slugify(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
 
 
-def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings, such as settings, as one, with dots between the keys."""
     values: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
-            values.update(flat(value, f"{prefix}{key}."))
+            values.update(flatten(value, f"{prefix}{key}."))
         else:
             values[f"{prefix}{key}"] = value
     return values

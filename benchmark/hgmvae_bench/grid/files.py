@@ -12,7 +12,13 @@ import yaml
 from pydantic import ValidationError
 
 from hgmvae_bench.grid.cells import Grid
-from hgmvae_bench.grid.faults import Fault, GridError, Location, explain, unknown_names
+from hgmvae_bench.grid.errors import (
+    GridError,
+    LocatedError,
+    Location,
+    describe_validation_error,
+    find_errors,
+)
 from hgmvae_bench.grid.spec import GridSpec
 from hgmvae_bench.plugins.protocols import UnknownNameError
 
@@ -78,7 +84,7 @@ def parse_grid(text: str, filename: str) -> Grid:
     except ValidationError as error:
         faults += [(fault["loc"], _explain(fault)) for fault in error.errors()]
     if spec is not None:
-        faults += unknown_names(spec)
+        faults += find_errors(spec)
     if spec is None or faults:
         raise GridError("\n".join(told(*fault) for fault in faults))
     return Grid(spec, spec, told)
@@ -104,7 +110,7 @@ def _explain(fault: Any) -> str:
         return str(UnknownNameError("key", str(location[-1]), _keys(location[:-1])))
     if kind == "model_type":
         fault["msg"] = f"expected keys with values ({', '.join(_keys(location))})"
-    return explain(fault)
+    return describe_validation_error(fault)
 
 
 def _keys(location: Location) -> list[str]:
@@ -116,7 +122,7 @@ def _keys(location: Location) -> list[str]:
     return list(section.model_fields)
 
 
-def _duplicate_keys(node: yaml.Node | None) -> Iterator[Fault]:
+def _duplicate_keys(node: yaml.Node | None) -> Iterator[LocatedError]:
     """Keys that a mapping has twice: YAML forbids them, PyYAML silently keeps the last."""
     stack: list[tuple[Location, yaml.Node | None]] = [((), node)]
     visited: set[yaml.Node] = set()  # Aliases lead to a node again, and may lead round in a circle.

@@ -121,12 +121,12 @@ class TableSpec(_Strict):
         }
         return values[axis]
 
-    def showing(self, metrics: list[str]) -> TableSpec:
+    def with_metrics(self, metrics: list[str]) -> TableSpec:
         """The same table for other metrics."""
         rows = self.rows if "metric" in [*self.rows, *self.columns] else [*self.rows, "metric"]
         return TableSpec(**{**dict(self), "metrics": metrics, "rows": rows})
 
-    def beside_models(self, names: list[str]) -> TableSpec:
+    def with_models(self, names: list[str]) -> TableSpec:
         """The same table with more entries on the axis of models, such as controls."""
         if not names:
             return self

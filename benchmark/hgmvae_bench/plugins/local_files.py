@@ -33,12 +33,12 @@ ATTRIBUTES = {
 """What a module calls its mapping for each entry point group."""
 
 
-class ExtensionError(UserError, RuntimeError):
+class LocalPluginError(UserError, RuntimeError):
     """A ``--plugin`` that cannot be used; the message names it and says what is expected."""
 
 
 @dataclass(frozen=True)
-class Extension:
+class LocalPlugin:
     """A module of plug-ins that is used without being installed.
 
     Attributes:
@@ -50,18 +50,18 @@ class Extension:
     code: str | None
 
     @classmethod
-    def find(cls, name: str) -> Extension:
-        """The extension called ``name``: a file if that ends in ``.py``, else a module.
+    def find(cls, name: str) -> LocalPlugin:
+        """The plugin called ``name``: a file if that ends in ``.py``, else a module.
 
         Raises:
-            ExtensionError: if the file cannot be read.
+            LocalPluginError: if the file cannot be read.
         """
         if not name.endswith(".py"):
             return cls(name, None)
         try:
             return cls(name, Path(name).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise ExtensionError(f"the plug-in file {name} cannot be read: {error}") from error
+            raise LocalPluginError(f"the plug-in file {name} cannot be read: {error}") from error
 
     @property
     def digest(self) -> str | None:
@@ -72,84 +72,84 @@ class Extension:
         """Its plug-ins by entry point group and name.
 
         Raises:
-            ExtensionError: if it cannot be imported, or offers no plug-ins.
+            LocalPluginError: if it cannot be imported, or offers no plug-ins.
         """
         return _plugins(self)
 
 
-_IN_USE: ContextVar[tuple[Extension, ...]] = ContextVar("extensions in use", default=())
+_ACTIVE: ContextVar[tuple[LocalPlugin, ...]] = ContextVar("active_plugins", default=())
 
 
-def in_use() -> tuple[Extension, ...]:
-    """The extensions that names are looked up in, beside what is installed."""
-    return _IN_USE.get()
+def active_plugins() -> tuple[LocalPlugin, ...]:
+    """The plugins that names are looked up in, beside what is installed."""
+    return _ACTIVE.get()
 
 
 @contextmanager
-def using(extensions: Iterable[Extension]) -> Iterator[None]:
-    """Look names up in these extensions too, until the block ends.
+def using_plugins(plugins: Iterable[LocalPlugin]) -> Iterator[None]:
+    """Look names up in these plugins too, until the block ends.
 
     Raises:
-        ExtensionError: if one cannot be imported, or offers no plug-ins.
+        LocalPluginError: if one cannot be imported, or offers no plug-ins.
     """
-    token = use(extensions)
+    token = activate_plugins(plugins)
     try:
         yield
     finally:
-        _IN_USE.reset(token)
+        _ACTIVE.reset(token)
 
 
-def use(extensions: Iterable[Extension]) -> Token[tuple[Extension, ...]]:
-    """Look names up in these extensions too, from now on, as a worker process does.
+def activate_plugins(plugins: Iterable[LocalPlugin]) -> Token[tuple[LocalPlugin, ...]]:
+    """Look names up in these plugins too, from now on, as a worker process does.
 
     Raises:
-        ExtensionError: if one cannot be imported, or offers no plug-ins.
+        LocalPluginError: if one cannot be imported, or offers no plug-ins.
     """
-    used = tuple(dict.fromkeys((*in_use(), *extensions)))
-    for extension in used:
-        extension.plugins()
-    return _IN_USE.set(used)
+    used = tuple(dict.fromkeys((*active_plugins(), *plugins)))
+    for plugin in used:
+        plugin.plugins()
+    return _ACTIVE.set(used)
 
 
 # Importing the same code twice would make two classes of one.
 @functools.cache
-def _plugins(extension: Extension) -> Mapping[str, Mapping[str, Any]]:
+def _plugins(plugin: LocalPlugin) -> Mapping[str, Mapping[str, Any]]:
     try:
-        module = _import(extension)
+        module = _import(plugin)
     except Exception as error:
         hint = ""
-        if extension.code is None and isinstance(error, ModuleNotFoundError):
+        if plugin.code is None and isinstance(error, ModuleNotFoundError):
             hint = "; name a module on Python's path, or a file that ends in .py"
-        raise ExtensionError(
-            f"the plug-in {extension.name} cannot be loaded: {type(error).__name__}: {error}{hint}"
+        raise LocalPluginError(
+            f"the plug-in {plugin.name} cannot be loaded: {type(error).__name__}: {error}{hint}"
         ) from error
     plugins = {}
     for group, attribute in ATTRIBUTES.items():
         offered = getattr(module, attribute, {})
         if not isinstance(offered, Mapping) or not all(isinstance(name, str) for name in offered):
-            raise ExtensionError(
-                f"the plug-in {extension.name}: {attribute} has to map names to plug-ins, "
+            raise LocalPluginError(
+                f"the plug-in {plugin.name}: {attribute} has to map names to plug-ins, "
                 f"got {type(offered).__name__}"
             )
         plugins[group] = dict(offered)
     if not any(plugins.values()):
-        raise ExtensionError(
-            f"the plug-in {extension.name} offers nothing: it has to define MODELS, DATASETS or "
+        raise LocalPluginError(
+            f"the plug-in {plugin.name} offers nothing: it has to define MODELS, DATASETS or "
             'METRICS, such as MODELS = {"name": plugin}'
         )
     return plugins
 
 
-def _import(extension: Extension) -> ModuleType:
-    if extension.code is None:
-        return importlib.import_module(extension.name)
-    name = f"hgmvae_bench_plugin_{Path(extension.name).stem}_{extension.digest}"
+def _import(plugin: LocalPlugin) -> ModuleType:
+    if plugin.code is None:
+        return importlib.import_module(plugin.name)
+    name = f"hgmvae_bench_plugin_{Path(plugin.name).stem}_{plugin.digest}"
     module = ModuleType(name)
-    module.__file__ = extension.name
+    module.__file__ = plugin.name
     # Dataclasses, among others, look up the module of a class that is being made.
     sys.modules[module.__name__] = module
     try:
-        exec(compile(extension.code, extension.name, "exec"), vars(module))  # noqa: S102
+        exec(compile(plugin.code, plugin.name, "exec"), vars(module))  # noqa: S102
     except BaseException:
         del sys.modules[module.__name__]
         raise

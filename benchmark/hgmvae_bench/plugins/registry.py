@@ -28,7 +28,7 @@ P = TypeVar("P")
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegisteredPlugin:
     """A registered plug-in, which may not have been imported yet.
 
     Attributes:
@@ -62,13 +62,13 @@ class Registry(Generic[P]):
     protocol: type
     find: Callable[..., Any] = entry_points
 
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, RegisteredPlugin]:
         """Entries by name.
 
         Raises:
             PluginError: if two owners register one name.
         """
-        return _entries(self, local_files.in_use())
+        return _entries(self, local_files.active_plugins())
 
     def names(self) -> list[str]:
         """The registered names, in the order of registration."""
@@ -77,7 +77,7 @@ class Registry(Generic[P]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> RegisteredPlugin:
         """The entry called ``name``, without importing it.
 
         Raises:
@@ -114,9 +114,9 @@ class Registry(Generic[P]):
 
 @functools.cache
 def _entries(
-    registry: Registry[Any], used: tuple[local_files.Extension, ...]
-) -> Mapping[str, Entry]:
-    entries: dict[str, Entry] = {}
+    registry: Registry[Any], used: tuple[local_files.LocalPlugin, ...]
+) -> Mapping[str, RegisteredPlugin]:
+    entries: dict[str, RegisteredPlugin] = {}
     for name, entry in _found(registry, used):
         other = entries.get(name)
         # An editable install next to a wheel lists the same entry twice: no conflict.
@@ -130,14 +130,14 @@ def _entries(
 
 
 def _found(
-    registry: Registry[Any], used: tuple[local_files.Extension, ...]
-) -> Iterator[tuple[str, Entry]]:
+    registry: Registry[Any], used: tuple[local_files.LocalPlugin, ...]
+) -> Iterator[tuple[str, RegisteredPlugin]]:
     for point in registry.find(group=registry.group):
-        yield point.name, Entry(_distribution(point), point.value, point.load)
-    for extension in used:
-        for name, plugin in extension.plugins().get(registry.group, {}).items():
+        yield point.name, RegisteredPlugin(_distribution(point), point.value, point.load)
+    for local in used:
+        for name, plugin in local.plugins().get(registry.group, {}).items():
             place = local_files.ATTRIBUTES[registry.group]
-            yield name, Entry(extension.name, place, functools.partial(_same, plugin))
+            yield name, RegisteredPlugin(local.name, place, functools.partial(_same, plugin))
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -44,7 +44,7 @@ def collect_provenance(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cores": available_cores(),
         "code": _code_version(),
-        "plugins": {extension.name: extension.digest for extension in local_files.in_use()},
+        "plugins": {plugin.name: plugin.digest for plugin in local_files.active_plugins()},
     }
 
 

@@ -50,7 +50,7 @@ from hgmvae_bench.storage.record_file import (
 from hgmvae_bench.storage.remote import RemoteResults
 from hgmvae_bench.storage.schema import ControlRecord, Record, ScoreRecord
 from hgmvae_bench.storage.stored_run import RECORDS, IndexedRun, StoredRun, Summary, merge_metrics
-from hgmvae_bench.utils.atomic_files import FileState, LocalFiles
+from hgmvae_bench.utils.atomic_files import FileVersion, LocalFiles
 from hgmvae_bench.utils.collector import paused_collector
 
 CONTROLS = "controls"
@@ -168,7 +168,7 @@ class Store:
             index.save(self.files, entries)
         return contents
 
-    def _scan(self, folder: str) -> Iterator[FileState]:
+    def _scan(self, folder: str) -> Iterator[FileVersion]:
         with as_store_errors(self.root / folder, "read"):
             yield from self.files.scan(folder)
 

@@ -32,7 +32,7 @@ class OutputError(UserError, OSError):
     """A file that cannot be written where the user wants it; the message names it."""
 
 
-class FileState(NamedTuple):
+class FileVersion(NamedTuple):
     """A file of a folder.
 
     Attributes:
@@ -47,7 +47,7 @@ class FileState(NamedTuple):
 class Files(Protocol):
     """A folder of files. Every operation raises ``OSError`` where it is refused."""
 
-    def scan(self, folder: str) -> Iterator[FileState]:
+    def scan(self, folder: str) -> Iterator[FileVersion]:
         """Files of a folder, in no order; none if there is no such folder. Hidden ones are left."""
 
     def version(self, path: str) -> str | None:
@@ -82,14 +82,14 @@ class LocalFiles:
     root: Path
     owner: str = ""
 
-    def scan(self, folder: str) -> Iterator[FileState]:
+    def scan(self, folder: str) -> Iterator[FileVersion]:
         """Files of a folder, in no order; none if there is no such folder. Hidden ones are left."""
         with suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
                     # Gone since it was listed: another process moved it.
                     with suppress(FileNotFoundError):
-                        yield FileState(entry.name, _version(entry.stat()))
+                        yield FileVersion(entry.name, _version(entry.stat()))
 
     def version(self, path: str) -> str | None:
         """The version of one file, None if it is not there."""

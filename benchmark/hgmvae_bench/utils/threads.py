@@ -29,7 +29,7 @@ def limit_threads(number: int) -> None:
     threadpool_limits(number)
 
 
-def spread(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Results of ``function`` for every item, in order, on as many threads as torch may use.
 
     Threads that never wait for each other lose little where cores are shared with other work, and

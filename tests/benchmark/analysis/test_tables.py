@@ -252,7 +252,7 @@ def test_an_unknown_table_is_answered_with_the_known_ones(tiny_grid):
 
 
 def test_a_table_shows_other_metrics_on_demand(tiny_grid, runs):
-    table = build_table(tiny_grid, tiny_grid.table("1").showing(["accuracy"]), runs)
+    table = build_table(tiny_grid, tiny_grid.table("1").with_metrics(["accuracy"]), runs)
     assert {entry.metric for entry in table.entries} == {"accuracy"}
     assert "Accuracy" in to_text(table.formatted)
 

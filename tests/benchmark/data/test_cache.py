@@ -175,7 +175,7 @@ def test_an_entry_holds_no_pickle(pictures: Path, root: Path) -> None:
 def test_check_finds_a_forged_entry(pictures: Path, root: Path) -> None:
     load(root, image_size=64)
     report = check("folder:pictures", root)
-    assert report.whole
+    assert report.complete
     assert report.files[0].detail == "all 6 images were decoded, and the copy is intact"
     [entry] = entries(root)
     array = entry / "train_images.npy"
@@ -185,7 +185,7 @@ def test_check_finds_a_forged_entry(pictures: Path, root: Path) -> None:
     array.write_bytes(content)
     os.utime(array, ns=(status.st_atime_ns, status.st_mtime_ns))
     report = check("folder:pictures", root)
-    assert not report.whole
+    assert not report.complete
     assert report.files[0].path == entry
     assert "delete it" in report.files[0].detail
 

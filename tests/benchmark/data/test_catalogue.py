@@ -59,20 +59,20 @@ def test_a_plug_in_without_fetch_and_check(bare: None, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Theirs: its plug-in cannot fetch it.* .Somebody 2020"):
         fetch("theirs", tmp_path)
     assert check("theirs", tmp_path).files[0].detail == "1,797 images load"
-    assert not check("theirs", tmp_path / "empty").whole
+    assert not check("theirs", tmp_path / "empty").complete
 
 
 def test_check_of_what_is_whole(tmp_path: Path) -> None:
     result = run("check", "digits", "--data", tmp_path)
     assert result.exit_code == 0
-    assert "Digits is whole" in result.output
+    assert "Digits is complete" in result.output
 
 
 def test_check_of_what_is_absent(tmp_path: Path) -> None:
     result = run("check", "mnist", "--data", tmp_path)
     assert result.exit_code == 1
-    assert result.stdout.count("\nabsent") + result.stdout.startswith("absent") == 4
-    assert "MNIST is not whole" in result.output
+    assert result.stdout.count("\nmissing") + result.stdout.startswith("missing") == 4
+    assert "MNIST is not complete" in result.output
     assert f"data fetch mnist --data {tmp_path}" in result.output
 
 

@@ -113,7 +113,7 @@ def test_a_missing_image_is_named(celeba: Path, root: Path) -> None:
         load(root)
     assert str(missing) in str(caught.value)
     report = CELEBA.check(root, lambda *_: None)
-    assert [file.path for file in report.files if file.state == "absent"] == [missing]
+    assert [file.path for file in report.files if file.state == "missing"] == [missing]
 
 
 def test_an_image_of_another_size_is_named(celeba: Path, root: Path, paint) -> None:
@@ -138,7 +138,7 @@ def test_check_reports_every_fault(celeba: Path, root: Path) -> None:
 
 def test_check_without_data(root: Path) -> None:
     report = CELEBA.check(root, lambda *_: None)
-    assert [file.state for file in report.files] == ["absent"]
+    assert [file.state for file in report.files] == ["missing"]
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_fetching_through_torchvision_and_gdown(
         "img_align_celeba",
         "list_eval_partition.txt",
     ]
-    assert CELEBA.check(root, lambda *_: None).whole
+    assert CELEBA.check(root, lambda *_: None).complete
     assert load(root).train_images.shape == (8, 3, 64, 64)
     # Everything is there: nothing is asked for again.
     monkeypatch.setitem(sys.modules, "gdown", None)
@@ -228,7 +228,7 @@ def test_files_put_there_by_hand_are_verified_and_unpacked(
     for path in published.iterdir():
         (root / "celeba" / path.name).write_bytes(path.read_bytes())
     CELEBA.fetch(root, lambda *_: None)
-    assert CELEBA.check(root, lambda *_: None).whole
+    assert CELEBA.check(root, lambda *_: None).complete
     assert (root / "celeba" / "img_align_celeba.zip").exists()
 
 

@@ -114,7 +114,7 @@ def test_fetch(server, archive: bytes, tmp_path: Path) -> None:
     dataset.fetch(root, lambda *_: None)
     assert server.ranges == [None, "bytes=5000-", "bytes=10000-"]
     assert [path.name for path in root.iterdir()] == ["rendered_chairs"]
-    assert dataset.check(root, lambda *_: None).whole
+    assert dataset.check(root, lambda *_: None).complete
     dataset.fetch(root, lambda *_: None)
     assert len(server.ranges) == 3
 
@@ -133,7 +133,7 @@ def test_check_counts(chairs: Path, root: Path) -> None:
     report = CHAIRS.check(root, lambda *_: None)
     assert [(file.state, file.detail) for file in report.files] == [
         ("damaged", "30 images, expected 86,366"),
-        ("whole", "all 30 images decode"),
+        ("complete", "all 30 images decode"),
     ]
 
 

@@ -168,8 +168,8 @@ def test_no_size_but_its_own(root: Path) -> None:
 def test_check_knows_the_published_files(cifar10: Path, root: Path) -> None:
     (cifar10 / "test_batch").unlink()
     report = CIFAR10.check(root, lambda *_: None)
-    assert not report.whole
-    assert [file.state for file in report.files] == ["damaged"] * 5 + ["absent"]
+    assert not report.complete
+    assert [file.state for file in report.files] == ["damaged"] * 5 + ["missing"]
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_fetch(published, tmp_path: Path) -> None:
     root = tmp_path / "fresh" / "data"
     published.break_after = [1000]
     CIFAR10.fetch(root, lambda *_: None)
-    assert CIFAR10.check(root, lambda *_: None).whole
+    assert CIFAR10.check(root, lambda *_: None).complete
     assert [path.name for path in root.iterdir()] == ["cifar-10-batches-py"]
     assert published.ranges == [None, "bytes=1000-"]
     CIFAR10.fetch(root, lambda *_: None)

@@ -41,4 +41,4 @@ def test_a_size_that_repetition_cannot_reach_is_refused(root: Path, size: int) -
 def test_there_is_nothing_to_fetch(root: Path) -> None:
     fetch("digits", root)
     assert not list(root.iterdir())
-    assert check("digits", root).whole
+    assert check("digits", root).complete

@@ -13,7 +13,7 @@ import pytest
 
 from hgmvae_bench.data import DataError, download
 from hgmvae_bench.data.download import fetch_file, gunzip, unpack
-from hgmvae_bench.data.source import silent
+from hgmvae_bench.data.source import no_progress
 
 CONTENT = os.urandom(300_000)
 
@@ -227,7 +227,7 @@ def test_unpack(root: Path, form: str) -> None:
     assert (root / "top" / "deep" / "b").read_bytes() == b"2"
     assert names(root) == sorted(["a", "b", archive.name])
     with pytest.raises(DataError, match="is there, but not whole"):
-        unpack(archive, root, "top", silent)
+        unpack(archive, root, "top", no_progress)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -239,7 +239,7 @@ def test_an_archive_that_was_cut_off_is_named_and_leaves_nothing(
     archive = root / f"archive.{form}"
     archive.write_bytes(content[: round(len(content) * kept)])
     with pytest.raises(DataError, match="is damaged or unsafe") as caught:
-        unpack(archive, root, "top", silent)
+        unpack(archive, root, "top", no_progress)
     assert str(archive) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.name for path in root.iterdir()] == [archive.name]
@@ -265,10 +265,10 @@ def test_members_that_would_land_outside_are_refused(root: Path, form: str, name
     archive.write_bytes(packed({"top/a": b"1", name: b"harm"}, form))
     if name.startswith("/") and form != "zip":
         # tarfile's filter takes the leading slash away, which keeps the member inside.
-        unpack(archive, root, "top", silent)
+        unpack(archive, root, "top", no_progress)
     else:
         with pytest.raises(DataError, match="unsafe"):
-            unpack(archive, root, "top", silent)
+            unpack(archive, root, "top", no_progress)
         assert not (root / "top").exists()
     assert not (root.parent / "outside").exists()
     assert not Path("/outside-of-it").exists()
@@ -284,7 +284,7 @@ def test_links_that_lead_outside_and_devices_are_refused(root: Path, kind: bytes
         inside = tarfile.TarInfo("top/link/file")
         tar.addfile(inside)
     with pytest.raises(DataError, match="unsafe"):
-        unpack(archive, root, "top", silent)
+        unpack(archive, root, "top", no_progress)
     assert names(root) == ["archive.tar"]
 
 
@@ -292,7 +292,7 @@ def test_an_archive_of_something_else(root: Path) -> None:
     archive = root / "archive.tar"
     archive.write_bytes(packed({"other/a": b"1"}, "tar"))
     with pytest.raises(DataError, match="holds no folder top"):
-        unpack(archive, root, "top", silent)
+        unpack(archive, root, "top", no_progress)
     assert names(root) == ["archive.tar"]
 
 
@@ -300,5 +300,5 @@ def test_unpacking_on_a_full_disk_leaves_nothing(root: Path, small_disk: Path) -
     archive = root / "archive.tar"
     archive.write_bytes(packed({f"top/{n}": bytes(300_000) for n in range(6)}, "tar"))
     with pytest.raises(DataError, match="No space left on device"):
-        unpack(archive, small_disk, "top", silent)
+        unpack(archive, small_disk, "top", no_progress)
     assert list(small_disk.iterdir()) == []

@@ -278,7 +278,7 @@ def test_fetching_a_folder_says_that_it_is_the_users_own(classes: Path, root: Pa
 
 def test_check(classes: Path, root: Path) -> None:
     report = check("folder:pictures", root)
-    assert report.whole
+    assert report.complete
     assert report.files[0].detail == "all 15 images decode"
     assert not list(root.glob(".*")), "checking writes nothing"
 

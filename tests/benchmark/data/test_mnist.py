@@ -60,7 +60,7 @@ def test_real_files(shared_data: Path, dataset: MnistLike, test_counts: list[int
     assert torch.equal(data.test_labels, official.targets)
     unpadded = dataset.load(shared_data, image_size=28)
     assert torch.equal(unpadded.test_images[:, 0], official.data)
-    assert dataset.check(shared_data, lambda *_: None).whole
+    assert dataset.check(shared_data, lambda *_: None).complete
 
 
 @pytest.mark.shared_data
@@ -95,7 +95,7 @@ def test_a_missing_file_is_named(fake: Path, root: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"{name}: not there"):
         MNIST.load(root, image_size=32)
     report = MNIST.check(root, lambda *_: None)
-    assert [file.path.name for file in report.files if file.state == "absent"] == [name]
+    assert [file.path.name for file in report.files if file.state == "missing"] == [name]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def published(server, monkeypatch: pytest.MonkeyPatch):
 def test_fetching_gives_data_that_load_and_check_whole(published, root: Path) -> None:
     told: list[tuple[str, int, int | None]] = []
     MNIST.fetch(root, lambda *progress: told.append(progress))
-    assert MNIST.check(root, lambda *_: None).whole
+    assert MNIST.check(root, lambda *_: None).complete
     MNIST.load(root, image_size=32)
     assert {path.name for path in (root / "MNIST" / "raw").iterdir()} == set(SHAPES)
     name, done, total = told[-1]
@@ -160,7 +160,7 @@ def test_fetching_gives_data_that_load_and_check_whole(published, root: Path) ->
 
 def test_the_command_line(published, root: Path) -> None:
     published.break_after = [1000]
-    for command, answer in (("fetch", f"mnist is in {root}\n"), ("check", "MNIST is whole\n")):
+    for command, answer in (("fetch", f"mnist is in {root}\n"), ("check", "MNIST is complete\n")):
         result = CliRunner().invoke(app, [command, "mnist", "--data", str(root)])
         assert result.exit_code == 0, result.output
         assert result.output.endswith(answer)
@@ -173,7 +173,7 @@ def test_an_archive_put_there_by_hand_is_unpacked_and_kept(published, root: Path
     for path, content in published.files.items():
         (folder / Path(path).name).write_bytes(content)
     MNIST.fetch(root, lambda *_: None)
-    assert MNIST.check(root, lambda *_: None).whole
+    assert MNIST.check(root, lambda *_: None).complete
     assert published.ranges == []
     assert (folder / "t10k-labels-idx1-ubyte.gz").exists()
 

@@ -32,7 +32,7 @@ def test_it_is_described_by_the_other_dataset() -> None:
 def test_its_files_are_the_other_datasets(tmp_path: Path) -> None:
     fetch("validation:digits", tmp_path)
     assert check("validation:digits", tmp_path) == check("digits", tmp_path)
-    assert not check("validation:mnist", tmp_path).whole
+    assert not check("validation:mnist", tmp_path).complete
 
 
 @pytest.mark.parametrize(

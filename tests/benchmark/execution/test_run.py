@@ -8,7 +8,7 @@ import torch
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution.run import RecordedElsewhereError, execute, rescore
 from hgmvae_bench.grid import Grid, Run, parse_grid
-from hgmvae_bench.plugins.local_files import Extension, using
+from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
 
@@ -67,7 +67,7 @@ METRICS = {
 
 
 def test_a_metric_that_gives_what_no_record_can_hold_is_missing(run, digits, store) -> None:
-    with using([Extension("odd.py", METRICS)]):
+    with using_plugins([LocalPlugin("odd.py", METRICS)]):
         names = ["no-value", "odd-fingerprint", "well"]
         record = execute(run, digits, names, store=store, device=CPU)
     assert record.status == "complete"
@@ -105,7 +105,7 @@ def trained(tiny_text, digits, store):
 
     def train(change: str) -> Record:
         text = tiny_text.replace("[vae, wae-imq]", "[odd]").replace("epochs: 1,", "epochs: 2,")
-        with using([Extension("odd.py", MODEL.replace("CHANGE", change))]):
+        with using_plugins([LocalPlugin("odd.py", MODEL.replace("CHANGE", change))]):
             (cell,) = parse_grid(text, "tiny.yaml").cells
             run = Run(cell, 0, digits.digest)
             return execute(run, digits, ["sc"], store=store, device=CPU)

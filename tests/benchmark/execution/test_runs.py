@@ -295,7 +295,7 @@ def _kill_one_worker():
 
 
 def test_another_model_of_pythae_runs_and_is_scored_again(tiny_grid, tmp_path):
-    grid = tiny_grid.joined_by(["pythae:RAE_L2"]).select(models=["pythae:RAE_L2"], seeds=1)
+    grid = tiny_grid.with_models(["pythae:RAE_L2"]).select(models=["pythae:RAE_L2"], seeds=1)
     complete, _ = run(grid, tmp_path)
     assert complete
     evaluate(grid, tmp_path, ["ssim"])

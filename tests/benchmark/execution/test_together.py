@@ -12,7 +12,7 @@ from hgmvae_bench.execution.runner import make_plan, run_plan
 from hgmvae_bench.execution.task_queue import Work
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, PutBack, Started, Task
 from hgmvae_bench.grid import Run, parse_grid
-from hgmvae_bench.plugins.local_files import Extension, using
+from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.threads import available_cores
@@ -162,7 +162,7 @@ def grid_of(tiny_text, tmp_path):
         text = text.replace("seeds: 2", "seeds: 3").replace("epochs: 1,", f"epochs: {epochs},")
         return parse_grid(text, "tiny.yaml")
 
-    with using([Extension.find(str(path))]):
+    with using_plugins([LocalPlugin.find(str(path))]):
         yield make
 
 

@@ -4,7 +4,7 @@ import random
 import pytest
 import yaml
 
-from hgmvae_bench.grid import GridError, Run, flat, grid_names, load_grid, parse_grid
+from hgmvae_bench.grid import GridError, Run, flatten, grid_names, load_grid, parse_grid
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.plugins.registry import MODELS
 
@@ -209,13 +209,13 @@ def test_a_missing_grid_file_and_an_unknown_grid_are_named(tmp_path):
 )
 def test_a_model_with_an_argument_that_cannot_be_had_says_why(tiny_text, tiny_grid, name, message):
     with pytest.raises(GridError, match=message):
-        tiny_grid.joined_by([name])
+        tiny_grid.with_models([name])
     with pytest.raises(GridError, match=rf"g.yaml:11: tables\[0\].models\[0\]: {message}"):
         parse_grid(tiny_text.replace("[vae, wae-imq]", f"['{name}', wae-imq]"), "g.yaml")
 
 
 def test_a_model_with_an_argument_joins_every_table(tiny_grid):
-    joined = tiny_grid.joined_by(["vae", "pythae:RAE_L2"])
+    joined = tiny_grid.with_models(["vae", "pythae:RAE_L2"])
     assert [cell.model for cell in joined.cells] == ["vae", "wae-imq", "pythae:RAE_L2"]
     (cell,) = joined.select(models=["pythae:RAE_L2"]).cells
     # pythae's own defaults, and a key that is a file's name.
@@ -223,7 +223,7 @@ def test_a_model_with_an_argument_joins_every_table(tiny_grid):
     assert cell.slug == "digits_pythae-RAE-L2_L2"
     assert joined.model_title("pythae:RAE_L2") == "RAE_L2"
     assert list(parse_grid(joined.text, "g.yaml").cells) == list(joined.cells)
-    assert list(tiny_grid.joined_by(["vae"]).cells) == list(tiny_grid.cells)
+    assert list(tiny_grid.with_models(["vae"]).cells) == list(tiny_grid.cells)
 
 
 def test_merged_keys_are_no_duplicates(tiny_text):
@@ -235,4 +235,4 @@ def test_merged_keys_are_no_duplicates(tiny_text):
 
 
 def test_nested_settings_are_flattened():
-    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": []}) == {"a.b": 1, "a.c.d": None, "e": []}
+    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": []}) == {"a.b": 1, "a.c.d": None, "e": []}

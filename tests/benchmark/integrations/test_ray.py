@@ -20,7 +20,7 @@ from hgmvae_bench.execution.runner import make_plan, run_plan
 from hgmvae_bench.execution.signals import StoppedError, stop_on_signals
 from hgmvae_bench.execution.tasks import EpochEnded, ExecutorError, Finished, PutBack, Started
 from hgmvae_bench.grid import Run, parse_grid
-from hgmvae_bench.plugins.local_files import Extension, using
+from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.training.checkpoints import Checkpoint
 
@@ -190,7 +190,7 @@ def test_a_node_that_is_lost_in_mid_grid_costs_no_more_than_an_epoch(
     (tmp_path / "there").mkdir()
     eager = EAGER.replace("FOLDER", str(tmp_path / "there"))
     recorder = Recorder(lose_a_node)
-    with using([Extension("eager.py", eager + mean_plugin)]):
+    with using_plugins([LocalPlugin("eager.py", eager + mean_plugin)]):
         complete, _ = run(longer, tmp_path, RayExecutor(), recorder)
     assert complete
     assert lost, "no node was lost"
@@ -300,7 +300,7 @@ def test_metrics_added_later_plugins_and_a_classifier_reach_every_node(
     grid = parse_grid(tiny_text, "g.yaml").select(models=["vae"])
     assert run(grid, tmp_path, RayExecutor())[0]
     text = tiny_text.replace("[sc, accuracy]", "[sc, accuracy, mean-code, fid-classifier]")
-    with using([Extension("mean.py", mean_plugin)]):
+    with using_plugins([LocalPlugin("mean.py", mean_plugin)]):
         more = parse_grid(text, "g.yaml").select(models=["vae"])
         complete, recorder = run(more, tmp_path, RayExecutor())
     assert complete
@@ -320,7 +320,7 @@ def test_metrics_added_later_plugins_and_a_classifier_reach_every_node(
 def test_a_run_that_hangs_crashes_or_raises_costs_only_itself_and_leaves_its_words(
     cluster, odd_plugin, odd_text, tmp_path
 ):
-    with using([Extension("odd.py", odd_plugin)]):
+    with using_plugins([LocalPlugin("odd.py", odd_plugin)]):
         grid = parse_grid(odd_text("hangs", "crashes", "raises", "out-of-memory", "well"), "g.yaml")
         complete, _ = run(grid, tmp_path, RayExecutor(retries=1), time_limit=40.0)
     assert not complete
@@ -362,7 +362,9 @@ def test_a_share_of_a_gpu_bounds_how_many_runs_stand_beside_each_other(cluster, 
         most.append(len(under_way))
 
     (tmp_path / "there").mkdir()
-    with using([Extension("sharing.py", SHARING.replace("FOLDER", str(tmp_path / "there")))]):
+    with using_plugins(
+        [LocalPlugin("sharing.py", SHARING.replace("FOLDER", str(tmp_path / "there")))]
+    ):
         grid = parse_grid(odd_text("meets").replace("seeds: 1", "seeds: 3"), "g.yaml")
         complete, _ = run(grid, tmp_path, RayExecutor(gpus=0.5), Recorder(count))
         assert complete

@@ -14,7 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 from hgmvae_bench.evaluation.outputs import RunOutputs
-from hgmvae_bench.plugins.local_files import Extension, ExtensionError, in_use, using
+from hgmvae_bench.plugins.local_files import (
+    LocalPlugin,
+    LocalPluginError,
+    active_plugins,
+    using_plugins,
+)
 from hgmvae_bench.plugins.protocols import ModelPlugin, PluginError, UnknownNameError
 from hgmvae_bench.plugins.registry import METRICS, MODELS, Registry
 from hgmvae_bench.storage.store import Store
@@ -83,33 +88,33 @@ def test_a_plugin_that_lacks_something_is_refused_with_what_it_lacks():
 def test_a_file_is_found_only_while_it_is_used(mean_plugin, tmp_path):
     file = tmp_path / "mean.py"
     file.write_text(mean_plugin)
-    with using([Extension.find(str(file))]):
+    with using_plugins([LocalPlugin.find(str(file))]):
         assert METRICS["mean-code"].title == "Mean"
         assert "sc" in METRICS.names()
     assert "mean-code" not in METRICS.names()
-    assert in_use() == ()
+    assert active_plugins() == ()
 
 
 def test_a_file_that_is_edited_is_another_plugin(mean_plugin, tmp_path):
     file = tmp_path / "mean.py"
     for title in ("Mean", "Average"):
         file.write_text(mean_plugin.replace('"Mean"', f'"{title}"'))
-        with using([Extension.find(str(file))]):
+        with using_plugins([LocalPlugin.find(str(file))]):
             assert METRICS["mean-code"].title == title
 
 
 def test_a_name_that_is_taken_names_the_file_and_the_package(mean_plugin, tmp_path):
     file = tmp_path / "mean.py"
     file.write_text(mean_plugin.replace("mean-code", "sc"))
-    extension = Extension.find(str(file))
+    extension = LocalPlugin.find(str(file))
     message = rf"two owners register the metric 'sc': hgmvae-bench \(.*:SC\) and {file} \(METRICS\)"
-    with using([extension]), pytest.raises(PluginError, match=message):
+    with using_plugins([extension]), pytest.raises(PluginError, match=message):
         METRICS["sc"]
 
 
 def test_a_file_named_twice_is_no_duplicate(mean_plugin, tmp_path):
-    extension = Extension(str(tmp_path / "mean.py"), mean_plugin)
-    with using([extension, extension]):
+    extension = LocalPlugin(str(tmp_path / "mean.py"), mean_plugin)
+    with using_plugins([extension, extension]):
         assert METRICS.names().count("mean-code") == 1
 
 
@@ -127,8 +132,8 @@ def test_a_file_that_cannot_serve_is_refused_by_name(tmp_path, code, message):
     file = tmp_path / "bad.py"
     file.write_text(code)
     with (
-        pytest.raises(ExtensionError, match=f"{file}.*{message}"),
-        using([Extension(str(file), code)]),
+        pytest.raises(LocalPluginError, match=f"{file}.*{message}"),
+        using_plugins([LocalPlugin(str(file), code)]),
     ):
         pass
 
@@ -136,10 +141,12 @@ def test_a_file_that_cannot_serve_is_refused_by_name(tmp_path, code, message):
 def test_a_module_is_found_on_pythons_path(mean_plugin, tmp_path, monkeypatch):
     (tmp_path / "mean_module.py").write_text(mean_plugin)
     monkeypatch.syspath_prepend(tmp_path)
-    with using([Extension.find("mean_module")]):
+    with using_plugins([LocalPlugin.find("mean_module")]):
         assert METRICS["mean-code"].title == "Mean"
-    with pytest.raises(ExtensionError, match="name a module on Python's path, or a file that ends"):
-        using([Extension.find("no_such_module")]).__enter__()
+    with pytest.raises(
+        LocalPluginError, match="name a module on Python's path, or a file that ends"
+    ):
+        using_plugins([LocalPlugin.find("no_such_module")]).__enter__()
 
 
 def grid_with(tiny_text, **names):

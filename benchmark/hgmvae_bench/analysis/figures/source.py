@@ -107,7 +107,7 @@ class Results:
 
     def parts_of_whole(self, scope: tuple[Part, ...]) -> list[dict[Part, Any]]:
         """The values of `parts` of the whole grid, whatever filters leave."""
-        return _values(scope, _cell_names(self.grid.whole))
+        return _values(scope, _cell_names(self.grid.full_spec))
 
     @cached_property
     def cells(self) -> dict[CellNames, Cell]:
@@ -117,7 +117,7 @@ class Results:
     @cached_property
     def models(self) -> list[str]:
         """The models' names in the order of the whole grid, so that filters change no colour."""
-        tables = self.grid.whole.tables
+        tables = self.grid.full_spec.tables
         known = dict.fromkeys(model for table in tables for model in table.models)
         mine = {names.model for names in self.cells}
         return [model for model in known if model in mine]
@@ -125,7 +125,7 @@ class Results:
     @cached_property
     def places(self) -> dict[str, int]:
         """Each model's place in the whole grid: what its colour follows from."""
-        tables = self.grid.whole.tables
+        tables = self.grid.full_spec.tables
         known = dict.fromkeys(model for table in tables for model in table.models)
         return {model: place for place, model in enumerate(known)}
 

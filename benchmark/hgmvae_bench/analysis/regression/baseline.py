@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from hgmvae_bench.grid import Cell, Grid, Run, flat
+from hgmvae_bench.grid import Cell, Grid, Run, flatten
 from hgmvae_bench.grid.cells import identity_of
 from hgmvae_bench.storage.schema import Fingerprint
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -254,7 +254,7 @@ def require_same_setup(baseline: Baseline, grid: Grid, runs: Iterable[Run]) -> N
             faults += [f"{name}: {metric} is {change}" for metric in sorted(metrics)]
         if old.data_digest != of_cell[0].data_digest:
             faults.append(f"{name}: the content of {cell.dataset} is another")
-    wanted = {cell.identity for cell in replace(grid, spec=grid.whole).cells}
+    wanted = {cell.identity for cell in replace(grid, spec=grid.full_spec).cells}
     if not faults:
         gone = [cell.name for cell in baseline.cells if cell.identity not in wanted]
         faults += [f"{name}: no longer in the grid" for name in gone]
@@ -300,7 +300,7 @@ def _other_settings(baseline: Baseline, cell: Cell, name: str) -> Iterator[str]:
     if not namesakes:
         yield f"{name}: not in the baseline"
         return
-    old, new = (flat(settings) for settings in (namesakes[0].settings, cell.settings))
+    old, new = (flatten(settings) for settings in (namesakes[0].settings, cell.settings))
     for key in dict.fromkeys([*old, *new]):
         before, now = old.get(key), new.get(key)
         if before != now:

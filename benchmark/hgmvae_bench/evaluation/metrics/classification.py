@@ -149,7 +149,7 @@ def svm_predict(
     import numpy as np
     import torch
 
-    from hgmvae_bench.utils.threads import spread
+    from hgmvae_bench.utils.threads import parallel_map
 
     train_codes, test_codes = train_codes.astype(np.float64), test_codes.astype(np.float64)
     classes = np.unique(train_labels)
@@ -171,7 +171,7 @@ def svm_predict(
         )
         return found._replace(support=chosen[found.support])
 
-    support, weights, intercepts = zip(*spread(machine, pairs), strict=True)
+    support, weights, intercepts = zip(*parallel_map(machine, pairs), strict=True)
     # Most support vectors serve several pairs: their kernels are computed once for all.
     vectors, places = np.unique(np.concatenate(support), return_inverse=True)
     column = np.repeat(np.arange(len(pairs)), [len(indices) for indices in support])
@@ -181,7 +181,7 @@ def svm_predict(
     _, right = rbf_factors(torch.from_numpy(train_codes[vectors]), gamma)
     factors = (right.to(device).float(), torch.from_numpy(combined).to(device).float())
     parts = left.to(device).float().split(PREDICTION_BATCH)
-    margins = torch.cat(spread(lambda part: weighted_kernels(part, *factors), parts))
+    margins = torch.cat(parallel_map(lambda part: weighted_kernels(part, *factors), parts))
     is_second = margins.cpu().numpy() + np.array(intercepts) > 0
     votes = np.zeros((len(test_codes), len(classes)), dtype=np.int64)
     for i, (first, second) in enumerate(pairs):

@@ -199,7 +199,7 @@ class SimilarityMetric:
         """
         import torch
 
-        from hgmvae_bench.utils.threads import spread
+        from hgmvae_bench.utils.threads import parallel_map
 
         side = min(outputs.test_images.shape[2:])
         if side < self.min_side:
@@ -213,7 +213,7 @@ class SimilarityMetric:
             outputs.reconstructions.split(BATCH_SIZE),
             strict=True,
         )
-        return float(torch.cat(spread(values, batches)).double().mean())
+        return float(torch.cat(parallel_map(values, batches)).double().mean())
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
         """Split, number of images, and how they were enlarged."""

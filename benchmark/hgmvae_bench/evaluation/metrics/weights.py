@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hgmvae_bench.data import DataError
 from hgmvae_bench.data.download import fetch_file
-from hgmvae_bench.data.source import silent
+from hgmvae_bench.data.source import no_progress
 from hgmvae_bench.plugins.protocols import MetricMissingError
 
 
@@ -113,7 +113,7 @@ def read_state(content: bytes, source: str) -> Mapping[str, Tensor]:
 def download(url: str, target: Path) -> str | None:
     """Try to download a file, once per process; the reason if it cannot be."""
     try:
-        fetch_file([url], target, md5=None, progress=silent, by_hand="")
+        fetch_file([url], target, md5=None, progress=no_progress, by_hand="")
     except DataError as error:
         return str(error).removesuffix("; ").replace(f"{Path.home()}/", "~/")
     return None

@@ -27,7 +27,7 @@ from hgmvae_bench.execution.ray.mailbox import node_folder, taken_log
 from hgmvae_bench.execution.run import perform
 from hgmvae_bench.execution.tasks import EpochEnded, Setup, Started, Task
 from hgmvae_bench.grid import Run
-from hgmvae_bench.plugins.local_files import using
+from hgmvae_bench.plugins.local_files import using_plugins
 from hgmvae_bench.storage.schema import Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.training.checkpoints import CHECKPOINT_FOLDER, Checkpoint
@@ -147,7 +147,7 @@ def _result(
         write_atomically(store.root / path, checkpoint)
     if inherited:
         store.write_artifacts(run.key, inherited)
-    with captured(store.log_path(run.key)), using(setup.extensions):
+    with captured(store.log_path(run.key)), using_plugins(setup.local_plugins):
         record = perform(
             task,
             images.data(),

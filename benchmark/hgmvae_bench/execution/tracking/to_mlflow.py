@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
-from hgmvae_bench.grid import Run, flat
+from hgmvae_bench.grid import Run, flatten
 from hgmvae_bench.storage.schema import Record, ScoreRecord
 
 KEY = "hgmvae_bench.run_key"
@@ -69,12 +69,12 @@ class MlflowTracker:
         values = {name: m.value for name, m in record.metrics.items() if m.value is not None}
         tags = {
             **{f"missing.{name}": m.missing for name, m in record.metrics.items() if m.missing},
-            **flat(record.provenance, "provenance."),
+            **flatten(record.provenance, "provenance."),
         }
         status = "FINISHED"
         if isinstance(record, Record):
             tags |= {"hgmvae_bench.status": record.status, "error": record.error or ""}
-            values |= flat({"seconds": record.seconds, "n_parameters": record.n_parameters})
+            values |= flatten({"seconds": record.seconds, "n_parameters": record.n_parameters})
             status = "FINISHED" if record.status == "complete" else "FAILED"
         self._log(run_id, metrics=values, step=run.cell.training.epochs, tags=tags)
         self._client.set_terminated(run_id, status=status)
@@ -94,7 +94,7 @@ class MlflowTracker:
         )
         run_id: str = opened.info.run_id
         self._under_way[run.key] = run_id
-        params = {**flat(run.cell.settings), "seed": run.seed, "data_digest": run.data_digest}
+        params = {**flatten(run.cell.settings), "seed": run.seed, "data_digest": run.data_digest}
         self._log(run_id, params=params)
         return run_id
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from hgmvae_bench.grid import Run, flat
+from hgmvae_bench.grid import Run, flatten
 from hgmvae_bench.storage.schema import Record, ScoreRecord
 
 
@@ -38,7 +38,7 @@ class TensorBoardTracker:
         writer = self._writers.pop(run.key)
         settings = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in flat({**run.cell.settings, "seed": run.seed}).items()
+            for name, value in flatten({**run.cell.settings, "seed": run.seed}).items()
         }
         values = {name: m.value for name, m in record.metrics.items() if m.value is not None}
         epochs = run.cell.training.epochs
@@ -51,7 +51,7 @@ class TensorBoardTracker:
         )
         tags = {
             "run_key": run.key,
-            **flat(record.provenance, "provenance."),
+            **flatten(record.provenance, "provenance."),
             **{f"missing.{name}": m.missing for name, m in record.metrics.items() if m.missing},
         }
         if isinstance(record, Record):

@@ -303,7 +303,7 @@ def test_other_data_or_another_protocol_does_not_fit_but_a_part_does(cells, ten,
     require_same_setup(baseline, part, runs_with(part, [0]))
     with pytest.raises(BaselineError, match="digits_vae_L2: the content of digits is another"):
         require_same_setup(baseline, cells, runs_with(cells, [0], "other"))
-    monkeypatch.setattr("hgmvae_bench.grid.cells.PROTOCOL", 99)
+    monkeypatch.setattr("hgmvae_bench.grid.cells.PROTOCOL_VERSION", 99)
     newer = parse_grid(CELLS, "cells.yaml")
     with pytest.raises(BaselineError, match=r"digits_vae_L2: protocol was [0-9]+, is 99"):
         require_same_setup(baseline, newer, runs_with(newer, [0]))

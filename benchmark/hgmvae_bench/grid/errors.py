@@ -14,7 +14,7 @@ from hgmvae_bench.utils.errors import UserError
 Location = tuple[str | int, ...]
 """Keys and places from the top of a grid file to a value in it."""
 
-Fault = tuple[Location, str]
+LocatedError = tuple[Location, str]
 """Where something is wrong, and what."""
 
 
@@ -38,7 +38,7 @@ EXPECTED = {
 """What pydantic's kinds of faults mean to a reader; of the others it speaks plainly itself."""
 
 
-def explain(fault: Any) -> str:
+def describe_validation_error(fault: Any) -> str:
     """One of pydantic's faults in plain words: what was expected, and what was got."""
     kind, message = fault["type"], fault["msg"]
     if kind == "value_error":
@@ -47,13 +47,13 @@ def explain(fault: Any) -> str:
     return f"{EXPECTED.get(kind, message[0].lower() + message[1:])}, got {got}"
 
 
-def unknown_names(spec: GridSpec) -> Iterator[Fault]:
+def find_errors(spec: GridSpec) -> Iterator[LocatedError]:
     """Names that no plug-in answers to, and settings that a model does not have."""
     for key, dataset in spec.datasets.items():
-        yield from name_faults(resolve_dataset, dataset.dataset or key, ("datasets", key))
+        yield from check_name(resolve_dataset, dataset.dataset or key, ("datasets", key))
     for key, variant in spec.models.items():
         name = variant.model or key
-        faults = list(name_faults(resolve_model, name, ("models", key)))
+        faults = list(check_name(resolve_model, name, ("models", key)))
         yield from faults
         if not faults:
             defaults = resolve_model(name).settings
@@ -77,24 +77,24 @@ def unknown_names(spec: GridSpec) -> Iterator[Fault]:
             yield ("tables", t, "name"), f"a second table is called '{table.name}'"
         for i, name in enumerate(table.datasets):
             if name not in spec.datasets:
-                yield from name_faults(resolve_dataset, name, ("tables", t, "datasets", i))
+                yield from check_name(resolve_dataset, name, ("tables", t, "datasets", i))
         for i, name in enumerate(table.models):
             if name not in spec.models:
-                yield from name_faults(resolve_model, name, ("tables", t, "models", i))
+                yield from check_name(resolve_model, name, ("tables", t, "models", i))
         for i, name in enumerate(table.metrics):
             yield from _lookup(METRICS, name, ("tables", t, "metrics", i))
 
 
-def _lookup(registry: Any, name: str, location: Location) -> Iterator[Fault]:
+def _lookup(registry: Any, name: str, location: Location) -> Iterator[LocatedError]:
     try:
         registry.entry(name)
     except UnknownNameError as error:
         yield location, str(error)
 
 
-def name_faults(
+def check_name(
     resolve: Callable[[str], object], name: str, location: Location = ()
-) -> Iterator[Fault]:
+) -> Iterator[LocatedError]:
     """What ``resolve`` has against a name; nothing if it finds what the name means."""
     try:
         resolve(name)
