@@ -72,7 +72,7 @@ def listing(kind: Kind) -> list[tuple[str, ...]]:
 
         return [(name, load_grid(name).spec.title) for name in grid_names()]
     if kind is Kind.figures:
-        from hgmvae_bench.analysis.figures.kinds import FIGURES
+        from hgmvae_bench.analysis.figures.catalogue import FIGURES
 
         return [(name, figure.title) for name, figure in FIGURES.items()]
     from hgmvae_bench.plugins.registry import DATASETS, METRICS, MODELS, Registry
@@ -180,12 +180,11 @@ def figure(
 
     Exit status: 0 if all were drawn, 1 if some could not be, 2 if none.
     """
-    from hgmvae_bench.analysis.figures import FigureError, figure_kind
-    from hgmvae_bench.analysis.figures import Results as Drawn
+    from hgmvae_bench.analysis.figures import FigureError, FigureSource, figure_kind
     from hgmvae_bench.analysis.figures.files import write_figures
 
     kind = figure_kind(name)
-    drawn = Drawn.open(results, grid=grid, data=data)
+    drawn = FigureSource.open(results, grid=grid, data=data)
     drawn = drawn.select(dataset, model, latent_dim, seed=seed)
     folder = results / "figures" / drawn.grid.spec.name
     lacking: list[str] = []
@@ -223,11 +222,11 @@ def report(
 
     It opens from disk, without scripts too, and asks for nothing from anywhere.
     """
-    from hgmvae_bench.analysis.figures import Results as Drawn
-    from hgmvae_bench.analysis.report import EVERYTHING, build_report
+    from hgmvae_bench.analysis.figures import FigureSource
+    from hgmvae_bench.analysis.report import ALL_INPUTS, build_report
     from hgmvae_bench.utils.atomic_files import write_output
 
-    sources = {Figures.all: EVERYTHING, Figures.records: ("records",), Figures.none: ()}
-    page = build_report(Drawn.open(results, grid=grid, data=data), figures=sources[figures])
+    sources = {Figures.all: ALL_INPUTS, Figures.records: ("records",), Figures.none: ()}
+    page = build_report(FigureSource.open(results, grid=grid, data=data), figures=sources[figures])
     write_output(output, page.encode())
     typer.echo(f"{output}, {output.stat().st_size / 1e6:.1f} MB")

@@ -15,39 +15,41 @@ from matplotlib.ticker import MaxNLocator
 
 from hgmvae_bench.analysis.comparison import published_value
 from hgmvae_bench.analysis.figures import style
-from hgmvae_bench.analysis.figures.source import CellNames, FigureError, Results
+from hgmvae_bench.analysis.figures.source import CellNames, FigureError, FigureSource
 from hgmvae_bench.analysis.tables import ARROWS, TableEntry, build_table
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import Record
 
 
-class Term(NamedTuple):
+class TermLabel(NamedTuple):
     """How a loss term is written."""
 
     title: str
     unit: str
 
 
-TERMS = {
-    "loss": Term("Loss", "per image"),
-    "recon_loss": Term("Reconstruction", "per image"),
-    "reg_loss": Term("KL to the prior", "nats"),
-    "mmd_loss": Term("MMD", "no unit"),
-    "w_prior": Term("w prior", "nats"),
-    "z_prior": Term("z prior", "nats"),
-    "mutual_information": Term("Mutual information", "nats"),
-    "total_correlation_components": Term("TC of components", "nats"),
-    "total_correlation_dimensions": Term("TC of dimensions", "nats"),
-    "dimension_kl": Term("Dimension-wise KL", "nats"),
-    "conditional_prior": Term("Conditional prior", "nats"),
-    "fisher": Term("Fisher", "no unit"),
+TERM_LABELS = {
+    "loss": TermLabel("Loss", "per image"),
+    "recon_loss": TermLabel("Reconstruction", "per image"),
+    "reg_loss": TermLabel("KL to the prior", "nats"),
+    "mmd_loss": TermLabel("MMD", "no unit"),
+    "w_prior": TermLabel("w prior", "nats"),
+    "z_prior": TermLabel("z prior", "nats"),
+    "mutual_information": TermLabel("Mutual information", "nats"),
+    "total_correlation_components": TermLabel("TC of components", "nats"),
+    "total_correlation_dimensions": TermLabel("TC of dimensions", "nats"),
+    "dimension_kl": TermLabel("Dimension-wise KL", "nats"),
+    "conditional_prior": TermLabel("Conditional prior", "nats"),
+    "fisher": TermLabel("Fisher", "no unit"),
 }
 """The suite's own loss terms; others are written as the model names them."""
 
 
 @mpl.rc_context(style.STYLE)
-def metrics_by_latent_dim(results: Results, metrics: Sequence[str] = ("sc", "ch", "db")) -> Figure:
+def metrics_by_latent_dim(
+    source: FigureSource, metrics: Sequence[str] = ("sc", "ch", "db")
+) -> Figure:
     """Fig. 3: a panel for each metric, a line for each model, a band of ± one standard deviation.
 
     The values are those of the tables: means over the seeds that have one. A latent dimension at
@@ -56,19 +58,19 @@ def metrics_by_latent_dim(results: Results, metrics: Sequence[str] = ("sc", "ch"
     of the models that have a line.
 
     Args:
-        results: of one dataset.
+        source: of one dataset.
         metrics: registered names.
 
     Raises:
         FigureError: if no run of the dataset has any of the metrics.
         hgmvae_bench.analysis.tables.TableError: if values of a metric cannot be compared.
     """
-    models = results.models
-    latent_dims = sorted({names.latent_dim for names in results.cells})
+    models = source.models
+    latent_dims = sorted({names.latent_dim for names in source.cells})
     spec = TableSpec(
         name="figure",
         title="figure",
-        datasets=[results.dataset],
+        datasets=[source.dataset],
         models=models,
         latent_dims=latent_dims,
         metrics=list(metrics),
@@ -77,15 +79,15 @@ def metrics_by_latent_dim(results: Results, metrics: Sequence[str] = ("sc", "ch"
     )
     entries = [
         entry
-        for entry in build_table(results.grid, spec, results.runs.values()).entries
-        if CellNames(entry.dataset, entry.model, entry.latent_dim) in results.cells
+        for entry in build_table(source.grid, spec, source.runs.values()).entries
+        if CellNames(entry.dataset, entry.model, entry.latent_dim) in source.cells
     ]
     drawn = [entry for entry in entries if entry.n]
     if not drawn:
         evaluate = f"compute them with `hgmvae-bench evaluate --metrics {','.join(metrics)}`"
         raise FigureError(
-            f"no run on {results.dataset} has a value of {', '.join(metrics)}; "
-            f"{results.retry() or evaluate}"
+            f"no run on {source.dataset} has a value of {', '.join(metrics)}; "
+            f"{source.retry_hint() or evaluate}"
         )
     shown = [metric for metric in metrics if any(entry.metric == metric for entry in drawn)]
     figure, panels = style.panels(len(shown), columns=3, height=2.2)
@@ -94,9 +96,12 @@ def metrics_by_latent_dim(results: Results, metrics: Sequence[str] = ("sc", "ch"
         for model in models:
             of_model = [e for e in entries if (e.metric, e.model) == (metric, model)]
             if any(entry.n for entry in of_model):
-                title, look = results.model_title(model), style.line(results.places[model])
+                title, look = (
+                    source.model_title(model),
+                    style.series_style(source.model_positions[model]),
+                )
                 _line_with_band(panel, of_model, title, look)
-                any_published |= _hollow_markers(panel, results.grid, of_model, title, look)
+                any_published |= _hollow_markers(panel, source.grid, of_model, title, look)
         plugin = METRICS[metric]
         panel.set_title(f"{plugin.title} {ARROWS[plugin.direction]}")
         panel.set_ylabel(f"{plugin.title} ({plugin.direction} is better)")
@@ -105,11 +110,13 @@ def metrics_by_latent_dim(results: Results, metrics: Sequence[str] = ("sc", "ch"
     if any_published:
         panels[-1].plot([], [], label="hollow: as published", **style.hollow(style.NEUTRAL))
     style.legend(figure, panels)
-    figure.suptitle(f"{results.dataset_title()}: mean ± standard deviation over {_seeds(drawn)}")
+    figure.suptitle(f"{source.dataset_title()}: mean ± standard deviation over {_seeds(drawn)}")
     return figure
 
 
-def _line_with_band(panel: Axes, entries: list[TableEntry], label: str, look: style.Line) -> None:
+def _line_with_band(
+    panel: Axes, entries: list[TableEntry], label: str, look: style.SeriesStyle
+) -> None:
     x = [entry.latent_dim for entry in entries]
     mean = np.array([math.nan if entry.mean is None else entry.mean for entry in entries])
     spread = np.array([entry.std or 0.0 for entry in entries])
@@ -123,7 +130,7 @@ def _line_with_band(panel: Axes, entries: list[TableEntry], label: str, look: st
 
 
 def _hollow_markers(
-    panel: Axes, grid: Grid, entries: list[TableEntry], label: str, look: style.Line
+    panel: Axes, grid: Grid, entries: list[TableEntry], label: str, look: style.SeriesStyle
 ) -> bool:
     """Published values beside the measured; whether there are any."""
     published = {
@@ -154,14 +161,14 @@ def _range(counts: set[int]) -> str:
 
 
 @mpl.rc_context(style.STYLE)
-def training_curves(results: Results) -> Figure:
+def training_curves(source: FigureSource) -> Figure:
     """A panel for each loss term, a line for each model that has it, a band over its seeds.
 
     The terms are as the models report them, unweighted: means over the steps of an epoch.
     Diverged and failed runs are drawn as far as they got, as thin lines of their own.
 
     Args:
-        results: of one dataset and latent dimension.
+        source: of one dataset and latent dimension.
 
     Raises:
         FigureError: if no run has a training history.
@@ -169,24 +176,24 @@ def training_curves(results: Results) -> Figure:
     records = {
         model: [
             run.record
-            for run in results.of(CellNames(results.dataset, model, results.latent_dim))
+            for run in source.runs_of(CellNames(source.dataset, model, source.latent_dim))
             if run.record.history
         ]
-        for model in results.models
+        for model in source.models
     }
     found = {t for record in itertools.chain(*records.values()) for t in record.history}
     if not found:
         raise FigureError(
-            f"no run on {results.dataset} at latent dimension {results.latent_dim} has a training "
-            f"history; {results.retry() or 'train with `hgmvae-bench run`'}"
+            f"no run on {source.dataset} at latent dimension {source.latent_dim} has a training "
+            f"history; {source.retry_hint() or 'train with `hgmvae-bench run`'}"
         )
-    terms = [*(term for term in TERMS if term in found), *sorted(found - TERMS.keys())]
+    terms = [*(term for term in TERM_LABELS if term in found), *sorted(found - TERM_LABELS.keys())]
     figure, panels = style.panels(len(terms), columns=4, height=1.45)
     for panel, term in zip(panels, terms, strict=True):
         for model, of_model in records.items():
-            look = style.line(results.places[model])
-            _term(panel, term, of_model, results.model_title(model), look)
-        title, unit = TERMS.get(term, Term(term, "no unit"))
+            look = style.series_style(source.model_positions[model])
+            _term(panel, term, of_model, source.model_title(model), look)
+        title, unit = TERM_LABELS.get(term, TermLabel(term, "no unit"))
         panel.set_title(title)
         panel.set_ylabel(unit)
         panel.set_xlabel("epoch")
@@ -194,13 +201,15 @@ def training_curves(results: Results) -> Figure:
     style.legend(figure, panels)
     counts = {len(of_model) for of_model in records.values() if of_model}
     figure.suptitle(
-        f"{results.dataset_title()}, L = {results.latent_dim}: loss terms, "
+        f"{source.dataset_title()}, L = {source.latent_dim}: loss terms, "
         f"mean ± standard deviation over {_range(counts)} {'seed' if counts == {1} else 'seeds'}"
     )
     return figure
 
 
-def _term(panel: Axes, term: str, records: Sequence[Record], label: str, look: style.Line) -> None:
+def _term(
+    panel: Axes, term: str, records: Sequence[Record], label: str, look: style.SeriesStyle
+) -> None:
     whole = [r.history[term] for r in records if r.status == "complete" and term in r.history]
     if whole:
         values = np.array(whole)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hgmvae_bench.analysis.figures.kinds import FigureKind
-from hgmvae_bench.analysis.figures.source import FigureError, Part, Results
+from hgmvae_bench.analysis.figures.catalogue import FigureKind
+from hgmvae_bench.analysis.figures.source import FigureError, FigureSource, ScopeAxis
 from hgmvae_bench.analysis.figures.style import FORMATS, save
 from hgmvae_bench.grid import slugify
 from hgmvae_bench.utils.errors import UserError
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def draw_all(
-    kind: FigureKind, results: Results
-) -> Iterator[tuple[dict[Part, Any], Figure | UserError]]:
+    kind: FigureKind, source: FigureSource
+) -> Iterator[tuple[dict[ScopeAxis, Any], Figure | UserError]]:
     """Every figure of a kind that these results give, one for each value of its scope.
 
     Where one cannot be drawn, the reason comes in its place.
     """
-    for values, part in results.parts(kind.scope):
+    for values, part in source.split(kind.scope):
         try:
             yield values, kind.draw(part)
         except UserError as error:
@@ -33,13 +33,13 @@ def draw_all(
 
 
 def write_figures(
-    kind: FigureKind, results: Results, output: Path
+    kind: FigureKind, source: FigureSource, output: Path
 ) -> Iterator[tuple[Path, UserError | None]]:
     """Write every figure of a kind; each file with the reason why it is lacking, if it is.
 
     Args:
         kind: what to draw.
-        results: of what.
+        source: of what.
         output: a ``.png`` or ``.svg`` file for a single figure; or a folder, which gets each
             figure as PNG and as SVG.
 
@@ -52,7 +52,7 @@ def write_figures(
             "point in its name has to exist"
         )
     if output.suffix.lower() in FORMATS:
-        parts = [values for values, _ in results.parts(kind.scope)]
+        parts = [values for values, _ in source.split(kind.scope)]
         if len(parts) > 1:
             options = " and ".join(
                 f"--{axis.replace('_', '-')}"
@@ -63,8 +63,8 @@ def write_figures(
                 f"figure {kind.name} of this grid is {len(parts)} figures; select one with "
                 f"{options}, or name a folder as the output"
             )
-    alike = Counter(_slug(kind, values) for values in results.parts_of_whole(kind.scope))
-    for values, figure in draw_all(kind, results):
+    alike = Counter(_slug(kind, values) for values in source.scopes_of_whole_grid(kind.scope))
+    for values, figure in draw_all(kind, source):
         name = _slug(kind, values)
         if alike[name] > 1:
             name += f"-{digest({'part': list(values.values())})[:8]}"
@@ -82,6 +82,6 @@ def _paths(output: Path, name: str) -> list[Path]:
     return [output / f"{name}{suffix}" for suffix in sorted(FORMATS)]
 
 
-def _slug(kind: FigureKind, values: dict[Part, Any]) -> str:
+def _slug(kind: FigureKind, values: dict[ScopeAxis, Any]) -> str:
     place = [f"L{value}" if axis == "latent_dim" else value for axis, value in values.items()]
     return slugify("-".join(["figure", kind.name, *place]))

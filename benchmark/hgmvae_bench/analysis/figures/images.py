@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from hgmvae_bench.analysis.figures import style
-from hgmvae_bench.analysis.figures.source import FigureError, Results
+from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation.outputs import ModelCodec
 from hgmvae_bench.plugins.image_data import Codes
@@ -43,14 +43,14 @@ REACH = 3.0
 
 
 @mpl.rc_context(style.STYLE)
-def reconstructions(results: Results, n_images: int = 10) -> Figure:
+def reconstructions(source: FigureSource, n_images: int = 10) -> Figure:
     """Fig. 5a: rows of test images, and below each of them its reconstruction by every model.
 
     Reconstructions are decoded from the deterministic codes, as the metrics see them. A few models
     leave room for several such blocks.
 
     Args:
-        results: of one dataset and latent dimension.
+        source: of one dataset and latent dimension.
         n_images: images in a row.
 
     Raises:
@@ -58,30 +58,30 @@ def reconstructions(results: Results, n_images: int = 10) -> Figure:
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights were not kept.
         hgmvae_bench.data.DataError: if the dataset is not there.
     """
-    runs = results.trained()
-    data = _data(results, runs)
+    runs = source.runs_to_draw()
+    data = _data(source, runs)
     n_blocks = max(1, 6 // (1 + len(runs)))
     originals = data.test_images[representatives(data, n_images * n_blocks)]
     rows = {"original": originals}
     for model, run in runs.items():
-        name = textwrap.fill(results.model_title(model), LABEL_LETTERS)
-        rows[name] = results.codec(model, run).reconstruct(originals)
+        name = textwrap.fill(source.model_title(model), LABEL_LETTERS)
+        rows[name] = source.codec(model, run).reconstruct(originals)
     figure, panels = _picture(n_images, len(rows) * n_blocks, n_blocks)
     blocks = zip(*(images.split(n_images) for images in rows.values()), strict=True)
     for panel, block in zip(panels, blocks, strict=False):
         show_rows(panel, dict(zip(rows, block, strict=True)), n_images)
-    _title(figure, results, runs, "test images and their reconstructions")
+    _title(figure, source, runs, "test images and their reconstructions")
     return figure
 
 
 @mpl.rc_context(style.STYLE)
-def manifold(results: Results, side: int = 8) -> Figure:
+def manifold(source: FigureSource, side: int = 8) -> Figure:
     """Fig. 5b: the images between the codes of four test images, interpolated bilinearly.
 
     The four images themselves stand beside the corners that they are reconstructed in.
 
     Args:
-        results: of one dataset, latent dimension and model.
+        source: of one dataset, latent dimension and model.
         side: images along each side.
 
     Raises:
@@ -89,10 +89,10 @@ def manifold(results: Results, side: int = 8) -> Figure:
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights were not kept.
         hgmvae_bench.data.DataError: if the dataset is not there.
     """
-    (model, run), data, codec = _only_model(results)
+    (model, run), data, codec = _only_model(source)
     places = representatives(data, 4)
     if len(places) < 4:
-        raise FigureError(f"{results.dataset}: the test set has fewer than four images")
+        raise FigureError(f"{source.dataset}: the test set has fewer than four images")
     corners = data.test_images[places]
     images = codec.decode(torch.from_numpy(interpolate(codec.encode(corners), side)))
 
@@ -114,12 +114,12 @@ def manifold(results: Results, side: int = 8) -> Figure:
     panel.set_xlabel(
         f"framed: test images {', '.join(map(str, places))}; beside each, its reconstruction"
     )
-    _title(figure, results, {model: run}, "between the codes of four test images")
+    _title(figure, source, {model: run}, "between the codes of four test images")
     return figure
 
 
 @mpl.rc_context(style.STYLE)
-def traversals(results: Results, image: int = 0, n_steps: int = 9) -> Figure:
+def traversals(source: FigureSource, image: int = 0, n_steps: int = 9) -> Figure:
     """Fig. 6: what one dimension of the code does to an image, a row for each dimension.
 
     All other dimensions stay as they are in the image's code; the one goes from -3 to 3 standard
@@ -127,7 +127,7 @@ def traversals(results: Results, image: int = 0, n_steps: int = 9) -> Figure:
     ten in which the test codes vary most are shown, those first that vary most.
 
     Args:
-        results: of one dataset, latent dimension and model.
+        source: of one dataset, latent dimension and model.
         image: place of the image in the test set.
         n_steps: images in a row.
 
@@ -136,12 +136,12 @@ def traversals(results: Results, image: int = 0, n_steps: int = 9) -> Figure:
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights were not kept.
         hgmvae_bench.data.DataError: if the dataset is not there.
     """
-    (model, run), data, codec = _only_model(results)
+    (model, run), data, codec = _only_model(source)
     if not 0 <= image < len(data.test_images):
         raise FigureError(
             f"test image {image} is asked for, but there are {len(data.test_images):,} (from 0)"
         )
-    codes = results.codes(run)
+    codes = source.codes(run)
     original = data.test_images[image : image + 1]
     code = codec.encode(original)[0]
     deviations = codes.std(axis=0)
@@ -163,18 +163,18 @@ def traversals(results: Results, image: int = 0, n_steps: int = 9) -> Figure:
     what = f"traversals from test image {image}"
     if len(dimensions) < len(code):
         what += f", {len(dimensions)} of {len(code)} dimensions"
-    _title(figure, results, {model: run}, what)
+    _title(figure, source, {model: run}, what)
     return figure
 
 
 @mpl.rc_context(style.STYLE)
-def samples(results: Results, side: int = 6) -> Figure:
+def samples(source: FigureSource, side: int = 6) -> Figure:
     """Images decoded from each model's prior, beside test images.
 
     They are the first of those that metrics of samples are computed on.
 
     Args:
-        results: of one dataset and latent dimension.
+        source: of one dataset and latent dimension.
         side: images along each side of a panel.
 
     Raises:
@@ -182,24 +182,24 @@ def samples(results: Results, side: int = 6) -> Figure:
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights were not kept.
         hgmvae_bench.data.DataError: if the dataset is not there.
     """
-    runs = results.trained()
-    data = _data(results, runs)
+    runs = source.runs_to_draw()
+    data = _data(source, runs)
     figure, panels = style.panels(
-        len(results.models) + 1, columns=4, height=style.WIDTH / 4 + 0.1, headroom=0.3
+        len(source.models) + 1, columns=4, height=style.WIDTH / 4 + 0.1, headroom=0.3
     )
     show(panels[0], mosaic(data.test_images[representatives(data, side**2)], side))
     panels[0].set_title("test images")
-    for panel, model in zip(panels[1:], results.models, strict=True):
-        panel.set_title(results.model_title(model))
+    for panel, model in zip(panels[1:], source.models, strict=True):
+        panel.set_title(source.model_title(model))
         run = runs.get(model)
         if run is None:
-            style.note(panel, results.lacking(model))
+            style.note(panel, source.missing_reason(model))
             continue
-        codec = results.codec(model, run)
+        codec = source.codec(model, run)
         seed = derive_seed(run.record.key, "samples")
         latents = codec.sample_latents(len(data.test_images), seed)
         show(panel, mosaic(codec.decode(latents[: side**2]), side))
-    _title(figure, results, runs, "samples from the prior")
+    _title(figure, source, runs, "samples from the prior")
     return figure
 
 
@@ -289,18 +289,18 @@ def _picture(columns: int, rows: int, n_panels: int) -> tuple[Figure, list[Axes]
     return figure, list(figure.subplots(n_panels, 1, squeeze=False).ravel())
 
 
-def _data(results: Results, runs: dict[str, StoredRun]) -> ImageData:
-    return next(results.data(model, run) for model, run in runs.items())
+def _data(source: FigureSource, runs: dict[str, StoredRun]) -> ImageData:
+    return next(source.data(model, run) for model, run in runs.items())
 
 
-def _only_model(results: Results) -> tuple[tuple[str, StoredRun], ImageData, ModelCodec]:
-    model = results.model
-    run = results.trained()[model]
-    return (model, run), results.data(model, run), results.codec(model, run)
+def _only_model(source: FigureSource) -> tuple[tuple[str, StoredRun], ImageData, ModelCodec]:
+    model = source.model
+    run = source.runs_to_draw()[model]
+    return (model, run), source.data(model, run), source.codec(model, run)
 
 
-def _title(figure: Figure, results: Results, runs: dict[str, StoredRun], what: str) -> None:
-    who = f", {results.model_title(next(iter(runs)))}" if len(results.models) == 1 else ""
+def _title(figure: Figure, source: FigureSource, runs: dict[str, StoredRun], what: str) -> None:
+    who = f", {source.model_title(next(iter(runs)))}" if len(source.models) == 1 else ""
     seeds = sorted({run.record.seed for run in runs.values()})
     which = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-    figure.suptitle(f"{results.dataset_title()}, L = {results.latent_dim}{who}: {what} ({which})")
+    figure.suptitle(f"{source.dataset_title()}, L = {source.latent_dim}{who}: {what} ({which})")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hgmvae_bench.analysis.figures import style
-from hgmvae_bench.analysis.figures.source import FigureError, Results
+from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.plugins.image_data import Codes, Labels
 from hgmvae_bench.plugins.protocols import MetricMissingError
@@ -23,14 +23,14 @@ Points = npt.NDArray[np.float32]
 
 
 @mpl.rc_context(style.STYLE)
-def codes_by_class(results: Results, max_points: int = 1000) -> Figure:
+def codes_by_class(source: FigureSource, max_points: int = 1000) -> Figure:
     """Fig. 4: a panel for each model, the stored test codes in the plane, coloured by class.
 
     Codes of more than two dimensions are projected by t-SNE (van der Maaten & Hinton 2008) with a
     seed that derives from the run; codes of two are drawn as they are.
 
     Args:
-        results: of one dataset and latent dimension.
+        source: of one dataset and latent dimension.
         max_points: so many test images at most, evenly spread over the test set.
 
     Raises:
@@ -38,21 +38,21 @@ def codes_by_class(results: Results, max_points: int = 1000) -> Figure:
         hgmvae_bench.storage.artifacts.ArtifactError: if the codes were not kept.
         hgmvae_bench.data.DataError: if the dataset, which has the classes, is not there.
     """
-    runs = results.trained()
-    columns = min(3, len(results.models))
+    runs = source.runs_to_draw()
+    columns = min(3, len(source.models))
     figure, panels = style.panels(
-        len(results.models), columns=columns, height=min(style.WIDTH / columns, 3.3)
+        len(source.models), columns=columns, height=min(style.WIDTH / columns, 3.3)
     )
     shown = total = 0
     names: list[str] = []
-    for panel, model in zip(panels, results.models, strict=True):
-        panel.set_title(results.model_title(model))
+    for panel, model in zip(panels, source.models, strict=True):
+        panel.set_title(source.model_title(model))
         run = runs.get(model)
         if run is None:
-            style.note(panel, results.lacking(model))
+            style.note(panel, source.missing_reason(model))
             continue
-        labels, names = _classes(results.data(model, run))
-        codes = results.codes(run)
+        labels, names = _classes(source.data(model, run))
+        codes = source.codes(run)
         total = len(codes)
         places = np.linspace(0, total - 1, min(max_points, total)).round().astype(int)
         shown = len(places)
@@ -79,7 +79,7 @@ def codes_by_class(results: Results, max_points: int = 1000) -> Figure:
         handletextpad=0.2,
     )
     figure.suptitle(
-        f"{results.dataset_title()}, L = {results.latent_dim}: codes of {shown:,} of {total:,} "
+        f"{source.dataset_title()}, L = {source.latent_dim}: codes of {shown:,} of {total:,} "
         f"test images by class, {'seed' if len(seeds) == 1 else 'seeds'} "
         f"{', '.join(map(str, seeds))}"
     )
@@ -143,14 +143,14 @@ def _scatter(panel: Axes, points: Points, labels: Labels, names: list[str]) -> N
 
 
 @mpl.rc_context(style.STYLE)
-def component_usage(results: Results) -> Figure:
+def component_usage(source: FigureSource) -> Figure:
     """For each model with components: the mean probability of each component in each class.
 
     Rows are classes and the whole test set, columns components, the most used first. A model that
     clusters by class has one dark field a row; one that has collapsed has one dark column.
 
     Args:
-        results: of one dataset and latent dimension.
+        source: of one dataset and latent dimension.
 
     Raises:
         FigureError: if no model of these results has components, or the dataset no classes.
@@ -158,9 +158,9 @@ def component_usage(results: Results) -> Figure:
         hgmvae_bench.data.DataError: if the dataset is not there.
     """
     usages = {}
-    for model, run in results.trained().items():
-        data = results.data(model, run)
-        codec = results.codec(model, run)
+    for model, run in source.runs_to_draw().items():
+        data = source.data(model, run)
+        codec = source.codec(model, run)
         try:
             probabilities = codec.component_probabilities(data.test_images)
         except MetricMissingError:
@@ -168,7 +168,7 @@ def component_usage(results: Results) -> Figure:
         usages[model] = usage_by_class(probabilities, _classes(data)[0])
     if not usages:
         raise FigureError(
-            f"none of {', '.join(results.models)} has components; see component_probabilities in "
+            f"none of {', '.join(source.models)} has components; see component_probabilities in "
             "docs/how-to/plugins.md"
         )
     names = [*_classes(data)[1], "all"]
@@ -176,7 +176,7 @@ def component_usage(results: Results) -> Figure:
     for panel, (model, usage) in zip(panels, usages.items(), strict=True):
         mean = usage[-1]
         effective = math.exp(-sum(p * math.log(p) for p in mean if p > 0))
-        panel.set_title(f"{results.model_title(model)}: {effective:.1f} of {len(mean)} in use")
+        panel.set_title(f"{source.model_title(model)}: {effective:.1f} of {len(mean)} in use")
         picture = panel.pcolormesh(usage, cmap="Blues", vmin=0, vmax=1, edgecolors="0.85")
         panel.set_yticks(np.arange(len(names)) + 0.5, names)
         panel.set_xticks(np.arange(len(mean)) + 0.5, [str(k + 1) for k in range(len(mean))])
@@ -186,7 +186,7 @@ def component_usage(results: Results) -> Figure:
         panel.set_ylabel("class")
     figure.colorbar(picture, ax=panels, label="mean probability", shrink=0.8, pad=0.02)
     figure.suptitle(
-        f"{results.dataset_title()}, L = {results.latent_dim}: use of the components by class"
+        f"{source.dataset_title()}, L = {source.latent_dim}: use of the components by class"
     )
     return figure
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hgmvae_bench.analysis.figures import style
-from hgmvae_bench.analysis.figures.source import FigureError, Results
+from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
 from hgmvae_bench.analysis.tables import ARROWS, build_table
 from hgmvae_bench.grid import TableSpec
 from hgmvae_bench.plugins.registry import METRICS
@@ -45,7 +45,7 @@ class Ranks:
 
 
 @mpl.rc_context(style.STYLE)
-def mean_ranks(results: Results, metrics: Sequence[str] | None = None) -> Figure:
+def mean_ranks(source: FigureSource, metrics: Sequence[str] | None = None) -> Figure:
     """A panel for each metric: every model's mean rank over datasets × latent dimensions.
 
     Bars reach half of Nemenyi's critical difference to either side: models whose bars do not
@@ -54,7 +54,7 @@ def mean_ranks(results: Results, metrics: Sequence[str] | None = None) -> Figure
     seeds; blocks in which a model has none are left out.
 
     Args:
-        results: of any number of datasets.
+        source: of any number of datasets.
         metrics: registered names; all of the grid's tables if None.
 
     Raises:
@@ -62,9 +62,11 @@ def mean_ranks(results: Results, metrics: Sequence[str] | None = None) -> Figure
         hgmvae_bench.analysis.tables.TableError: if values of a metric cannot be compared.
     """
     if metrics is None:
-        tables = results.grid.spec.tables
+        tables = source.grid.spec.tables
         metrics = list(dict.fromkeys(metric for table in tables for metric in table.metrics))
-    found = {metric: ranks for metric in metrics if (ranks := rank(results, metric)) is not None}
+    found = {
+        metric: ranks for metric in metrics if (ranks := rank_models(source, metric)) is not None
+    }
     if not found:
         raise FigureError(
             "ranks need a metric with values of three models or more in two datasets or latent "
@@ -73,7 +75,7 @@ def mean_ranks(results: Results, metrics: Sequence[str] | None = None) -> Figure
     most = max(len(ranks.models) for ranks in found.values())
     figure, panels = style.panels(len(found), columns=2, height=0.75 + 0.19 * most)
     for panel, (metric, ranks) in zip(panels, found.items(), strict=True):
-        _draw(panel, results, ranks)
+        _draw(panel, source, ranks)
         plugin = METRICS[metric]
         panel.set_title(f"{plugin.title} {ARROWS[plugin.direction]}")
         panel.set_xlabel(
@@ -81,22 +83,22 @@ def mean_ranks(results: Results, metrics: Sequence[str] | None = None) -> Figure
         )
     figure.suptitle(
         "Mean rank ± half of Nemenyi's critical difference (5 %); p of Friedman's test\n"
-        f"over N datasets × latent dimensions, values are means over {_seeds(results)}"
+        f"over N datasets × latent dimensions, values are means over {_seeds(source)}"
     )
     return figure
 
 
-def _seeds(results: Results) -> str:
-    seeds = results.grid.spec.seeds
+def _seeds(source: FigureSource) -> str:
+    seeds = source.grid.spec.seeds
     return "1 seed" if seeds == 1 else f"up to {seeds} seeds"
 
 
-def rank(results: Results, metric: str) -> Ranks | None:
+def rank_models(source: FigureSource, metric: str) -> Ranks | None:
     """Rank the models by one metric; None with fewer than three models or two blocks."""
     from scipy.stats import friedmanchisquare, rankdata
 
     blocks: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
-    for names in results.cells:
+    for names in source.cells:
         blocks[names.dataset, names.latent_dim][names.model] = math.nan
     for dataset, latent_dim in blocks:
         spec = TableSpec(
@@ -109,13 +111,13 @@ def rank(results: Results, metric: str) -> Ranks | None:
             rows=["model"],
             columns=[],
         )
-        for entry in build_table(results.grid, spec, results.runs.values()).entries:
+        for entry in build_table(source.grid, spec, source.runs.values()).entries:
             if entry.mean is None:
                 del blocks[dataset, latent_dim][entry.model]
             else:
                 blocks[dataset, latent_dim][entry.model] = entry.mean
     known = {model for block in blocks.values() for model in block}
-    models = [model for model in results.models if model in known]
+    models = [model for model in source.models if model in known]
     whole = [[block[m] for m in models] for block in blocks.values() if block.keys() >= known]
     if len(models) < 3 or len(whole) < 2:
         return None
@@ -139,11 +141,11 @@ def critical_difference(n_models: int, n_blocks: int) -> float:
     return quantile * math.sqrt(n_models * (n_models + 1) / (6 * n_blocks))
 
 
-def _draw(panel: Axes, results: Results, ranks: Ranks) -> None:
+def _draw(panel: Axes, source: FigureSource, ranks: Ranks) -> None:
     means = ranks.by_block.mean(axis=0)
     order = np.argsort(means, kind="stable")
     for y, i in enumerate(order):
-        look = style.line(results.places[ranks.models[i]])
+        look = style.series_style(source.model_positions[ranks.models[i]])
         each = ranks.by_block[:, i]
         panel.scatter(
             each, np.full(len(each), y + SHIFT), s=9, marker="|", color=look.color, alpha=0.6
@@ -156,7 +158,7 @@ def _draw(panel: Axes, results: Results, ranks: Ranks) -> None:
             marker=look.marker,
             capsize=3,
         )
-    panel.set_yticks(range(len(order)), [results.model_title(ranks.models[i]) for i in order])
+    panel.set_yticks(range(len(order)), [source.model_title(ranks.models[i]) for i in order])
     panel.invert_yaxis()
     # No limits: with few models or blocks, bars reach beyond the ranks that there are.
     panel.set_xticks(range(1, len(order) + 1))

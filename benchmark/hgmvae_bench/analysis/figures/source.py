@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LONGEST_TITLE = 28
 
-Part = Literal["dataset", "latent_dim", "model"]
+ScopeAxis = Literal["dataset", "latent_dim", "model"]
 
 
 class FigureError(UserError, RuntimeError):
@@ -41,7 +41,7 @@ class CellNames(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Results:
+class FigureSource:
     """A results folder as figures see it.
 
     Attributes:
@@ -62,7 +62,9 @@ class Results:
     _loaded: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def open(cls, folder: Path, *, grid: str | None = None, data: Path | None = None) -> Results:
+    def open(
+        cls, folder: Path, *, grid: str | None = None, data: Path | None = None
+    ) -> FigureSource:
         """Read a results folder.
 
         Args:
@@ -84,7 +86,7 @@ class Results:
         latent_dims: list[int] | None = None,
         *,
         seed: int | None = None,
-    ) -> Results:
+    ) -> FigureSource:
         """The part that filters leave.
 
         Raises:
@@ -96,7 +98,9 @@ class Results:
             seed=self.seed if seed is None else seed,
         )
 
-    def parts(self, scope: tuple[Part, ...]) -> Iterator[tuple[dict[Part, Any], Results]]:
+    def split(
+        self, scope: tuple[ScopeAxis, ...]
+    ) -> Iterator[tuple[dict[ScopeAxis, Any], FigureSource]]:
         """These results by the values that the axes of ``scope`` have, in the grid's order."""
         for values in _values(scope, self.cells):
             datasets, models, latent_dims = (
@@ -105,7 +109,7 @@ class Results:
             )
             yield values, self.select(datasets, models, latent_dims)
 
-    def parts_of_whole(self, scope: tuple[Part, ...]) -> list[dict[Part, Any]]:
+    def scopes_of_whole_grid(self, scope: tuple[ScopeAxis, ...]) -> list[dict[ScopeAxis, Any]]:
         """The values of `parts` of the whole grid, whatever filters leave."""
         return _values(scope, _cell_names(self.grid.full_spec))
 
@@ -123,7 +127,7 @@ class Results:
         return [model for model in known if model in mine]
 
     @cached_property
-    def places(self) -> dict[str, int]:
+    def model_positions(self) -> dict[str, int]:
         """Each model's place in the whole grid: what its colour follows from."""
         tables = self.grid.full_spec.tables
         known = dict.fromkeys(model for table in tables for model in table.models)
@@ -156,7 +160,7 @@ class Results:
         """
         return str(self._only("model"))
 
-    def _only(self, axis: Part) -> Any:
+    def _only(self, axis: ScopeAxis) -> Any:
         values = list(dict.fromkeys(getattr(names, axis) for names in self.cells))
         if len(values) > 1:
             raise FigureError(
@@ -165,7 +169,7 @@ class Results:
             )
         return values[0]
 
-    def of(self, names: CellNames) -> list[StoredRun]:
+    def runs_of(self, names: CellNames) -> list[StoredRun]:
         """A cell's recorded runs by seed; none if the grid lacks the cell."""
         cell = self.cells.get(names)
         return [] if cell is None else self._by_cell.get(cell.identity, [])
@@ -177,7 +181,7 @@ class Results:
             by_cell[run.record.cell].append(run)
         return by_cell
 
-    def trained(self) -> dict[str, StoredRun]:
+    def runs_to_draw(self) -> dict[str, StoredRun]:
         """The run to look at of each model, on the only dataset at the only latent dimension.
 
         Models without a complete run are left out; `lacking` says why.
@@ -187,29 +191,29 @@ class Results:
         """
         chosen = {}
         for model in self.models:
-            for run in self.of(CellNames(self.dataset, model, self.latent_dim)):
+            for run in self.runs_of(CellNames(self.dataset, model, self.latent_dim)):
                 if run.record.status == "complete" and self.seed in (None, run.record.seed):
                     chosen[model] = run
                     break
         if not chosen:
-            reasons = ", ".join(f"{model}: {self.lacking(model)}" for model in self.models)
+            reasons = ", ".join(f"{model}: {self.missing_reason(model)}" for model in self.models)
             raise FigureError(
                 f"no trained model of {self.dataset} at latent dimension {self.latent_dim} to "
-                f"draw ({reasons}); {self.retry() or 'train with `hgmvae-bench run`'}"
+                f"draw ({reasons}); {self.retry_hint() or 'train with `hgmvae-bench run`'}"
             )
         return chosen
 
-    def retry(self) -> str:
+    def retry_hint(self) -> str:
         """What to do if every recorded run diverged or failed; nothing if one is complete."""
-        counts = Counter(r.record.status for names in self.cells for r in self.of(names))
+        counts = Counter(r.record.status for names in self.cells for r in self.runs_of(names))
         if not counts or counts["complete"]:
             return ""
         told = ", ".join(f"{n} {status}" for status, n in counts.items())
         return f"{told}: `hgmvae-bench run --retry-failed` does them again"
 
-    def lacking(self, model: str) -> str:
+    def missing_reason(self, model: str) -> str:
         """Why there is no run of ``model`` to look at."""
-        runs = self.of(CellNames(self.dataset, model, self.latent_dim))
+        runs = self.runs_of(CellNames(self.dataset, model, self.latent_dim))
         if self.seed is not None:
             runs = [run for run in runs if run.record.seed == self.seed]
         counts = Counter(run.record.status for run in runs)
@@ -286,7 +290,7 @@ def _cell_names(spec: GridSpec) -> Iterator[CellNames]:
         yield from itertools.starmap(CellNames, places)
 
 
-def _values(scope: tuple[Part, ...], cells: Iterable[CellNames]) -> list[dict[Part, Any]]:
+def _values(scope: tuple[ScopeAxis, ...], cells: Iterable[CellNames]) -> list[dict[ScopeAxis, Any]]:
     """What the axes of ``scope`` are in these cells, each once."""
     places = dict.fromkeys(tuple(getattr(names, axis) for axis in scope) for names in cells)
     return [dict(zip(scope, place, strict=True)) for place in places]

@@ -56,7 +56,7 @@ LEGEND_LETTERS = 90
 """Letters that fit beside each other in the text's width."""
 
 
-class Line(NamedTuple):
+class SeriesStyle(NamedTuple):
     """What tells one series from another, with and without colour."""
 
     color: str
@@ -69,7 +69,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 _LINESTYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 
-NEUTRAL = Line("0.3", "-", "o")
+NEUTRAL = SeriesStyle("0.3", "-", "o")
 """The look of what stands for every series."""
 
 # Tol's "muted" scheme: ten hues that stay apart for the common kinds of colour blindness.
@@ -88,16 +88,16 @@ CLASS_COLORS = (
 CLASS_MARKERS = ("o", "^", "s", "D")
 
 
-def line(index: int) -> Line:
+def series_style(index: int) -> SeriesStyle:
     """The look of series ``index``; 7 colours, 4 line styles and 11 markers before any recurs."""
-    return Line(
+    return SeriesStyle(
         _COLORS[index % len(_COLORS)],
         _LINESTYLES[index % len(_LINESTYLES)],
         _MARKERS[index % len(_MARKERS)],
     )
 
 
-def hollow(look: Line) -> dict[str, Any]:
+def hollow(look: SeriesStyle) -> dict[str, Any]:
     """Markers without a line, large enough to stand around those of the series itself."""
     return {
         "color": look.color,

@@ -20,16 +20,16 @@ import jinja2
 from markupsafe import Markup
 
 from hgmvae_bench.analysis import claim_tests, comparison
-from hgmvae_bench.analysis.figures import FIGURES, Results
-from hgmvae_bench.analysis.figures.kinds import FigureKind, Source
-from hgmvae_bench.analysis.figures.source import FigureError, Part
+from hgmvae_bench.analysis.figures import FIGURES, FigureSource
+from hgmvae_bench.analysis.figures.catalogue import FigureInput, FigureKind
+from hgmvae_bench.analysis.figures.source import FigureError, ScopeAxis
 from hgmvae_bench.analysis.report import content
 from hgmvae_bench.analysis.tables import Table, build_table
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.storage.record_file import StoreError
 from hgmvae_bench.utils.errors import UserError
 
-EVERYTHING: tuple[Source, ...] = ("records", "codes", "models")
+ALL_INPUTS: tuple[FigureInput, ...] = ("records", "codes", "models")
 
 RANKS = {1: "best", 2: "second", 3: "third"}
 
@@ -53,11 +53,11 @@ class PageFigure:
     lacking: str = ""
 
 
-def build_report(results: Results, *, figures: Collection[Source] = EVERYTHING) -> str:
+def build_report(source: FigureSource, *, figures: Collection[FigureInput] = ALL_INPUTS) -> str:
     """The report on a grid's results as HTML.
 
     Args:
-        results: of one grid.
+        source: of one grid.
         figures: draw those that are made from these sources. Pictures of models and codes are of
             one latent dimension for each dataset, the one with most trained models (of several
             the greatest); traversals and manifolds are of the model with the best mean rank there.
@@ -66,18 +66,18 @@ def build_report(results: Results, *, figures: Collection[Source] = EVERYTHING) 
         StoreError: if none of the grid's runs is recorded.
         TableError: if values that cannot be compared would stand in a table.
     """
-    if not any(results.of(names) for names in results.cells):
-        other = len(results.runs)
+    if not any(source.runs_of(names) for names in source.cells):
+        other = len(source.runs)
         raise StoreError(
-            f"no run of the grid {results.grid.spec.name} is recorded in {results.store.root}"
+            f"no run of the grid {source.grid.spec.name} is recorded in {source.store.root}"
             + (f" (it has {other} of other settings or other defaults)" if other else "")
-            + f"; do some with `hgmvae-bench run --results {results.store.root}`"
+            + f"; do some with `hgmvae-bench run --results {source.store.root}`"
         )
-    grid = results.grid
-    controls = results.store.controls().values()
-    tables = [build_table(grid, spec, results.runs.values(), controls) for spec in grid.spec.tables]
+    grid = source.grid
+    controls = source.store.controls().values()
+    tables = [build_table(grid, spec, source.runs.values(), controls) for spec in grid.spec.tables]
     against = _against_the_paper(grid, tables)
-    environments, environment_of = content.environments(results)
+    environments, environment_of = content.environments(source)
     css, script = _asset("page.css"), _asset("page.js")
     sections = {
         "run": "What was run",
@@ -104,10 +104,10 @@ def build_report(results: Results, *, figures: Collection[Source] = EVERYTHING) 
         title=grid.spec.title,
         subtitle=f"Grid {grid.spec.name}, reported by hgmvae-bench {version('hgmvae-bench')}",
         sections=sections,
-        datasets=list(dict.fromkeys(grid.dataset_title(names.dataset) for names in results.cells)),
-        models=[results.grid.model_title(model) for model in results.models],
-        counts=content.counts(results),
-        protocol=content.protocol(results),
+        datasets=list(dict.fromkeys(grid.dataset_title(names.dataset) for names in source.cells)),
+        models=[source.grid.model_title(model) for model in source.models],
+        counts=content.counts(source),
+        protocol=content.protocol(source),
         environments=environments,
         tables=[
             content.page_table(table.formatted, controls=table.control_titles) for table in tables
@@ -115,11 +115,11 @@ def build_report(results: Results, *, figures: Collection[Source] = EVERYTHING) 
         controls=any(table.control_titles for table in tables),
         against=against,
         ranks=RANKS,
-        figures=list(_figures(results, tables, figures)),
-        unsuccessful=content.unsuccessful(results),
-        fairness=content.fairness(results),
-        cells=content.cells(results, environment_of),
-        commands=content.commands(results),
+        figures=list(_figures(source, tables, figures)),
+        unsuccessful=content.unsuccessful(source),
+        fairness=content.fairness(source),
+        cells=content.cells(source, environment_of),
+        commands=content.commands(source),
         grid=grid.text,
     )
 
@@ -142,28 +142,28 @@ def _against_the_paper(grid: Grid, tables: list[Table]) -> list[content.PageTabl
 
 
 def _figures(
-    results: Results, tables: list[Table], sources: Collection[Source]
+    source: FigureSource, tables: list[Table], sources: Collection[FigureInput]
 ) -> Iterator[PageFigure]:
-    shown = _shown(results, tables)
+    shown = _shown(source, tables)
     for kind in FIGURES.values():
-        if kind.source not in sources:
+        if kind.drawn_from not in sources:
             continue
-        for values, part in results.parts(kind.scope):
+        for values, part in source.split(kind.scope):
             # A dataset without a trained model has its figures too: they say what is lacking.
             chosen = shown.get(values.get("dataset", ""), {})
             if all(values[axis] == chosen.get(axis, values[axis]) for axis in kind.scope):
-                title = results.grid.dataset_title(part.dataset) if "dataset" in values else ""
+                title = source.grid.dataset_title(part.dataset) if "dataset" in values else ""
                 yield _figure(kind, part, title)
 
 
-def _figure(kind: FigureKind, part: Results, dataset: str) -> PageFigure:
+def _figure(kind: FigureKind, part: FigureSource, dataset: str) -> PageFigure:
     from hgmvae_bench.analysis.figures.style import to_png, to_svg
 
     number = f"Fig. {kind.name}: " if kind.name[0].isdigit() else ""
     title = f"{number}{kind.title}" + (f", {dataset}" if dataset else "")
     try:
         figure = kind.draw(part)
-        if kind.source == "models":
+        if kind.drawn_from == "models":
             mime, picture = "image/png", to_png(figure, dpi=IMAGE_DPI)
         else:
             mime, picture = "image/svg+xml", to_svg(figure)
@@ -177,23 +177,23 @@ def _figure(kind: FigureKind, part: Results, dataset: str) -> PageFigure:
     )
 
 
-def _shown(results: Results, tables: list[Table]) -> dict[str, dict[Part, Any]]:
+def _shown(source: FigureSource, tables: list[Table]) -> dict[str, dict[ScopeAxis, Any]]:
     """For each dataset the latent dimension and the model whose pictures are shown."""
     ranks: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     for entry in (entry for table in tables for entry in table.entries):
         if entry.rank is not None:
             ranks[entry.dataset, entry.latent_dim, entry.model].append(entry.rank)
     trained: dict[str, dict[int, list[str]]] = defaultdict(dict)
-    for values, part in results.parts(("dataset", "latent_dim")):
+    for values, part in source.split(("dataset", "latent_dim")):
         try:
-            trained[values["dataset"]][values["latent_dim"]] = list(part.trained())
+            trained[values["dataset"]][values["latent_dim"]] = list(part.runs_to_draw())
         except FigureError:
             continue
-    shown: dict[str, dict[Part, Any]] = {}
+    shown: dict[str, dict[ScopeAxis, Any]] = {}
     for dataset, by_dim in trained.items():
         latent_dim = max(by_dim, key=lambda dim: (len(by_dim[dim]), dim))
         of_model = {
-            model: fmean(ranks.get((dataset, latent_dim, model), [len(results.models)]))
+            model: fmean(ranks.get((dataset, latent_dim, model), [len(source.models)]))
             for model in by_dim[latent_dim]
         }
         best = min(of_model, key=lambda model: of_model[model])

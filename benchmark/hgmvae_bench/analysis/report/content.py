@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hgmvae_bench.analysis.figures.source import CellNames, Results
+from hgmvae_bench.analysis.figures.source import CellNames, FigureSource
 from hgmvae_bench.analysis.render import (
     FormattedEntry,
     FormattedTable,
@@ -150,28 +150,28 @@ def _belongs(names: Iterable[Any], label: Any, controls: Collection[str]) -> dic
     }
 
 
-def counts(results: Results) -> dict[str, int]:
+def counts(source: FigureSource) -> dict[str, int]:
     """Planned runs by what became of them."""
-    states = Counter(run.record.status for run in _runs(results))
-    planned = len(results.grid.cells) * results.grid.spec.seeds
+    states = Counter(run.record.status for run in _runs(source))
+    planned = len(source.grid.cells) * source.grid.spec.seeds
     return {
         "runs planned": planned,
         "complete": states["complete"],
         "diverged": states["diverged"],
         "failed": states["failed"],
-        "not run": sum(lacking for _, lacking in _not_run(results)),
+        "not run": sum(lacking for _, lacking in _not_run(source)),
     }
 
 
-def protocol(results: Results) -> Facts:
+def protocol(source: FigureSource) -> Facts:
     """What all cells have in common, and how long it took."""
-    runs = list(_runs(results))
-    spec = results.grid.spec
+    runs = list(_runs(source))
+    spec = source.grid.spec
     finished = sorted(run.record.finished_at for run in runs)
     hours = sum(sum(run.record.seconds.values()) for run in runs) / 3600
     data = {run.record.settings["dataset"]["name"]: run.record.data_digest for run in runs}
     return {
-        "Cells": f"{len(results.grid.cells)}, {spec.seeds} seeds each",
+        "Cells": f"{len(source.grid.cells)}, {spec.seeds} seeds each",
         "Network": _listed(spec.network.model_dump()),
         "Training": _listed(spec.training.model_dump()),
         "Time": f"{hours:.2f} hours in all, summed over runs",
@@ -180,10 +180,10 @@ def protocol(results: Results) -> Facts:
     }
 
 
-def environments(results: Results) -> tuple[list[Environment], dict[str, int]]:
+def environments(source: FigureSource) -> tuple[list[Environment], dict[str, int]]:
     """Every different environment among the runs, and the number (from 1) of each run's."""
     found: dict[str, list[StoredRun]] = {}
-    for run in _runs(results):
+    for run in _runs(source):
         where = json.dumps(run.record.environment, sort_keys=True)
         found.setdefault(where, []).append(run)
     listed: list[Environment] = []
@@ -200,24 +200,24 @@ def environments(results: Results) -> tuple[list[Environment], dict[str, int]]:
     return listed, numbers
 
 
-def unsuccessful(results: Results) -> PageTable:
+def unsuccessful(source: FigureSource) -> PageTable:
     """Every diverged and failed run, and cells with runs that were never done."""
     rows = [
         _row(
-            results,
+            source,
             names,
             str(run.record.seed),
             run.record.status,
             _reason(run),
             run=run.record.key,
         )
-        for names in _cells(results)
-        for run in results.of(names)
+        for names in _cells(source)
+        for run in source.runs_of(names)
         if run.record.status != "complete"
     ]
     rows += [
-        _row(results, names, "–", "not run", _counted(lacking, "seed"))
-        for names, lacking in _not_run(results)
+        _row(source, names, "–", "not run", _counted(lacking, "seed"))
+        for names, lacking in _not_run(source)
         if lacking
     ]
     columns = [Line(title=title) for title in ("Seed", "Status", "Reason")]
@@ -225,13 +225,13 @@ def unsuccessful(results: Results) -> PageTable:
     return PageTable("unsuccessful", title, _HEADINGS, columns, rows, prose=True)
 
 
-def fairness(results: Results) -> PageTable:
+def fairness(source: FigureSource) -> PageTable:
     """What every cell cost, and how far its training came."""
     columns = ["n", "Parameters", "Epochs", "First loss", "Last loss", "Reduction"]
     columns += ["Training (s)", "Scoring (s)"]
     rows = []
-    for names in _cells(results):
-        runs = [run.record for run in results.of(names) if run.record.status == "complete"]
+    for names in _cells(source):
+        runs = [run.record for run in source.runs_of(names) if run.record.status == "complete"]
         if not runs:
             continue
         losses = [run.history["loss"] for run in runs if run.history.get("loss")]
@@ -242,7 +242,7 @@ def fairness(results: Results) -> PageTable:
         reduced = None if not first or last is None else 1 - last / first
         rows.append(
             _row(
-                results,
+                source,
                 names,
                 str(len(runs)),
                 " to ".join(f"{n:,}" for n in sorted({run.n_parameters for run in runs})),
@@ -269,9 +269,9 @@ def fairness(results: Results) -> PageTable:
     )
 
 
-def commands(results: Results) -> str:
+def commands(source: FigureSource) -> str:
     """What makes the same runs and the same page, with the plug-ins that the runs had."""
-    used = [run.record.provenance.get("plugins", {}) for run in _runs(results)]
+    used = [run.record.provenance.get("plugins", {}) for run in _runs(source)]
     names = dict.fromkeys(name for plugins in used for name in plugins)
     plugins = "".join(f" --plugin {shlex.quote(name)}" for name in names)
     return (
@@ -280,17 +280,17 @@ def commands(results: Results) -> str:
     )
 
 
-def cells(results: Results, environment_of: Mapping[str, int]) -> Iterator[PageCell]:
+def cells(source: FigureSource, environment_of: Mapping[str, int]) -> Iterator[PageCell]:
     """Every cell with its runs."""
-    for names in _cells(results):
-        runs = results.of(names)
+    for names in _cells(source):
+        runs = source.runs_of(names)
         states = Counter(run.record.status for run in runs)
-        settings = results.cells[names].settings
+        settings = source.cells[names].settings
         yield PageCell(
-            title=f"{results.grid.dataset_title(names.dataset)}, "
-            f"{results.grid.model_title(names.model)}, L = {names.latent_dim}",
-            dataset=results.grid.dataset_title(names.dataset),
-            model=results.grid.model_title(names.model),
+            title=f"{source.grid.dataset_title(names.dataset)}, "
+            f"{source.grid.model_title(names.model)}, L = {names.latent_dim}",
+            dataset=source.grid.dataset_title(names.dataset),
+            model=source.grid.model_title(names.model),
             tally=", ".join(f"{n} {state}" for state, n in states.items()) or "not run",
             settings={name: _listed(value) for name, value in settings.items()},
             runs=[_page_run(run, environment_of) for run in runs],
@@ -326,9 +326,9 @@ def _peaks(stages: Mapping[str, Mapping[str, Any]]) -> str:
 _HEADINGS = ["Dataset", "Model", "L"]
 
 
-def _row(results: Results, names: CellNames, *entries: str, run: str = "") -> Line:
-    dataset = results.grid.dataset_title(names.dataset)
-    model = results.grid.model_title(names.model)
+def _row(source: FigureSource, names: CellNames, *entries: str, run: str = "") -> Line:
+    dataset = source.grid.dataset_title(names.dataset)
+    model = source.grid.model_title(names.model)
     return Line(
         names=[dataset, model, str(names.latent_dim)],
         entries=[FormattedEntry(entry) for entry in entries],
@@ -338,22 +338,22 @@ def _row(results: Results, names: CellNames, *entries: str, run: str = "") -> Li
     )
 
 
-def _cells(results: Results) -> list[CellNames]:
+def _cells(source: FigureSource) -> list[CellNames]:
     """Each cell once, by the first of its names."""
     seen: dict[str, CellNames] = {}
-    for names, cell in results.cells.items():
+    for names, cell in source.cells.items():
         seen.setdefault(cell.identity, names)
     return list(seen.values())
 
 
-def _runs(results: Results) -> Iterator[StoredRun]:
-    for names in _cells(results):
-        yield from results.of(names)
+def _runs(source: FigureSource) -> Iterator[StoredRun]:
+    for names in _cells(source):
+        yield from source.runs_of(names)
 
 
-def _not_run(results: Results) -> Iterator[tuple[CellNames, int]]:
-    for names in _cells(results):
-        yield names, max(0, results.grid.spec.seeds - len(results.of(names)))
+def _not_run(source: FigureSource) -> Iterator[tuple[CellNames, int]]:
+    for names in _cells(source):
+        yield names, max(0, source.grid.spec.seeds - len(source.runs_of(names)))
 
 
 def _reason(run: StoredRun) -> str:

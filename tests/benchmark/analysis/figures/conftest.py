@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hgmvae_bench.analysis.figures import Results
+from hgmvae_bench.analysis.figures import FigureSource
 
 
 @pytest.fixture
@@ -12,5 +12,5 @@ def trained(tiny_run):
 
 
 @pytest.fixture
-def results(trained):
-    return Results.open(trained, data=Path())
+def source(trained):
+    return FigureSource.open(trained, data=Path())

@@ -15,9 +15,9 @@ from PIL import Image
 from scipy.stats import friedmanchisquare
 
 import hgmvae_bench as hb
-from hgmvae_bench.analysis.figures import FIGURES, FigureError, Results
+from hgmvae_bench.analysis.figures import FIGURES, FigureError, FigureSource
 from hgmvae_bench.analysis.figures.files import draw_all, write_figures
-from hgmvae_bench.analysis.figures.ranks import critical_difference, rank
+from hgmvae_bench.analysis.figures.ranks import critical_difference, rank_models
 from hgmvae_bench.analysis.figures.style import STYLE, save, to_png, to_svg
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.plugins.protocols import UnknownNameError
@@ -25,6 +25,7 @@ from hgmvae_bench.storage.artifacts import ArtifactError
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.errors import UserError
 
 MADE_UP = """
 name: made-up
@@ -69,7 +70,7 @@ def made_up(tmp_path, lacking=()):
                     history={name: h[:2] if diverged else h for name, h in history.items()},
                 )
                 runs[record.key] = StoredRun(record, record.key, dict(record.metrics))
-    return Results(grid, Store(tmp_path), runs, tmp_path)
+    return FigureSource(grid, Store(tmp_path), runs, tmp_path)
 
 
 def lines(panel):
@@ -94,10 +95,10 @@ def test_fig_3_draws_the_means_of_the_records(tmp_path):
 
 
 def test_fig_3_has_no_panel_of_a_metric_that_no_run_has(tmp_path):
-    results = made_up(tmp_path)
-    for run in results.runs.values():
+    source = made_up(tmp_path)
+    for run in source.runs.values():
         del run.metrics["ch"]
-    figure = FIGURES["3"].draw(results)
+    figure = FIGURES["3"].draw(source)
     assert [panel.get_title() for panel in figure.axes] == ["SC ↑", "DB ↓"]
 
 
@@ -126,7 +127,7 @@ def test_a_latent_dimension_that_stands_alone_has_a_bar_for_its_band(tmp_path):
 def test_fig_3_shows_what_the_paper_printed_as_hollow_markers(tmp_path, published_runs):
     grid = load_grid("paper").select(["mnist"], ["gmvae", "hgmvae-g", "hgmvae-u"], [4, 8])
     runs = {r.sha256: r for r in published_runs(grid, 0.1) if "hgmvae-u" not in r.record.key}
-    figure = FIGURES["3"].draw(Results(grid, Store(tmp_path), runs, tmp_path))
+    figure = FIGURES["3"].draw(FigureSource(grid, Store(tmp_path), runs, tmp_path))
     # By hand from Table 1: GMVAE, HGMVAE-G.
     printed = [
         ([0.382, 0.404], [0.467, 0.442]),
@@ -162,10 +163,10 @@ def test_fewer_seeds_than_planned_are_told_in_the_title(tmp_path):
 
 
 def test_filters_change_no_colour(tmp_path):
-    results = made_up(tmp_path)
+    source = made_up(tmp_path)
     every, one = (
         lines(FIGURES["3"].draw(r).axes[0])["SWAE"]
-        for r in (results, results.select(models=["swae"]))
+        for r in (source, source.select(models=["swae"]))
     )
     assert every.get_color() == one.get_color()
     assert every.get_marker() == one.get_marker()
@@ -181,8 +182,8 @@ def test_series_differ_without_colour(tmp_path):
 
 
 def test_training_curves_are_the_histories_and_divergence_shows(tmp_path):
-    results = made_up(tmp_path, lacking=[("swae", 4, 0)]).select(latent_dims=[4])
-    figure = FIGURES["training"].draw(results)
+    source = made_up(tmp_path, lacking=[("swae", 4, 0)]).select(latent_dims=[4])
+    figure = FIGURES["training"].draw(source)
     loss, fisher = figure.axes
     assert (loss.get_title(), fisher.get_title()) == ("Loss", "Fisher")
     assert loss.get_xlabel() == "epoch"
@@ -194,40 +195,40 @@ def test_training_curves_are_the_histories_and_divergence_shows(tmp_path):
 
 @pytest.mark.parametrize("name", ["3", "4", "training"])
 def test_where_every_run_diverged_the_advice_is_to_do_them_again(tmp_path, name):
-    results = made_up(tmp_path, lacking=[("vae", 4, seed) for seed in range(3)])
+    source = made_up(tmp_path, lacking=[("vae", 4, seed) for seed in range(3)])
     without = {
         k: StoredRun(r.record.model_copy(update={"history": {}}), r.sha256, r.metrics)
-        for k, r in results.runs.items()
+        for k, r in source.runs.items()
     }
-    results = replace(results, runs=without).select(models=["vae"], latent_dims=[4])
+    source = replace(source, runs=without).select(models=["vae"], latent_dims=[4])
     with pytest.raises(FigureError, match=r"; 3 diverged: `hgmvae-bench run --retry-failed` does"):
-        FIGURES[name].draw(results)
+        FIGURES[name].draw(source)
 
 
-def test_a_file_of_an_unknown_format_is_refused(results, tmp_path):
+def test_a_file_of_an_unknown_format_is_refused(source, tmp_path):
     with pytest.raises(FigureError, match=r"x.bmp: figures are written as .png or .svg"):
-        list(write_figures(FIGURES["training"], results, tmp_path / "x.bmp"))
+        list(write_figures(FIGURES["training"], source, tmp_path / "x.bmp"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_ranks_are_those_of_the_means(tmp_path):
-    results = made_up(tmp_path)
+    source = made_up(tmp_path)
     # SC grows from vae to swae in every block; it is better higher, DB lower.
-    by_metric = {metric: rank(results, metric) for metric in ("sc", "db")}
+    by_metric = {metric: rank_models(source, metric) for metric in ("sc", "db")}
     assert by_metric["sc"].by_block.tolist() == [[3, 2, 1]] * 3
     assert by_metric["db"].by_block.tolist() == [[1, 2, 3]] * 3
     p_value = friedmanchisquare([3, 3, 3], [2, 2, 2], [1, 1, 1]).pvalue
     assert by_metric["sc"].p_value == pytest.approx(p_value)
-    panel = FIGURES["ranks"].draw(results).axes[0]
+    panel = FIGURES["ranks"].draw(source).axes[0]
     assert [label.get_text() for label in panel.get_yticklabels()][:2] == ["SWAE", "β-VAE"]
     assert "N = 3" in panel.get_xlabel()
 
 
 def test_the_bars_of_the_ranks_are_seen_whole(tmp_path):
     # Two blocks: 1.7 ranks either way, of three.
-    results = made_up(tmp_path, lacking=[("swae", 4, seed) for seed in range(3)])
+    source = made_up(tmp_path, lacking=[("swae", 4, seed) for seed in range(3)])
     half = critical_difference(3, 2) / 2
-    for panel in FIGURES["ranks"].draw(results).axes:
+    for panel in FIGURES["ranks"].draw(source).axes:
         low, high = panel.get_xlim()
         assert low < 1 - half < 3 + half < high
         assert panel.get_xticks().tolist() == [1, 2, 3]
@@ -245,13 +246,13 @@ def test_the_critical_difference_is_demsars(k, q):
 
 
 def test_a_block_in_which_a_model_lacks_a_value_is_left_out_of_the_ranks(tmp_path):
-    results = made_up(tmp_path, lacking=[("swae", 4, seed) for seed in range(3)])
-    assert rank(results, "sc").by_block.shape == (2, 3)
+    source = made_up(tmp_path, lacking=[("swae", 4, seed) for seed in range(3)])
+    assert rank_models(source, "sc").by_block.shape == (2, 3)
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in {"components", "ranks"}])
-def test_every_figure_is_valid_svg_and_png_and_the_same_twice(results, name):
-    part = next(part for _, part in results.parts(FIGURES[name].scope))
+def test_every_figure_is_valid_svg_and_png_and_the_same_twice(source, name):
+    part = next(part for _, part in source.split(FIGURES[name].scope))
     options = {"metrics": ["sc"]} if name == "3" else {}
     first, second = (FIGURES[name].draw(part, **options) for _ in range(2))
     svg = to_svg(first)
@@ -273,11 +274,11 @@ def test_names_are_text_and_never_formulas(tmp_path):
     ElementTree.fromstring(to_svg(figure))
 
 
-def test_drawing_leaves_matplotlibs_settings_and_torchs_generator_alone(results):
+def test_drawing_leaves_matplotlibs_settings_and_torchs_generator_alone(source):
     before = dict(mpl.rcParams)
     torch.manual_seed(0)
     expected = torch.random.get_rng_state()
-    to_png(FIGURES["samples"].draw(Results.open(results.store.root, data=Path())))
+    to_png(FIGURES["samples"].draw(FigureSource.open(source.store.root, data=Path())))
     assert dict(mpl.rcParams) == before
     assert before["font.size"] != STYLE["font.size"]
     assert torch.equal(torch.random.get_rng_state(), expected)
@@ -300,43 +301,43 @@ def test_notebooks_draw_with_one_call(trained):
         ("ranks", {}, "ranks need a metric with values of three models"),
     ],
 )
-def test_what_is_lacking_is_said(results, name, select, message):
+def test_what_is_lacking_is_said(source, name, select, message):
     if name == "3":
-        runs = {k: StoredRun(r.record, r.sha256, {}) for k, r in results.runs.items()}
-        results = replace(results, runs=runs)
+        runs = {k: StoredRun(r.record, r.sha256, {}) for k, r in source.runs.items()}
+        source = replace(source, runs=runs)
     with pytest.raises(FigureError, match=message):
-        FIGURES[name].draw(results.select(**select))
+        FIGURES[name].draw(source.select(**select))
 
 
-def test_lost_weights_codes_and_data_are_named(results, trained, tmp_path):
-    emptied = replace(results, store=Store(tmp_path), _loaded={})
+def test_lost_weights_codes_and_data_are_named(source, trained, tmp_path):
+    emptied = replace(source, store=Store(tmp_path), _loaded={})
     with pytest.raises(ArtifactError, match=r"model\.safetensors: not there; the run's weights"):
         FIGURES["5a"].draw(emptied)
     with pytest.raises(ArtifactError, match=r"codes\.safetensors: not there; the run's codes"):
         FIGURES["4"].draw(emptied)
-    folder = tmp_path / "artifacts" / results.trained()["vae"].record.key
+    folder = tmp_path / "artifacts" / source.runs_to_draw()["vae"].record.key
     folder.mkdir(parents=True)
     (folder / "codes.safetensors").write_bytes(b"garbage")
     with pytest.raises(ArtifactError, match=r"codes\.safetensors: damaged"):
         FIGURES["4"].draw(emptied)
-    run = results.trained()["vae"]
+    run = source.runs_to_draw()["vae"]
     other = StoredRun(run.record.model_copy(update={"data_digest": "x"}), run.sha256, run.metrics)
     with pytest.raises(FigureError, match="was trained on other digits data than what is in"):
-        results.data("vae", other)
+        source.data("vae", other)
 
 
 def test_files_are_named_after_what_they_show(tmp_path):
-    results = made_up(tmp_path / "r")
-    written = dict(write_figures(FIGURES["training"], results, tmp_path / "out"))
+    source = made_up(tmp_path / "r")
+    written = dict(write_figures(FIGURES["training"], source, tmp_path / "out"))
     assert {path.name for path in written} == {
         f"figure-training-digits-L{L}.{suffix}" for L in (2, 4, 8) for suffix in ("png", "svg")
     }
     assert all(path.stat().st_size for path in written)
     with pytest.raises(FigureError, match=r"is 3 figures; select one with --latent-dim, or name"):
-        next(write_figures(FIGURES["training"], results, tmp_path / "one.svg"))
-    with pytest.raises(hb.errors.UserError, match=r"figures are written as \.svg or \.png"):
-        save(FIGURES["3"].draw(results), tmp_path / "figure.bmp")
-    reasons = [str(error) for _, error in draw_all(FIGURES["5a"], results)]
+        next(write_figures(FIGURES["training"], source, tmp_path / "one.svg"))
+    with pytest.raises(UserError, match=r"figures are written as \.svg or \.png"):
+        save(FIGURES["3"].draw(source), tmp_path / "figure.bmp")
+    reasons = [str(error) for _, error in draw_all(FIGURES["5a"], source)]
     assert len(reasons) == 3
     assert all("was trained on other digits data" in reason for reason in reasons)
 
@@ -348,16 +349,16 @@ def test_files_of_names_that_look_alike_are_told_apart(tmp_path, tiny_text):
 tables:"""
     text = tiny_text.replace("tables:", variants, 1)
     text = text.replace("[vae, wae-imq]", "[vae beta, vae (beta), vae]")
-    results = Results(parse_grid(text, "g.yaml"), Store(tmp_path), {}, tmp_path)
+    source = FigureSource(parse_grid(text, "g.yaml"), Store(tmp_path), {}, tmp_path)
     kind = replace(FIGURES["training"], scope=("model",))
     written = [
-        path.name for path, _ in write_figures(kind, results, tmp_path) if path.suffix == ".png"
+        path.name for path, _ in write_figures(kind, source, tmp_path) if path.suffix == ".png"
     ]
     assert len(set(written)) == 3
     assert written[2] == "figure-training-vae.png"
     assert all(re.fullmatch(r"figure-training-vae-beta-[0-9a-f]{8}\.png", n) for n in written[:2])
     # A filter changes no name.
-    alone = write_figures(kind, results.select(models=["vae (beta)"]), tmp_path)
+    alone = write_figures(kind, source.select(models=["vae (beta)"]), tmp_path)
     assert written[1] in {path.name for path, _ in alone}
 
 

@@ -25,8 +25,8 @@ def pixels(image):
     return image.permute(1, 2, 0).expand(-1, -1, 3).numpy()
 
 
-def test_fig_5a_shows_the_models_reconstructions(results, digits):
-    figure = FIGURES["5a"].draw(results)
+def test_fig_5a_shows_the_models_reconstructions(source, digits):
+    figure = FIGURES["5a"].draw(source)
     places = representatives(digits, 20)
     assert len(figure.axes) == 2
     for block, panel in enumerate(figure.axes):
@@ -37,18 +37,18 @@ def test_fig_5a_shows_the_models_reconstructions(results, digits):
             image = digits.test_images[places[block * 10 + column]]
             np.testing.assert_array_equal(tile(picture, 0, column), pixels(image))
             for row, model in enumerate(("vae", "wae-imq"), start=1):
-                codec = results.codec(model, results.trained()[model])
+                codec = source.codec(model, source.runs_to_draw()[model])
                 expected = pixels(codec.reconstruct(image[None])[0])
                 # Batches of other sizes may round the last bit otherwise.
                 difference = tile(picture, row, column).astype(int) - expected
                 assert np.abs(difference).max() <= 1
 
 
-def test_fig_5b_has_the_reconstructions_at_its_corners_and_the_mean_code_between(results, digits):
-    selected = results.select(models=["vae"])
+def test_fig_5b_has_the_reconstructions_at_its_corners_and_the_mean_code_between(source, digits):
+    selected = source.select(models=["vae"])
     picture = pictures(FIGURES["5b"].draw(selected, side=3).axes[0])
     corners = digits.test_images[representatives(digits, 4)]
-    codec = selected.codec("vae", selected.trained()["vae"])
+    codec = selected.codec("vae", selected.runs_to_draw()["vae"])
     rebuilt = codec.reconstruct(corners)
     for i, (row, outer, inner) in enumerate([(0, 0, 1), (0, 4, 3), (2, 0, 1), (2, 4, 3)]):
         np.testing.assert_array_equal(tile(picture, row, outer), pixels(corners[i]))
@@ -67,15 +67,15 @@ def test_interpolation_is_bilinear():
     assert codes[2, 2].tolist() == [2, 8]
 
 
-def test_fig_6_changes_one_dimension_at_a_time(results, digits):
-    selected = results.select(models=["vae"])
+def test_fig_6_changes_one_dimension_at_a_time(source, digits):
+    selected = source.select(models=["vae"])
     figure = FIGURES["6"].draw(selected, image=5, n_steps=5)
     (panel,) = figure.axes
-    codes = selected.codes(selected.trained()["vae"])
+    codes = selected.codes(selected.runs_to_draw()["vae"])
     names = [label.get_text().split(" (")[0] for label in panel.get_yticklabels()]
     widest = int(codes.std(axis=0).argmax()) + 1
     assert names == ["image, reconstruction", f"dimension {widest}", f"dimension {3 - widest}"]
-    codec = selected.codec("vae", selected.trained()["vae"])
+    codec = selected.codec("vae", selected.runs_to_draw()["vae"])
     code = codec.encode(digits.test_images[5:6])[0]
     code[widest - 1] = codes[:, widest - 1].mean() - 3 * codes[:, widest - 1].std()
     expected = pixels(codec.decode(torch.from_numpy(code[None]))[0])
@@ -96,21 +96,21 @@ def test_a_traversal_leaves_the_other_dimensions_alone():
     assert traversed.tolist() == [[0, 9], [1, 9], [3, 9]]
 
 
-def test_samples_are_the_first_of_those_that_metrics_see(results, digits):
-    figure = FIGURES["samples"].draw(results, side=3)
+def test_samples_are_the_first_of_those_that_metrics_see(source, digits):
+    figure = FIGURES["samples"].draw(source, side=3)
     titles = [panel.get_title() for panel in figure.axes]
     assert titles == ["test images", "VAE", "WAE-IMQ"]
-    run = results.trained()["vae"]
-    codec = results.codec("vae", run)
+    run = source.runs_to_draw()["vae"]
+    codec = source.codec("vae", run)
     sampled = codec.sample(len(digits.test_images), derive_seed(run.record.key, "samples"))
     difference = pictures(figure.axes[1]).astype(int) - mosaic(sampled[:9], 3)
     assert np.abs(difference).max() <= 1
 
 
-def test_fig_4_draws_codes_of_two_dimensions_as_they_are(results, digits):
-    panel = FIGURES["4"].draw(results).axes[0]
+def test_fig_4_draws_codes_of_two_dimensions_as_they_are(source, digits):
+    panel = FIGURES["4"].draw(source).axes[0]
     drawn = np.concatenate([c.get_offsets() for c in panel.collections])
-    codes = results.codes(results.trained()["vae"])
+    codes = source.codes(source.runs_to_draw()["vae"])
     order = np.argsort(digits.test_labels.numpy(), kind="stable")
     np.testing.assert_allclose(drawn, codes[order], rtol=1e-6)
     assert panel.get_xlabel() == "code, dimension 1"
@@ -137,11 +137,11 @@ def test_use_of_components_by_class():
     np.testing.assert_allclose(usage, [[0.8, 0.2], [1, 0], [2.6 / 3, 0.4 / 3]], rtol=1e-6)
 
 
-def test_components_are_drawn_where_a_model_has_them(results, digits, monkeypatch):
-    codec = results.codec("vae", results.trained()["vae"])
+def test_components_are_drawn_where_a_model_has_them(source, digits, monkeypatch):
+    codec = source.codec("vae", source.runs_to_draw()["vae"])
     shares = np.eye(10, dtype=np.float32)[digits.test_labels.numpy()]
     monkeypatch.setattr(type(codec), "component_probabilities", lambda self, images: shares)
-    figure = FIGURES["components"].draw(results.select(models=["vae"]))
+    figure = FIGURES["components"].draw(source.select(models=["vae"]))
     panel = figure.axes[0]
     usage = panel.collections[0].get_array().reshape(11, 10)
     assert sorted(usage[:10].argmax(axis=1)) == list(range(10))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hgmvae_bench.analysis.figures import Results
+from hgmvae_bench.analysis.figures import FigureSource
 from hgmvae_bench.analysis.report import build_report
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.schema import ControlRecord, MetricValue, Record
@@ -52,7 +52,7 @@ CONTROLS = [
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def source(tmp_path_factory):
     """Made-up records; swae's second seed diverged, beta-vae's second at L = 4 was never run."""
     grid = parse_grid(GRID, "hostile.yaml")
     store = Store(tmp_path_factory.mktemp("report"))
@@ -97,12 +97,12 @@ def results(tmp_path_factory):
                     },
                 )
                 store.add(record)
-    return Results.open(store.root)
+    return FigureSource.open(store.root)
 
 
 @pytest.fixture(scope="module")
-def page(results):
-    return build_report(results, figures=["records"])
+def page(source):
+    return build_report(source, figures=["records"])
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hgmvae_bench.analysis.figures import Results
+from hgmvae_bench.analysis.figures import FigureSource
 from hgmvae_bench.analysis.report import build_report
 from hgmvae_bench.grid import Run, load_grid
 from hgmvae_bench.storage.record_file import StoreError
@@ -112,7 +112,7 @@ def test_controls_stand_among_the_models_without_a_rank(elements, hostile):
     assert "Controls say what a value means" in elements.text
 
 
-def test_every_run_that_lacks_a_result_is_named(elements, results):
+def test_every_run_that_lacks_a_result_is_named(elements, source):
     counts = dict(
         re.findall(r"(runs planned|complete|diverged|failed|not run)(\d+)", elements.text)
     )
@@ -124,7 +124,7 @@ def test_every_run_that_lacks_a_result_is_named(elements, results):
         "not run": "1",
     }
     assert "the loss is nan" in elements.text
-    keys = {run.record.key for run in results.runs.values()}
+    keys = {run.record.key for run in source.runs.values()}
     assert {a["id"] for a in elements.of("details") if "id" in a} == {f"run-{k}" for k in keys}
 
 
@@ -135,8 +135,8 @@ def test_fairness_says_what_each_model_cost(elements):
     assert row[1] == "21,23428.04.543.8 %10.51.0"
 
 
-def test_the_same_results_give_the_same_page(results, page):
-    assert build_report(results, figures=["records"]) == page
+def test_the_same_results_give_the_same_page(source, page):
+    assert build_report(source, figures=["records"]) == page
 
 
 def test_a_grid_of_the_papers_cells_is_held_against_the_paper(tmp_path, elements):
@@ -150,7 +150,7 @@ def test_a_grid_of_the_papers_cells_is_held_against_the_paper(tmp_path, elements
             metrics = {"sc": MetricValue(value=value)}
             record = Record.of(run, status="complete", metrics=metrics)
             runs[run.key] = StoredRun(record, "0" * 64, metrics)
-    page = build_report(Results(grid, Store(tmp_path), runs, tmp_path), figures=())
+    page = build_report(FigureSource(grid, Store(tmp_path), runs, tmp_path), figures=())
     text = Elements(page).text
     assert "Controls" not in text
     assert "Against the paper" in text
@@ -161,7 +161,7 @@ def test_a_grid_of_the_papers_cells_is_held_against_the_paper(tmp_path, elements
     assert "Against the paper" not in elements.text
 
 
-def test_the_commands_to_reproduce_it_name_the_plugins(results, elements):
+def test_the_commands_to_reproduce_it_name_the_plugins(source, elements):
     commands = [
         "run --grid grid.yaml --results results",
         "report --results results --output report.html",
@@ -169,25 +169,25 @@ def test_the_commands_to_reproduce_it_name_the_plugins(results, elements):
     assert "".join(f"hgmvae-bench {each}\n" for each in commands).strip() in elements.text
     assert "--plugin" not in elements.text
     runs = {}
-    for key, run in results.runs.items():
+    for key, run in source.runs.items():
         provenance = {**run.record.provenance, "plugins": {"my bits.py": "d", "mine": None}}
         record = run.record.model_copy(update={"provenance": provenance})
         runs[key] = StoredRun(record, run.sha256, run.metrics)
-    text = Elements(build_report(replace(results, runs=runs), figures=())).text
+    text = Elements(build_report(replace(source, runs=runs), figures=())).text
     options = " --plugin 'my bits.py' --plugin mine\n"
     assert "".join(f"hgmvae-bench {each}{options}" for each in commands).strip() in text
 
 
-def test_figures_that_cannot_be_drawn_say_why(results):
-    page = build_report(results, figures=["codes"])
+def test_figures_that_cannot_be_drawn_say_why(source):
+    page = build_report(source, figures=["codes"])
     assert "not drawn: " in page
     assert "was trained on other digits data" in page
 
 
-def test_without_results_there_is_no_report(results, tmp_path):
+def test_without_results_there_is_no_report(source, tmp_path):
     with pytest.raises(StoreError, match="no run of the grid hostile is recorded in"):
-        build_report(Results(results.grid, Store(tmp_path), {}, tmp_path))
-    other = Results(load_grid("smoke"), results.store, results.runs, tmp_path)
+        build_report(FigureSource(source.grid, Store(tmp_path), {}, tmp_path))
+    other = FigureSource(load_grid("smoke"), source.store, source.runs, tmp_path)
     with pytest.raises(StoreError, match=r"\(it has 11 of other settings or other defaults\)"):
         build_report(other)
 
@@ -204,29 +204,29 @@ def test_a_report_on_the_papers_grid_is_quick_and_small(tmp_path):
             runs[record.key] = StoredRun(record, "0" * 64, dict(values))
     assert len(runs) == 830
     start = time.process_time()
-    page = build_report(Results(grid, store, runs, tmp_path), figures=())
+    page = build_report(FigureSource(grid, store, runs, tmp_path), figures=())
     # Three seconds on an idle machine.
     assert time.process_time() - start < 15
     assert len(page) < 3e6
     assert page.count('<details id="run-') == 830
 
 
-def test_the_command_writes_the_page(results, tmp_path):
+def test_the_command_writes_the_page(source, tmp_path):
     output = tmp_path / "report.html"
-    arguments = ["--results", results.store.root, "--figures", "none", "--output", output]
+    arguments = ["--results", source.store.root, "--figures", "none", "--output", output]
     outcome = subprocess.run([HGMVAE_BENCH, "report", *arguments], capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.startswith(f"{output}, ")
     # Written like any file: others may read it.
     (tmp_path / "any").touch()
     assert output.stat().st_mode == (tmp_path / "any").stat().st_mode
-    assert output.read_text(encoding="utf-8") == build_report(results, figures=())
+    assert output.read_text(encoding="utf-8") == build_report(source, figures=())
 
 
-def test_an_output_that_cannot_be_written_is_named(results, tmp_path):
+def test_an_output_that_cannot_be_written_is_named(source, tmp_path):
     (tmp_path / "file").touch()
     output = tmp_path / "file" / "report.html"
-    arguments = ["--results", results.store.root, "--figures", "none", "--output", output]
+    arguments = ["--results", source.store.root, "--figures", "none", "--output", output]
     outcome = subprocess.run([HGMVAE_BENCH, "report", *arguments], capture_output=True, text=True)
     assert outcome.returncode == 2
     assert outcome.stderr.startswith(f"error: {output}: cannot be written: ")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hgmvae_bench.analysis.figures.source import Part, Results
+from hgmvae_bench.analysis.figures.source import FigureSource, ScopeAxis
 from hgmvae_bench.plugins.protocols import UnknownNameError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Source = Literal["records", "codes", "models"]
+FigureInput = Literal["records", "codes", "models"]
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,19 @@ class FigureKind:
         title: what it shows.
         scope: what one figure is about: it has a single value of each of these axes, so that a
             grid with several gets several figures.
-        source: what it is drawn from: the records alone; stored codes and the dataset; or models
-            rebuilt from their stored weights and the dataset.
+        drawn_from: the records alone; stored codes and the dataset; or models rebuilt from their
+            stored weights and the dataset.
         builder: where the function is that draws it, as ``module:function``. Looked up when first
             drawn, so that the list of figures does not wait for matplotlib.
     """
 
     name: str
     title: str
-    scope: tuple[Part, ...]
-    source: Source
+    scope: tuple[ScopeAxis, ...]
+    drawn_from: FigureInput
     builder: str
 
-    def draw(self, results: Results, **options: Any) -> Figure:
+    def draw(self, source: FigureSource, **options: Any) -> Figure:
         """Draw the figure; ``options`` are those of its builder.
 
         Raises:
@@ -47,7 +47,7 @@ class FigureKind:
             hgmvae_bench.storage.artifacts.ArtifactError: if codes or weights are absent or damaged.
             hgmvae_bench.data.DataError: if the dataset is needed and absent.
         """
-        figure: Figure = pkgutil.resolve_name(self.builder)(results, **options)
+        figure: Figure = pkgutil.resolve_name(self.builder)(source, **options)
         return figure
 
 
@@ -166,8 +166,8 @@ def draw_figure(
         hgmvae_bench.data.DataError: if the dataset is needed and absent.
     """
     kind = figure_kind(name)
-    results = Results.open(Path(path), grid=grid, data=None if data is None else Path(data))
-    selected = results.select(
+    source = FigureSource.open(Path(path), grid=grid, data=None if data is None else Path(data))
+    selected = source.select(
         None if dataset is None else [dataset],
         [model] if isinstance(model, str) else model,
         [latent_dim] if isinstance(latent_dim, int) else latent_dim,
