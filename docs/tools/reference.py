@@ -6,8 +6,10 @@ Run by mkdocs (plug-in gen-files). Every page is built from the code, so none ca
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import click
@@ -21,6 +23,9 @@ from hgmvae_bench.cli import app
 from hgmvae_bench.grid import GridSpec
 from hgmvae_bench.plugins.registry import DATASETS, METRICS, MODELS
 
+ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = "https://github.com/hgmvae-bench/hgmvae-bench/blob/main"
+RESULTS = ("measured", "study")
 PUBLIC_MODULES = (
     "hgmvae_bench.plugins.protocols",
     "hgmvae_bench.plugins.image_data",
@@ -158,6 +163,21 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in models_in(argument)]
 
 
+def results_page(folder: str) -> Iterator[str]:
+    """The page of a results folder, with its links seen from the site."""
+    text = (ROOT / "results" / folder / "README.md").read_text(encoding="utf-8")
+
+    def moved(match: re.Match[str]) -> str:
+        target = (ROOT / "results" / folder / match[1]).resolve()
+        if target.is_relative_to(ROOT / "docs"):
+            return f"](../{target.relative_to(ROOT / 'docs')}"
+        if target.name == "README.md" and target.parent.name in RESULTS:
+            return f"]({target.parent.name}.md"
+        return f"]({REPOSITORY}/{target.relative_to(ROOT)}"
+
+    yield re.sub(r"\]\((?!https?://|#)([^)#\s]+)", moved, text)
+
+
 def api_page() -> Iterator[str]:
     """What `import hgmvae_bench` offers, and the contract of plug-ins."""
     yield "# Python API\n"
@@ -168,6 +188,8 @@ def api_page() -> Iterator[str]:
         yield f"## {module}\n\n::: {module}\n    options:\n      heading_level: 3\n"
 
 
+for name in RESULTS:
+    write(f"results/{name}.md", results_page(name))
 write("reference/cli.md", command_page())
 write("reference/grid-file.md", schema_page())
 write("reference/api.md", api_page())

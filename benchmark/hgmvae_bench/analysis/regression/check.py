@@ -1,8 +1,8 @@
 """The regression check: new runs of a grid against the distribution over seeds of a baseline.
 
 A measure of a cell has shifted if every new seed lies beyond the same prediction limit of the
-baseline's seeds, and still does with as many seeds more. docs/how-to/regression.md says how they are
-set.
+baseline's seeds, and still does with as many seeds more. docs/how-to/regression.md explains the
+limits.
 """
 
 from __future__ import annotations
