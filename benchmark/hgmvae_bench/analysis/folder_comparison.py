@@ -11,8 +11,15 @@ from typing import Any
 import pandas as pd
 
 from hgmvae_bench.analysis.frames import load_results
+from hgmvae_bench.analysis.render import FormattedEntry, FormattedTable, format_number
 from hgmvae_bench.analysis.stats import ALPHA, holm, welch_test
 from hgmvae_bench.plugins.registry import METRICS
+from hgmvae_bench.utils.errors import UserError
+
+LEGEND = (
+    "Mean ± standard deviation (number of seeds); difference of the second folder's mean; p-values "
+    "of Welch's t-test with Holm's correction over all rows. Better and worse: significant at 5 %."
+)
 
 NAMES = ["dataset", "image_size", "model", "latent_dim"]
 """Columns that name a cell for a reader; the settings may distinguish several of one name."""
@@ -32,6 +39,10 @@ COLUMNS = [
     "outcome",
     "note",
 ]
+
+
+class FolderComparisonError(UserError):
+    """Two results folders that have no cell in common."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,41 @@ class FolderComparison:
     missing: tuple[str, ...]
 
     @property
+    def table(self) -> FormattedTable:
+        """The rows as a table for the terminal, CSV, Markdown or LaTeX."""
+        frame = pd.DataFrame(
+            [
+                [
+                    cell_name(row),
+                    row["metric"],
+                    _mean(row, "first"),
+                    _mean(row, "second"),
+                    format_number(row["difference"], "+.3g"),
+                    "–" if pd.isna(row["p_holm"]) else format_number(row["p_holm"], ".2g"),
+                    row["outcome"] + (f" [{row['note']}]" if row["note"] else ""),
+                ]
+                for _, row in self.values.iterrows()
+            ],
+            columns=[
+                "cell",
+                "metric",
+                self.first,
+                self.second,
+                "difference",
+                "p (Holm)",
+                "outcome",
+            ],
+        ).set_index(["cell", "metric"])
+        return FormattedTable(
+            name="folder-comparison",
+            title=f"{self.second} compared with {self.first}",
+            frame=frame.map(FormattedEntry),
+            tidy=self.values,
+            legend=LEGEND + (f" Missing: {'; '.join(self.missing)}." if self.missing else ""),
+            long=True,
+        )
+
+    @property
     def counts(self) -> Mapping[str, int]:
         """Number of rows by outcome, most frequent first."""
         return {str(name): int(n) for name, n in self.values["outcome"].value_counts().items()}
@@ -70,9 +116,19 @@ def compare_folders(first: Path, second: Path) -> FolderComparison:
 
     Raises:
         StoreError: if a folder has no records, or damaged ones.
+        FolderComparisonError: if no cell of one folder matches a cell of the other.
     """
     frames = [_values(load_results(folder)) for folder in (first, second)]
     pairs, unmatched = _matched(*frames)
+    if not pairs:
+        examples = " and ".join(
+            f"{folder} has {cell_name(frame.iloc[0]) if len(frame) else 'no values'}"
+            for frame, folder in zip(frames, (first, second), strict=True)
+        )
+        raise FolderComparisonError(
+            f"{first} and {second} have no cell in common ({examples}); "
+            "cells match by dataset, image size, model and latent dim"
+        )
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     for cells, folder in zip(unmatched, (first, second), strict=True):
@@ -88,7 +144,9 @@ def compare_folders(first: Path, second: Path) -> FolderComparison:
                 continue
             rows.append(_row(metric, values[0], values[1], note))
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    frame["p_holm"] = pd.array(holm([None if pd.isna(p) else p for p in frame["p"]]), "Float64")
+    frame["p"] = frame["p"].astype("float64")
+    adjusted = holm([None if pd.isna(p) else p for p in frame["p"]])
+    frame["p_holm"] = pd.Series(adjusted, index=frame.index, dtype="float64")
     frame["outcome"] = [_outcome(row) for _, row in frame.iterrows()]
     return FolderComparison(str(first), str(second), frame, tuple(missing))
 
@@ -96,6 +154,14 @@ def compare_folders(first: Path, second: Path) -> FolderComparison:
 def cell_name(row: Mapping[str, Any] | pd.Series) -> str:
     """A cell as people say it: ``mnist, HGMVAE-U, L = 8``."""
     return f"{row['dataset']}, {row['model']}, L = {row['latent_dim']}"
+
+
+def _mean(row: pd.Series, folder: str) -> str:
+    """Mean, standard deviation and number of seeds of one folder."""
+    mean = format_number(row[f"mean_{folder}"], ".4g")
+    spread = row[f"std_{folder}"]
+    margin = "" if pd.isna(spread) else f" ± {format_number(spread, '.2g')}"
+    return f"{mean}{margin} ({row[f'n_{folder}']})"
 
 
 def _values(results: pd.DataFrame) -> pd.DataFrame:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Annotated
 
 import typer
 
 from hgmvae_bench.cli import data, run, show, speed
+from hgmvae_bench.cli.init import init
 from hgmvae_bench.utils.errors import UserError
 
 app = typer.Typer(
-    help="Benchmark of the VAE family on generation and clustering.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
@@ -26,7 +27,9 @@ for command in (
     run.evaluate,
     run.check,
     run.merge,
+    init,
     show.table,
+    show.compare,
     show.export,
     show.figure,
     show.report,
@@ -35,6 +38,26 @@ for command in (
     app.command()(command)
 app.command("list")(show.list_)
 app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from hgmvae_bench import __version__
+
+        typer.echo(f"hgmvae-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Benchmark of the VAE family on generation and clustering."""
 
 
 def main() -> None:

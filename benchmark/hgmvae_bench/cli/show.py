@@ -126,6 +126,32 @@ def table(
     typer.echo("\n".join(write(sheet) for sheet in shown), nl=False)
 
 
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A results folder.", file_okay=False)],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", help="The folder to compare with it.", file_okay=False)
+    ],
+    format: Annotated[  # noqa: A002
+        TableFormat,
+        typer.Option("--format", help="Output format; markdown suits a pull request's comment."),
+    ] = TableFormat.text,
+    plugins: Plugins = None,
+) -> None:
+    """Compare two results folders cell by cell: means, differences, Welch's tests.
+
+    p-values are corrected by Holm's method over all values. Nothing is trained.
+    """
+    from hgmvae_bench.analysis.folder_comparison import compare_folders
+    from hgmvae_bench.analysis.render import WRITERS
+
+    compared = compare_folders(first, second)
+    _, write = WRITERS[format.value]
+    typer.echo(write(compared.table), nl=False)
+    if format is TableFormat.text:
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in compared.counts.items())
+        typer.echo(f"\n{counts or 'nothing to compare'}")
+
+
 def export(
     output: Annotated[Path, typer.Option("--output", help="Folder to write to.", file_okay=False)],
     results: Results = DEFAULT_RESULTS,
