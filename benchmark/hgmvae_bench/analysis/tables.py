@@ -20,7 +20,6 @@ from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import ControlRecord
 from hgmvae_bench.storage.stored_run import StoredRun
-from hgmvae_bench.utils.collector import paused_collector
 from hgmvae_bench.utils.errors import UserError
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -178,7 +177,6 @@ class Table:
         )
 
 
-@paused_collector()
 def build_table(
     grid: Grid,
     spec: TableSpec,

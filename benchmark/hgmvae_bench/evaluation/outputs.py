@@ -19,7 +19,12 @@ from torch import Tensor
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.pixels import to_uint8, to_unit
 from hgmvae_bench.plugins.image_data import Codes, Labels
-from hgmvae_bench.plugins.protocols import BenchmarkModel, MetricMissingError
+from hgmvae_bench.plugins.protocols import (
+    BenchmarkModel,
+    HasComponents,
+    HasLatentPosterior,
+    MetricMissingError,
+)
 from hgmvae_bench.utils.seeding import derive_seed
 
 T = TypeVar("T")
@@ -107,19 +112,19 @@ class ModelCodec(Codec):
     @torch.inference_mode()
     def latent_posterior(self, images: Tensor) -> tuple[Codes, Codes]:
         """Means and log-variances, each (N, L), if the model defines them."""
-        posterior = getattr(self.model, "latent_posterior", None)
-        if posterior is None:
+        if not isinstance(self.model, HasLatentPosterior):
             return super().latent_posterior(images)
-        means, log_vars = zip(*map(posterior, self._batches(images)), strict=True)
+        batches = map(self.model.latent_posterior, self._batches(images))
+        means, log_vars = zip(*batches, strict=True)
         return torch.cat(means).float().cpu().numpy(), torch.cat(log_vars).float().cpu().numpy()
 
     @torch.inference_mode()
     def component_probabilities(self, images: Tensor) -> Codes:
         """Probabilities (N, K), if the model defines them."""
-        probabilities = getattr(self.model, "component_probabilities", None)
-        if probabilities is None:
+        if not isinstance(self.model, HasComponents):
             return super().component_probabilities(images)
-        return torch.cat([*map(probabilities, self._batches(images))]).float().cpu().numpy()
+        batches = map(self.model.component_probabilities, self._batches(images))
+        return torch.cat([*batches]).float().cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:

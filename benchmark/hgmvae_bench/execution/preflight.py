@@ -12,6 +12,7 @@ from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.grid import Cell, Grid, GridError
 from hgmvae_bench.grid.errors import LocatedError, describe_validation_error
+from hgmvae_bench.plugins.protocols import ChecksEpochs
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.encoders import Network
 
@@ -105,10 +106,9 @@ def _faults(
     except ValueError as error:
         yield ("models", name), f"{cell.slug} cannot be built: {error}"
         return
-    check_epochs = getattr(model, "check_epochs", None)
-    if check_epochs is not None:
+    if isinstance(model, ChecksEpochs):
         try:
-            check_epochs(cell.training.epochs)
+            model.check_epochs(cell.training.epochs)
         except ValueError as error:
             yield ("training", "epochs"), f"{name}: {error}"
 

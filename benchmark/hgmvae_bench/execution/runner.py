@@ -21,7 +21,6 @@ from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.training.checkpoints import Checkpoint
-from hgmvae_bench.utils.collector import paused_collector
 from hgmvae_bench.utils.errors import UserError
 
 
@@ -71,7 +70,6 @@ class Reporter(Protocol):
         """A run began, finished an epoch, or has been recorded."""
 
 
-@paused_collector()
 def make_plan(
     grid: Grid,
     data: Mapping[tuple[str, int], ImageData],

@@ -25,7 +25,6 @@ from hgmvae_bench.grid.spec import (
 )
 from hgmvae_bench.plugins.protocols import Setting, UnknownNameError
 from hgmvae_bench.plugins.registry import resolve_model
-from hgmvae_bench.utils.collector import paused_collector
 from hgmvae_bench.utils.seeding import digest
 
 # Part of every run key: raised when code changes what a run computes without changing a setting.
@@ -200,7 +199,6 @@ class Grid:
         return tables[name]
 
     @cached_property
-    @paused_collector()
     def cells(self) -> dict[Cell, list[str]]:
         """Every cell once, in the tables' order, with the metrics that it needs."""
         cells: dict[str, tuple[Cell, dict[str, None]]] = {}

@@ -3,7 +3,12 @@
 from hgmvae_bench.plugins.image_data import Codes, ImageData, Labels
 from hgmvae_bench.plugins.protocols import (
     BenchmarkModel,
+    ChecksEpochs,
     DatasetPlugin,
+    HasComponents,
+    HasLatentPosterior,
+    HasObjectives,
+    HasStages,
     MetricMissingError,
     MetricPlugin,
     ModelPlugin,
@@ -19,8 +24,13 @@ from hgmvae_bench.plugins.protocols import (
 
 __all__ = [
     "BenchmarkModel",
+    "ChecksEpochs",
     "Codes",
     "DatasetPlugin",
+    "HasComponents",
+    "HasLatentPosterior",
+    "HasObjectives",
+    "HasStages",
     "ImageData",
     "Labels",
     "MetricMissingError",

@@ -46,53 +46,35 @@ class PluginError(UserError, RuntimeError):
 class BenchmarkModel(Protocol):
     """A built model: a ``pythae.models.BaseAE`` with a deterministic code and a sampled prior.
 
-    Called with ``({"data": images}, epoch=..., dataset_size=...)`` it returns a pythae
-    ``ModelOutput`` with ``loss``; every other scalar in it goes into the training history under
-    its name, and has to stay finite like the loss, or the run counts as diverged. Images are
-    (B, C, H, W) in [0, 1]. ``decoder(latent)["reconstruction"]`` gives images in [0, 1].
+    ``model({"data": images}, epoch=..., dataset_size=...)`` returns a pythae ``ModelOutput`` with
+    ``loss``. Images are (B, C, H, W) in [0, 1]. Every other scalar of the output is recorded in the
+    training history under its name. If the loss or one of these scalars is not finite, the run
+    counts as diverged. ``decoder(latent)["reconstruction"]`` returns images in [0, 1].
 
-    A model that trains parts on different losses defines ``objectives()`` as well, which maps the
-    name of a loss in the output to the parameters that follow it.
-
-    A model whose training step may be recorded once and replayed on a GPU (CUDA graphs) says so by
-    ``stage(epoch)``: an integer that is the same for epochs whose steps do the same work, or None
-    for an epoch whose steps must run in Python. Such a step reads no tensor back and changes
-    nothing but tensors, in place. Without this method every step runs in Python. Seeds of such a
-    model can be trained as one (``run --stack-seeds``) if they differ in nothing but parameters and
-    buffers, and its step can be mapped over these by ``torch.func.vmap``; where one or the other is
-    not so, they take turns, and the log says why.
-
-    A model whose training has stages may define ``check_epochs(epochs)``, which raises a ValueError
-    if so many epochs do not reach them all: such a grid is refused before anything is trained.
-
-    For the metrics of collapse, a model may define two more methods:
-
-    - ``latent_posterior(data) -> (mean, log_var)``, each (B, L): the Gaussian q(latent | image)
-      whose mean is the deterministic code, if the model has one;
-    - ``component_probabilities(data) -> (B, K)``: how far each image belongs to each of the model's
-      components; rows sum to 1.
+    A model may also have the optional hooks `HasObjectives`, `HasStages`, `ChecksEpochs`,
+    `HasLatentPosterior` and `HasComponents`. Each is a protocol with one method.
     """
 
     latent_dim: int
     decoder: nn.Module
 
     def latent_code(self, data: Tensor) -> Tensor:
-        """The deterministic code (B, L) of images (B, C, H, W): the posterior mean."""
+        """Return the deterministic code (B, L) of images (B, C, H, W): the posterior mean."""
 
     def sample_latent(self, n_samples: int) -> Tensor:
         """Draw (n_samples, L) from the model's prior with torch's global generator."""
 
     def update(self) -> None:
-        """Called after every epoch (pythae's hook).
+        """Finish an epoch (pythae's hook).
 
-        On a GPU the seeds of a cell are trained together, and this is called for all of them at
-        once, from threads: random numbers come from a generator of the model's own.
+        The seeds of a cell that share a GPU are trained jointly, and their updates run at the same
+        time in threads. Random numbers drawn here must come from a generator of the model.
         """
 
-    # What the suite uses of torch.nn.Module.
+    # The part of torch.nn.Module that the suite uses.
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Forward pass."""
+        """Run the forward pass."""
 
     def train(self, mode: bool = True) -> Any:
         """Switch to training mode."""
@@ -104,13 +86,76 @@ class BenchmarkModel(Protocol):
         """Move to a device, in place."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter."""
+        """Iterate over the parameters."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Every parameter and buffer by name."""
+        """Return every parameter and buffer by name."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
-        """Take parameters and buffers by name."""
+        """Copy parameters and buffers by name."""
+
+
+# Optional hooks of a built model. They are checked with isinstance, which since Python 3.12 ignores
+# attributes that only __getattr__ provides: a hook is a method of the class, or a callable that is
+# set on the instance. A hook that is set to None counts as missing.
+
+
+@runtime_checkable
+class HasObjectives(Protocol):
+    """A model that trains its parts on different losses."""
+
+    def objectives(self) -> dict[str, list[Tensor]]:
+        """Map the name of each loss in the output to the parameters that follow its gradient."""
+
+
+@runtime_checkable
+class HasStages(Protocol):
+    """A model whose training step may be recorded once and replayed on a GPU (CUDA graphs).
+
+    Such a step reads no tensor back to Python and changes only tensors, in place. With
+    ``run --stack-seeds``, the seeds of the model are trained as one model of stacked weights. This
+    needs seeds that differ only in parameters and buffers, and a step that ``torch.func.vmap`` can
+    map over these. Otherwise the seeds are trained in turns, and the log names the reason. Without
+    this hook, every step runs in Python.
+    """
+
+    def stage(self, epoch: int) -> int | None:
+        """Return the stage of an epoch (from 1).
+
+        Steps of epochs with the same stage execute the same operations. None: the steps of this
+        epoch must run in Python.
+        """
+
+
+@runtime_checkable
+class ChecksEpochs(Protocol):
+    """A model that needs a minimum number of epochs, such as one with several training stages."""
+
+    def check_epochs(self, epochs: int) -> None:
+        """Refuse too few epochs; the suite asks before it trains anything.
+
+        Raises:
+            ValueError: if ``epochs`` do not reach every stage.
+        """
+
+
+@runtime_checkable
+class HasLatentPosterior(Protocol):
+    """A model with a Gaussian posterior q(latent | image), which metrics of collapse use."""
+
+    def latent_posterior(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, each (B, L), of images (B, C, H, W).
+
+        The mean is the deterministic code.
+        """
+
+
+@runtime_checkable
+class HasComponents(Protocol):
+    """A model with mixture components, which metrics of collapse use."""
+
+    def component_probabilities(self, data: Tensor) -> Tensor:
+        """Return p(component | image) (B, K) of images (B, C, H, W); rows sum to 1."""
 
 
 class NetworkBuilder(Protocol):

@@ -51,7 +51,6 @@ from hgmvae_bench.storage.remote import RemoteResults
 from hgmvae_bench.storage.schema import ControlRecord, Record, ScoreRecord
 from hgmvae_bench.storage.stored_run import RECORDS, IndexedRun, StoredRun, Summary, merge_metrics
 from hgmvae_bench.utils.atomic_files import FileVersion, LocalFiles
-from hgmvae_bench.utils.collector import paused_collector
 
 CONTROLS = "controls"
 DAMAGED = "damaged"
@@ -131,7 +130,6 @@ class Store:
                 moved.append(self.root / target)
         return moved
 
-    @paused_collector()
     def _read_all(self) -> _Contents:
         known, entries, fresh = index.load(self.files), {}, 0
         contents = _Contents()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from hgmvae_bench.plugins.protocols import BenchmarkModel
+from hgmvae_bench.plugins.protocols import BenchmarkModel, HasObjectives
 
 
 class LossTerms(NamedTuple):
@@ -25,8 +25,9 @@ class LossTerms(NamedTuple):
 
 def model_objectives(model: BenchmarkModel) -> dict[str, list[Tensor]]:
     """Parameters by the name of the loss that they follow; one loss unless the model says so."""
-    objectives: Callable[[], dict[str, list[Tensor]]] | None = getattr(model, "objectives", None)
-    return {"loss": list(model.parameters())} if objectives is None else objectives()
+    if isinstance(model, HasObjectives):
+        return model.objectives()
+    return {"loss": list(model.parameters())}
 
 
 def compute_loss_terms(

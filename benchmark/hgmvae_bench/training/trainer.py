@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.grid import TrainingSettings
-from hgmvae_bench.plugins.protocols import BenchmarkModel
+from hgmvae_bench.plugins.protocols import BenchmarkModel, HasStages
 from hgmvae_bench.training.loss_terms import LossTerms
 from hgmvae_bench.training.precision import autocast_networks
 from hgmvae_bench.training.stacking import ModelGroup
@@ -309,5 +309,4 @@ def _refusing_to_wait() -> Iterator[None]:
 
 def training_stage(model: BenchmarkModel, epoch: int) -> int | None:
     """What a model says of an epoch's steps: the same number where they are alike, or None."""
-    of_epoch: Callable[[int], int | None] | None = getattr(model, "stage", None)
-    return None if of_epoch is None else of_epoch(epoch)
+    return model.stage(epoch) if isinstance(model, HasStages) else None
