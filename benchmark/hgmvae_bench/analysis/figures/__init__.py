@@ -1,4 +1,4 @@
-"""Figures, drawn from a results folder; nothing is trained.
+"""Figures of a results folder, drawn without training.
 
 ::
 
@@ -7,10 +7,10 @@
     figure = hb.draw_figure("results/local", "3", dataset="mnist")
     figure.savefig("clustering.pdf")
 
-A builder takes `FigureSource` and gives a matplotlib ``Figure`` that belongs to no window and to no
-global state. `kinds` lists the figures, `source` finds the records, codes and models, `style` has
-the looks, `files` writes figures, and the other modules hold the builders. Neither this package
-nor `kinds` and `source` import matplotlib before something is drawn.
+A builder takes a `FigureSource` and returns a matplotlib ``Figure`` that has no window and leaves
+pyplot's state alone. `catalogue` lists the figures, `source` reads records, codes and models,
+`style` sets colours and sizes, `files` writes figures, and the other modules hold the builders.
+matplotlib is imported only when a figure is drawn.
 """
 
 from hgmvae_bench.analysis.figures.catalogue import FIGURES, FigureKind, draw_figure, figure_kind

@@ -1,4 +1,4 @@
-"""Which figures there are."""
+"""Catalogue of the figures."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class FigureKind:
     """One kind of figure.
 
     Attributes:
-        name: what ``hgmvae-bench figure NAME`` asks for; a number is the paper's.
-        title: what it shows.
-        scope: what one figure is about: it has a single value of each of these axes, so that a
-            grid with several gets several figures.
-        drawn_from: the records alone; stored codes and the dataset; or models rebuilt from their
-            stored weights and the dataset.
-        builder: where the function is that draws it, as ``module:function``. Looked up when first
-            drawn, so that the list of figures does not wait for matplotlib.
+        name: argument of ``hgmvae-bench figure NAME``; a number is the paper's.
+        title: content of the figure.
+        scope: axes of which one figure shows a single value. A grid with several values gets
+            several figures.
+        drawn_from: required input: records only; stored codes and the dataset; or stored weights
+            and the dataset.
+        builder: function that draws the figure, as ``module:function``. It is imported when first
+            used, so that listing figures does not import matplotlib.
     """
 
     name: str
@@ -39,13 +39,13 @@ class FigureKind:
     builder: str
 
     def draw(self, source: FigureSource, **options: Any) -> Figure:
-        """Draw the figure; ``options`` are those of its builder.
+        """Draw the figure; ``options`` are passed to its builder.
 
         Raises:
-            FigureError: if the results lack what it shows, or hold several values of an axis of
-                its scope.
-            hgmvae_bench.storage.artifacts.ArtifactError: if codes or weights are absent or damaged.
-            hgmvae_bench.data.DataError: if the dataset is needed and absent.
+            FigureError: if the source has nothing to draw, or several values of an axis in `scope`.
+            hgmvae_bench.storage.artifacts.ArtifactError: if codes or weights are missing or
+                damaged.
+            hgmvae_bench.data.DataError: if the dataset is needed but missing.
         """
         figure: Figure = pkgutil.resolve_name(self.builder)(source, **options)
         return figure
@@ -118,14 +118,14 @@ _KINDS = (
 )
 
 FIGURES = {kind.name: kind for kind in _KINDS}
-"""Every kind of figure by its name."""
+"""Figure kinds by name."""
 
 
 def figure_kind(name: str) -> FigureKind:
-    """The kind of figure called ``name``.
+    """Look up a figure kind.
 
     Raises:
-        UnknownNameError: if there is none.
+        UnknownNameError: if there is no figure ``name``.
     """
     if name not in FIGURES:
         raise UnknownNameError("figure", name, list(FIGURES))
@@ -147,23 +147,24 @@ def draw_figure(
     """Draw a figure of a results folder.
 
     Args:
-        path: the results folder.
-        name: of the figure, such as ``3``; `FIGURES` lists them.
-        grid: which grid, if the folder holds several.
-        data: the data folder; the user's cache folder if None.
-        dataset: only this one.
-        model: only this one or these.
-        latent_dim: only this one or these.
-        seed: whose codes and images; the first complete one of each cell if None.
-        **options: of the figure's builder.
+        path: results folder.
+        name: name of the figure, such as ``3``; `FIGURES` lists them.
+        grid: name of the grid; required if the folder holds several.
+        data: data folder; None means the user's cache folder.
+        dataset: restrict the figure to this dataset.
+        model: restrict the figure to this model or these models.
+        latent_dim: restrict the figure to this latent dim or these latent dims.
+        seed: seed of the runs whose codes and images are drawn; None means the first complete run
+            of each cell.
+        **options: arguments of the figure's builder.
 
     Raises:
         UnknownNameError: if there is no figure, grid, dataset or model of that name.
-        FigureError: if the results lack what the figure shows, or it shows one dataset, latent
-            dimension or model and none was chosen.
-        hgmvae_bench.storage.store.StoreError: if the folder holds no results, or a damaged record.
-        hgmvae_bench.storage.artifacts.ArtifactError: if codes or weights are absent or damaged.
-        hgmvae_bench.data.DataError: if the dataset is needed and absent.
+        FigureError: if the folder holds nothing to draw, or several datasets, latent dims or models
+            where the figure shows one.
+        hgmvae_bench.storage.store.StoreError: if the folder holds no results or a damaged record.
+        hgmvae_bench.storage.artifacts.ArtifactError: if codes or weights are missing or damaged.
+        hgmvae_bench.data.DataError: if the dataset is needed but missing.
     """
     kind = figure_kind(name)
     source = FigureSource.open(Path(path), grid=grid, data=None if data is None else Path(data))

@@ -1,4 +1,4 @@
-"""Curves over latent dimensions and over epochs."""
+"""Curves over latent dims and over epochs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hgmvae_bench.storage.schema import Record
 
 
 class TermLabel(NamedTuple):
-    """How a loss term is written."""
+    """Title and unit of a loss term."""
 
     title: str
     unit: str
@@ -43,132 +43,147 @@ TERM_LABELS = {
     "conditional_prior": TermLabel("Conditional prior", "nats"),
     "fisher": TermLabel("Fisher", "no unit"),
 }
-"""The suite's own loss terms; others are written as the model names them."""
+"""Labels of the suite's own loss terms. Other terms keep the name that the model gives them."""
 
 
 @mpl.rc_context(style.STYLE)
 def metrics_by_latent_dim(
     source: FigureSource, metrics: Sequence[str] = ("sc", "ch", "db")
 ) -> Figure:
-    """Fig. 3: a panel for each metric, a line for each model, a band of ± one standard deviation.
+    """Fig. 3: metrics against the latent dim, with a panel for each metric and a line per model.
 
-    The values are those of the tables: means over the seeds that have one. A latent dimension at
-    which no seed has one leaves a gap, and a metric that no run has no panel. What the paper
-    printed for the same dataset, model and latent dimension stands beside them as hollow markers,
-    of the models that have a line.
+    Lines are means over the seeds that have a value, as in the tables; bands are ± one standard
+    deviation. A latent dim without a value leaves a gap. A metric without any value gets no panel.
+    Hollow markers show the paper's values for the same dataset, model and latent dim.
 
     Args:
-        source: of one dataset.
-        metrics: registered names.
+        source: results of one dataset.
+        metrics: registered metric names.
 
     Raises:
         FigureError: if no run of the dataset has any of the metrics.
         hgmvae_bench.analysis.tables.TableError: if values of a metric cannot be compared.
     """
-    models = source.models
     latent_dims = sorted({names.latent_dim for names in source.cells})
-    spec = TableSpec(
-        name="figure",
-        title="figure",
-        datasets=[source.dataset],
-        models=models,
-        latent_dims=latent_dims,
-        metrics=list(metrics),
-        rows=["metric", "model"],
-        columns=["latent_dim"],
-    )
-    entries = [
-        entry
-        for entry in build_table(source.grid, spec, source.runs.values()).entries
-        if CellNames(entry.dataset, entry.model, entry.latent_dim) in source.cells
-    ]
-    drawn = [entry for entry in entries if entry.n]
-    if not drawn:
+    entries = _entries(source, metrics, latent_dims)
+    with_value = [entry for entry in entries if entry.n]
+    if not with_value:
         evaluate = f"compute them with `hgmvae-bench evaluate --metrics {','.join(metrics)}`"
         raise FigureError(
             f"no run on {source.dataset} has a value of {', '.join(metrics)}; "
             f"{source.retry_hint() or evaluate}"
         )
-    shown = [metric for metric in metrics if any(entry.metric == metric for entry in drawn)]
+    shown = [metric for metric in metrics if any(entry.metric == metric for entry in with_value)]
     figure, panels = style.panels(len(shown), columns=3, height=2.2)
     any_published = False
     for panel, metric in zip(panels, shown, strict=True):
-        for model in models:
-            of_model = [e for e in entries if (e.metric, e.model) == (metric, model)]
-            if any(entry.n for entry in of_model):
-                title, look = (
-                    source.model_title(model),
-                    style.series_style(source.model_positions[model]),
-                )
-                _line_with_band(panel, of_model, title, look)
-                any_published |= _hollow_markers(panel, source.grid, of_model, title, look)
+        of_metric = [entry for entry in entries if entry.metric == metric]
+        any_published |= _draw_models(panel, source, of_metric)
         plugin = METRICS[metric]
         panel.set_title(f"{plugin.title} {ARROWS[plugin.direction]}")
         panel.set_ylabel(f"{plugin.title} ({plugin.direction} is better)")
         panel.set_xlabel("latent dimension L")
         style.log2_x_axis(panel, latent_dims)
     if any_published:
-        panels[-1].plot([], [], label="hollow: as published", **style.hollow(style.NEUTRAL))
+        panels[-1].plot([], [], label="hollow: as published", **style.hollow_markers(style.NEUTRAL))
     style.legend(figure, panels)
-    figure.suptitle(f"{source.dataset_title()}: mean ± standard deviation over {_seeds(drawn)}")
+    seeds = _format_seed_counts(with_value)
+    figure.suptitle(f"{source.dataset_title()}: mean ± standard deviation over {seeds}")
     return figure
 
 
-def _line_with_band(
-    panel: Axes, entries: list[TableEntry], label: str, look: style.SeriesStyle
+def _entries(
+    source: FigureSource, metrics: Sequence[str], latent_dims: list[int]
+) -> list[TableEntry]:
+    """Aggregated values of the source's cells, in the order of metrics, latent dims and models."""
+    spec = TableSpec(
+        name="figure",
+        title="figure",
+        datasets=[source.dataset],
+        models=source.models,
+        latent_dims=latent_dims,
+        metrics=list(metrics),
+        rows=["metric", "model"],
+        columns=["latent_dim"],
+    )
+    return [
+        entry
+        for entry in build_table(source.grid, spec, source.runs.values()).entries
+        if CellNames(entry.dataset, entry.model, entry.latent_dim) in source.cells
+    ]
+
+
+def _draw_models(panel: Axes, source: FigureSource, entries: list[TableEntry]) -> bool:
+    """Draw each model that has a value; return whether published values were drawn."""
+    any_published = False
+    for model in source.models:
+        of_model = [entry for entry in entries if entry.model == model]
+        if any(entry.n for entry in of_model):
+            title = source.model_title(model)
+            series = style.series_style(source.model_positions[model])
+            _draw_line_with_band(panel, of_model, title, series)
+            any_published |= _draw_published(panel, source.grid, of_model, title, series)
+    return any_published
+
+
+def _draw_line_with_band(
+    panel: Axes, entries: list[TableEntry], label: str, series: style.SeriesStyle
 ) -> None:
     x = [entry.latent_dim for entry in entries]
     mean = np.array([math.nan if entry.mean is None else entry.mean for entry in entries])
     spread = np.array([entry.std or 0.0 for entry in entries])
-    panel.fill_between(x, mean - spread, mean + spread, color=look.color, alpha=0.18, lw=0)
-    panel.plot(x, mean, label=label, **look._asdict())
-    # Where neither neighbour has a value, a band has no width.
-    lacking = np.isnan(np.pad(mean, 1, constant_values=math.nan))
-    for place in np.flatnonzero(~lacking[1:-1] & lacking[:-2] & lacking[2:]):
-        low, high = mean[place] - spread[place], mean[place] + spread[place]
-        panel.vlines(x[place], low, high, color=look.color, alpha=0.5)
+    panel.fill_between(x, mean - spread, mean + spread, color=series.color, alpha=0.18, lw=0)
+    panel.plot(x, mean, label=label, **series._asdict())
+    # A point without neighbours has no visible band, so draw its spread as a bar.
+    missing = np.isnan(np.pad(mean, 1, constant_values=math.nan))
+    for i in np.flatnonzero(~missing[1:-1] & missing[:-2] & missing[2:]):
+        low, high = mean[i] - spread[i], mean[i] + spread[i]
+        panel.vlines(x[i], low, high, color=series.color, alpha=0.5)
 
 
-def _hollow_markers(
-    panel: Axes, grid: Grid, entries: list[TableEntry], label: str, look: style.SeriesStyle
+def _draw_published(
+    panel: Axes, grid: Grid, entries: list[TableEntry], label: str, series: style.SeriesStyle
 ) -> bool:
-    """Published values beside the measured; whether there are any."""
+    """Draw published values as hollow markers; return whether there are any."""
     published = {
         entry.latent_dim: found[1]
         for entry in entries
         if (found := published_value(grid, entry)) is not None
     }
     if published:
-        # Kept out of the legend by the underscore: one entry there stands for all models.
+        # The underscore hides the label from the legend, where one entry stands for all models.
         panel.plot(
-            list(published), list(published.values()), label=f"_{label}", **style.hollow(look)
+            list(published),
+            list(published.values()),
+            label=f"_{label}",
+            **style.hollow_markers(series),
         )
     return bool(published)
 
 
-def _seeds(entries: list[TableEntry]) -> str:
-    """``3 seeds``; ``1 to 3 of 3 seeds`` where some have fewer than there could be."""
+def _format_seed_counts(entries: list[TableEntry]) -> str:
+    """``3 seeds``, or ``1 to 3 of 3 seeds`` if some entries have fewer than the maximum."""
     counts = {entry.n for entry in entries}
-    most = max(entry.seeds for entry in entries)
-    if counts == {most}:
-        return "1 seed" if most == 1 else f"{most} seeds"
-    return f"{_range(counts)} of {most} seeds"
+    maximum = max(entry.seeds for entry in entries)
+    if counts == {maximum}:
+        return "1 seed" if maximum == 1 else f"{maximum} seeds"
+    return f"{_format_range(counts)} of {maximum} seeds"
 
 
-def _range(counts: set[int]) -> str:
-    least, most = min(counts), max(counts)
-    return str(most) if least == most else f"{least} to {most}"
+def _format_range(counts: set[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(high) if low == high else f"{low} to {high}"
 
 
 @mpl.rc_context(style.STYLE)
 def training_curves(source: FigureSource) -> Figure:
-    """A panel for each loss term, a line for each model that has it, a band over its seeds.
+    """Loss terms by epoch, with a panel for each term, a line per model and a band over its seeds.
 
-    The terms are as the models report them, unweighted: means over the steps of an epoch.
-    Diverged and failed runs are drawn as far as they got, as thin lines of their own.
+    Terms are unweighted means over the steps of an epoch. Each diverged or failed run has a thin
+    line of its own, up to the last epoch that it completed.
 
     Args:
-        source: of one dataset and latent dimension.
+        source: results of one dataset and latent dim.
 
     Raises:
         FigureError: if no run has a training history.
@@ -191,8 +206,8 @@ def training_curves(source: FigureSource) -> Figure:
     figure, panels = style.panels(len(terms), columns=4, height=1.45)
     for panel, term in zip(panels, terms, strict=True):
         for model, of_model in records.items():
-            look = style.series_style(source.model_positions[model])
-            _term(panel, term, of_model, source.model_title(model), look)
+            series = style.series_style(source.model_positions[model])
+            _draw_term(panel, term, of_model, source.model_title(model), series)
         title, unit = TERM_LABELS.get(term, TermLabel(term, "no unit"))
         panel.set_title(title)
         panel.set_ylabel(unit)
@@ -200,26 +215,27 @@ def training_curves(source: FigureSource) -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     style.legend(figure, panels)
     counts = {len(of_model) for of_model in records.values() if of_model}
+    seeds = f"{_format_range(counts)} {'seed' if counts == {1} else 'seeds'}"
     figure.suptitle(
         f"{source.dataset_title()}, L = {source.latent_dim}: loss terms, "
-        f"mean ± standard deviation over {_range(counts)} {'seed' if counts == {1} else 'seeds'}"
+        f"mean ± standard deviation over {seeds}"
     )
     return figure
 
 
-def _term(
-    panel: Axes, term: str, records: Sequence[Record], label: str, look: style.SeriesStyle
+def _draw_term(
+    panel: Axes, term: str, records: Sequence[Record], label: str, series: style.SeriesStyle
 ) -> None:
-    whole = [r.history[term] for r in records if r.status == "complete" and term in r.history]
-    if whole:
-        values = np.array(whole)
+    complete = [r.history[term] for r in records if r.status == "complete" and term in r.history]
+    if complete:
+        values = np.array(complete)
         mean, epochs = values.mean(axis=0), np.arange(1, values.shape[1] + 1)
-        if len(whole) > 1:
+        if len(complete) > 1:
             spread = values.std(axis=0, ddof=1)
             panel.fill_between(
-                epochs, mean - spread, mean + spread, color=look.color, alpha=0.18, lw=0
+                epochs, mean - spread, mean + spread, color=series.color, alpha=0.18, lw=0
             )
-        panel.plot(epochs, mean, label=label, markevery=[-1], **look._asdict())
+        panel.plot(epochs, mean, label=label, markevery=[-1], **series._asdict())
     for record in records:
         if record.status != "complete" and term in record.history:
             values = np.array(record.history[term])
@@ -227,7 +243,7 @@ def _term(
                 np.arange(1, len(values) + 1),
                 values,
                 label=f"{label} ({record.status})",
-                color=look.color,
+                color=series.color,
                 lw=0.7,
                 marker="x",
                 markevery=[-1],

@@ -1,4 +1,4 @@
-"""Figures as files."""
+"""Figure files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 def draw_all(
     kind: FigureKind, source: FigureSource
 ) -> Iterator[tuple[dict[ScopeAxis, Any], Figure | UserError]]:
-    """Every figure of a kind that these results give, one for each value of its scope.
+    """Draw every figure of a kind, one for each combination of values in its scope.
 
-    Where one cannot be drawn, the reason comes in its place.
+    Yields:
+        The values by axis, and the figure or the error that prevented it.
     """
     for values, part in source.split(kind.scope):
         try:
@@ -35,38 +36,31 @@ def draw_all(
 def write_figures(
     kind: FigureKind, source: FigureSource, output: Path
 ) -> Iterator[tuple[Path, UserError | None]]:
-    """Write every figure of a kind; each file with the reason why it is lacking, if it is.
+    """Write every figure of a kind.
 
     Args:
-        kind: what to draw.
-        source: of what.
-        output: a ``.png`` or ``.svg`` file for a single figure; or a folder, which gets each
-            figure as PNG and as SVG.
+        kind: figure to draw.
+        source: results to draw it from.
+        output: a ``.png`` or ``.svg`` file for a single figure; or a folder, which receives each
+            figure in both formats.
+
+    Yields:
+        The path of each file, and the error if the figure could not be drawn.
 
     Raises:
-        FigureError: if several figures should go into one file, or the file's suffix is unknown.
+        FigureError: if ``output`` is one file for several figures or has an unknown suffix.
     """
     if output.suffix.lower() not in {"", *FORMATS} and not output.is_dir():
         raise FigureError(
-            f"{output}: figures are written as {' or '.join(sorted(FORMATS))}; a folder with a "
-            "point in its name has to exist"
+            f"{output}: figures are written as {' or '.join(sorted(FORMATS))}; a folder whose "
+            "name contains a dot must exist beforehand"
         )
     if output.suffix.lower() in FORMATS:
-        parts = [values for values, _ in source.split(kind.scope)]
-        if len(parts) > 1:
-            options = " and ".join(
-                f"--{axis.replace('_', '-')}"
-                for axis in kind.scope
-                if len({values[axis] for values in parts}) > 1
-            )
-            raise FigureError(
-                f"figure {kind.name} of this grid is {len(parts)} figures; select one with "
-                f"{options}, or name a folder as the output"
-            )
-    alike = Counter(_slug(kind, values) for values in source.scopes_of_whole_grid(kind.scope))
+        _check_single(kind, source, output)
+    name_counts = Counter(_slug(kind, values) for values in source.scopes_of_whole_grid(kind.scope))
     for values, figure in draw_all(kind, source):
         name = _slug(kind, values)
-        if alike[name] > 1:
+        if name_counts[name] > 1:
             name += f"-{digest({'part': list(values.values())})[:8]}"
         for path in _paths(output, name):
             if isinstance(figure, UserError):
@@ -76,6 +70,21 @@ def write_figures(
                 yield path, None
 
 
+def _check_single(kind: FigureKind, source: FigureSource, output: Path) -> None:
+    """Raise `FigureError` if the source has several figures of this kind."""
+    combinations = [values for values, _ in source.split(kind.scope)]
+    if len(combinations) > 1:
+        options = " and ".join(
+            f"--{axis.replace('_', '-')}"
+            for axis in kind.scope
+            if len({values[axis] for values in combinations}) > 1
+        )
+        raise FigureError(
+            f"{output}: this grid has {len(combinations)} figures of kind {kind.name}; select one "
+            f"with {options}, or name a folder as the output"
+        )
+
+
 def _paths(output: Path, name: str) -> list[Path]:
     if output.suffix.lower() in FORMATS:
         return [output]
@@ -83,5 +92,5 @@ def _paths(output: Path, name: str) -> list[Path]:
 
 
 def _slug(kind: FigureKind, values: dict[ScopeAxis, Any]) -> str:
-    place = [f"L{value}" if axis == "latent_dim" else value for axis, value in values.items()]
-    return slugify("-".join(["figure", kind.name, *place]))
+    parts = [f"L{value}" if axis == "latent_dim" else value for axis, value in values.items()]
+    return slugify("-".join(["figure", kind.name, *parts]))

@@ -1,4 +1,4 @@
-"""Figures of images that trained models make."""
+"""Figures of images that trained models generate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from hgmvae_bench.analysis.figures import style
-from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
+from hgmvae_bench.analysis.figures.source import FigureError, FigureSource, format_seeds
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation.outputs import ModelCodec
 from hgmvae_bench.plugins.image_data import Codes
@@ -24,39 +24,39 @@ from hgmvae_bench.utils.seeding import derive_seed
 Pixels = npt.NDArray[np.uint8]
 
 GAP = 2
-"""White pixels between images."""
+"""Number of white pixels between images."""
 
 FRAME = "#D55E00"
-"""Colour of the frame around originals."""
+"""Colour of the frame around original images."""
 
 LABEL_WIDTH = 1.35
-"""Inches for the names of rows."""
+"""Width of the row labels in inches."""
 
-LABEL_LETTERS = 14
-"""That a line of a model's name may have there."""
+LABEL_CHARACTERS = 14
+"""Maximum number of characters in a line of a row label."""
 
-TRAVERSED = 10
-"""Latent dimensions that a traversal shows: those in which the codes vary most."""
+TRAVERSED_DIMENSIONS = 10
+"""Maximum number of latent dimensions in a traversal."""
 
-REACH = 3.0
-"""Standard deviations that a traversal goes to either side."""
+TRAVERSAL_RANGE = 3.0
+"""Range of a traversal in standard deviations to either side of the mean."""
 
 
 @mpl.rc_context(style.STYLE)
 def reconstructions(source: FigureSource, n_images: int = 10) -> Figure:
-    """Fig. 5a: rows of test images, and below each of them its reconstruction by every model.
+    """Fig. 5a: a row of test images above their reconstructions, with a row for each model.
 
-    Reconstructions are decoded from the deterministic codes, as the metrics see them. A few models
-    leave room for several such blocks.
+    Images are decoded from the deterministic codes, which the metrics use too. With up to two
+    models the figure shows several such blocks of further images.
 
     Args:
-        source: of one dataset and latent dimension.
-        n_images: images in a row.
+        source: results of one dataset and latent dim.
+        n_images: number of images in a row.
 
     Raises:
         FigureError: if no model has a complete run.
-        hgmvae_bench.storage.artifacts.ArtifactError: if the weights were not kept.
-        hgmvae_bench.data.DataError: if the dataset is not there.
+        hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
+        hgmvae_bench.data.DataError: if the dataset is missing.
     """
     runs = source.runs_to_draw()
     data = _data(source, runs)
@@ -64,7 +64,7 @@ def reconstructions(source: FigureSource, n_images: int = 10) -> Figure:
     originals = data.test_images[representatives(data, n_images * n_blocks)]
     rows = {"original": originals}
     for model, run in runs.items():
-        name = textwrap.fill(source.model_title(model), LABEL_LETTERS)
+        name = textwrap.fill(source.model_title(model), LABEL_CHARACTERS)
         rows[name] = source.codec(model, run).reconstruct(originals)
     figure, panels = _picture(n_images, len(rows) * n_blocks, n_blocks)
     blocks = zip(*(images.split(n_images) for images in rows.values()), strict=True)
@@ -76,24 +76,24 @@ def reconstructions(source: FigureSource, n_images: int = 10) -> Figure:
 
 @mpl.rc_context(style.STYLE)
 def manifold(source: FigureSource, side: int = 8) -> Figure:
-    """Fig. 5b: the images between the codes of four test images, interpolated bilinearly.
+    """Fig. 5b: images decoded between the codes of four test images, by bilinear interpolation.
 
-    The four images themselves stand beside the corners that they are reconstructed in.
+    Each original is shown, framed, beside the corner with its reconstruction.
 
     Args:
-        source: of one dataset, latent dimension and model.
-        side: images along each side.
+        source: results of one dataset, latent dim and model.
+        side: number of images along each side.
 
     Raises:
         FigureError: if the model has no complete run, or the test set fewer than four images.
-        hgmvae_bench.storage.artifacts.ArtifactError: if the weights were not kept.
-        hgmvae_bench.data.DataError: if the dataset is not there.
+        hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
+        hgmvae_bench.data.DataError: if the dataset is missing.
     """
     (model, run), data, codec = _only_model(source)
-    places = representatives(data, 4)
-    if len(places) < 4:
+    indices = representatives(data, 4)
+    if len(indices) < 4:
         raise FigureError(f"{source.dataset}: the test set has fewer than four images")
-    corners = data.test_images[places]
+    corners = data.test_images[indices]
     images = codec.decode(torch.from_numpy(interpolate(codec.encode(corners), side)))
 
     tile = np.array(corners.shape[-2:]) + GAP
@@ -103,16 +103,12 @@ def manifold(source: FigureSource, side: int = 8) -> Figure:
     panel = figure.subplots()
     for corner, image in enumerate(corners):
         below, right = divmod(corner, 2)
-        top, left = below * (side - 1) * tile[0], right * (side + 1) * tile[1]
-        height, width = image.shape[-2:]
-        picture[top : top + height, left : left + width] = mosaic(image[None], 1)
-        frame = Rectangle(
-            (left - 0.5, top - 0.5), width, height, fill=False, color=FRAME, lw=1.5, clip_on=False
+        _insert_framed(
+            panel, picture, image, below * (side - 1) * tile[0], right * (side + 1) * tile[1]
         )
-        panel.add_patch(frame)
     show(panel, picture)
     panel.set_xlabel(
-        f"framed: test images {', '.join(map(str, places))}; beside each, its reconstruction"
+        f"framed: test images {', '.join(map(str, indices))}; beside each, its reconstruction"
     )
     _title(figure, source, {model: run}, "between the codes of four test images")
     return figure
@@ -120,35 +116,36 @@ def manifold(source: FigureSource, side: int = 8) -> Figure:
 
 @mpl.rc_context(style.STYLE)
 def traversals(source: FigureSource, image: int = 0, n_steps: int = 9) -> Figure:
-    """Fig. 6: what one dimension of the code does to an image, a row for each dimension.
+    """Fig. 6: traversals of an image's code, with a row for each dimension.
 
-    All other dimensions stay as they are in the image's code; the one goes from -3 to 3 standard
-    deviations of the test codes around their mean. Where there are more than ten dimensions, the
-    ten in which the test codes vary most are shown, those first that vary most.
+    One dimension takes values from -3 to 3 standard deviations around the mean of the test codes;
+    the other dimensions keep the values of the image's code. At most ten dimensions are shown,
+    those with the largest standard deviation first.
 
     Args:
-        source: of one dataset, latent dimension and model.
-        image: place of the image in the test set.
-        n_steps: images in a row.
+        source: results of one dataset, latent dim and model.
+        image: index of the image in the test set.
+        n_steps: number of images in a row.
 
     Raises:
-        FigureError: if the model has no complete run, or there is no such image.
-        hgmvae_bench.storage.artifacts.ArtifactError: if the weights were not kept.
-        hgmvae_bench.data.DataError: if the dataset is not there.
+        FigureError: if the model has no complete run, or the test set no such image.
+        hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
+        hgmvae_bench.data.DataError: if the dataset is missing.
     """
     (model, run), data, codec = _only_model(source)
     if not 0 <= image < len(data.test_images):
         raise FigureError(
-            f"test image {image} is asked for, but there are {len(data.test_images):,} (from 0)"
+            f"test image {image} does not exist: the test set has {len(data.test_images):,} "
+            "images, numbered from 0"
         )
     codes = source.codes(run)
     original = data.test_images[image : image + 1]
     code = codec.encode(original)[0]
     deviations = codes.std(axis=0)
-    dimensions = np.argsort(-deviations, kind="stable")[:TRAVERSED]
-    steps = np.linspace(-REACH, REACH, n_steps)
-    both = torch.cat([original, codec.decode(torch.from_numpy(code[None]))])
-    rows = {"image, reconstruction": both}
+    dimensions = np.argsort(-deviations, kind="stable")[:TRAVERSED_DIMENSIONS]
+    steps = np.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, n_steps)
+    original_and_reconstruction = torch.cat([original, codec.decode(torch.from_numpy(code[None]))])
+    rows = {"image, reconstruction": original_and_reconstruction}
     for d in dimensions:
         name = f"dimension {d + 1} (sd {deviations[d]:.2g})"
         rows[name] = codec.decode(torch.from_numpy(traverse(code, codes, d, steps)))
@@ -160,27 +157,27 @@ def traversals(source: FigureSource, image: int = 0, n_steps: int = 9) -> Figure
         np.arange(n_steps) * (width + GAP) + width / 2, [f"{step:g}" for step in steps]
     )
     panel.set_xlabel("value of the dimension: standard deviations from the mean of the test codes")
-    what = f"traversals from test image {image}"
+    content = f"traversals from test image {image}"
     if len(dimensions) < len(code):
-        what += f", {len(dimensions)} of {len(code)} dimensions"
-    _title(figure, source, {model: run}, what)
+        content += f", {len(dimensions)} of {len(code)} dimensions"
+    _title(figure, source, {model: run}, content)
     return figure
 
 
 @mpl.rc_context(style.STYLE)
 def samples(source: FigureSource, side: int = 6) -> Figure:
-    """Images decoded from each model's prior, beside test images.
+    """Test images, and samples from the prior of each model.
 
-    They are the first of those that metrics of samples are computed on.
+    The samples are the first of those that the metrics of samples are computed from.
 
     Args:
-        source: of one dataset and latent dimension.
-        side: images along each side of a panel.
+        source: results of one dataset and latent dim.
+        side: number of images along each side of a panel.
 
     Raises:
         FigureError: if no model has a complete run.
-        hgmvae_bench.storage.artifacts.ArtifactError: if the weights were not kept.
-        hgmvae_bench.data.DataError: if the dataset is not there.
+        hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
+        hgmvae_bench.data.DataError: if the dataset is missing.
     """
     runs = source.runs_to_draw()
     data = _data(source, runs)
@@ -193,7 +190,7 @@ def samples(source: FigureSource, side: int = 6) -> Figure:
         panel.set_title(source.model_title(model))
         run = runs.get(model)
         if run is None:
-            style.note(panel, source.missing_reason(model))
+            style.show_reason(panel, source.missing_reason(model))
             continue
         codec = source.codec(model, run)
         seed = derive_seed(run.record.key, "samples")
@@ -203,28 +200,38 @@ def samples(source: FigureSource, side: int = 6) -> Figure:
     return figure
 
 
-def representatives(data: ImageData, count: int) -> list[int]:
-    """Places of ``count`` test images: the first of each class, then the second of each, and so on.
+def _insert_framed(panel: Axes, picture: Pixels, image: Tensor, top: int, left: int) -> None:
+    """Copy an image (C, H, W) into a picture and draw a frame around it."""
+    height, width = image.shape[-2:]
+    picture[top : top + height, left : left + width] = mosaic(image[None], 1)
+    frame = Rectangle(
+        (left - 0.5, top - 0.5), width, height, fill=False, color=FRAME, lw=1.5, clip_on=False
+    )
+    panel.add_patch(frame)
 
-    Without classes, the first ``count``. Fewer if there are fewer.
+
+def representatives(data: ImageData, count: int) -> list[int]:
+    """Indices of up to ``count`` test images: the first of each class, then the second, and so on.
+
+    Without labels these are the first ``count`` images.
     """
     if data.test_labels is None:
         return list(range(min(count, len(data.test_images))))
     labels = data.test_labels.numpy()
-    turn = np.zeros_like(labels)
+    index_in_class = np.zeros_like(labels)
     for label in np.unique(labels):
-        mine = labels == label
-        turn[mine] = np.arange(mine.sum())
-    return [int(place) for place in np.lexsort((labels, turn))[:count]]
+        of_class = labels == label
+        index_in_class[of_class] = np.arange(of_class.sum())
+    return [int(index) for index in np.lexsort((labels, index_in_class))[:count]]
 
 
 def interpolate(corners: Codes, side: int) -> Codes:
-    """Codes (side², L) between four codes (4, L), row by row.
+    """Interpolate bilinearly between four codes (4, L); returns codes (side², L), row by row.
 
-    The corners are, in order, top left, top right, bottom left and bottom right.
+    The corners are top left, top right, bottom left and bottom right, in this order.
     """
-    share = np.linspace(0, 1, side)
-    down, across = np.meshgrid(share, share, indexing="ij")
+    fraction = np.linspace(0, 1, side)
+    down, across = np.meshgrid(fraction, fraction, indexing="ij")
     weights = np.stack(
         [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
     )
@@ -233,13 +240,13 @@ def interpolate(corners: Codes, side: int) -> Codes:
 
 
 def traverse(code: Codes, codes: Codes, dimension: int, steps: npt.NDArray[np.float64]) -> Codes:
-    """The code (L,) once for each step (S, L), with one dimension at mean + step · deviation.
+    """Copies of a code (S, L) in which one dimension is set to mean + step · standard deviation.
 
     Args:
-        code: where the other dimensions stay.
-        codes: (N, L), whose mean and standard deviation are meant.
-        dimension: from 0.
-        steps: (S,) in standard deviations.
+        code: code (L,) that is copied.
+        codes: codes (N, L) that give the mean and the standard deviation.
+        dimension: index of the dimension, from 0.
+        steps: steps (S,) in standard deviations.
     """
     traversed = np.repeat(code[None], len(steps), axis=0)
     mean, deviation = codes[:, dimension].mean(), codes[:, dimension].std()
@@ -248,7 +255,7 @@ def traverse(code: Codes, codes: Codes, dimension: int, steps: npt.NDArray[np.fl
 
 
 def mosaic(images: Tensor, columns: int) -> Pixels:
-    """uint8 images (N, C, H, W) as one picture (H', W', 3), row by row, white between them."""
+    """Arrange uint8 images (N, C, H, W) row by row in one picture (H', W', 3) with white gaps."""
     n_images, _, height, width = images.shape
     rows = -(-n_images // columns)
     picture = np.full(
@@ -261,7 +268,7 @@ def mosaic(images: Tensor, columns: int) -> Pixels:
 
 
 def show(panel: Axes, picture: Pixels) -> None:
-    """Draw pixels as they are, without axes."""
+    """Draw a picture without axes or interpolation."""
     panel.imshow(picture, interpolation="none")
     panel.set_xticks([])
     panel.set_yticks([])
@@ -271,20 +278,20 @@ def show(panel: Axes, picture: Pixels) -> None:
 
 
 def show_rows(panel: Axes, rows: dict[str, Tensor], columns: int) -> None:
-    """Draw a row of images (N, C, H, W) for each name, of at most ``columns`` images."""
+    """Draw a row of up to ``columns`` images (N, C, H, W) for each label."""
     pictures = [mosaic(images, columns) for images in rows.values()]
     gap = np.full((GAP, *pictures[0].shape[1:]), 255, np.uint8)
     height = len(pictures[0])
-    stacked = [part for picture in pictures for part in (picture, gap)][:-1]
+    stacked = [rows for picture in pictures for rows in (picture, gap)][:-1]
     show(panel, np.concatenate(stacked))
     panel.set_yticks(np.arange(len(rows)) * (height + GAP) + height / 2, list(rows))
 
 
 def _picture(columns: int, rows: int, n_panels: int) -> tuple[Figure, list[Axes]]:
-    """A figure with ``rows`` rows of square images in all, with room for names at the left."""
+    """Create a figure for ``rows`` rows of square images in total, with space for row labels."""
     tile = (style.WIDTH - LABEL_WIDTH) / columns
     figure = style.new_figure(style.WIDTH, tile * rows + style.HEADROOM)
-    # The layout leaves the names a little less than they take.
+    # Without this padding the layout cuts off the ends of the row labels.
     figure.set_layout_engine("constrained", w_pad=0.12)
     return figure, list(figure.subplots(n_panels, 1, squeeze=False).ravel())
 
@@ -299,8 +306,9 @@ def _only_model(source: FigureSource) -> tuple[tuple[str, StoredRun], ImageData,
     return (model, run), source.data(model, run), source.codec(model, run)
 
 
-def _title(figure: Figure, source: FigureSource, runs: dict[str, StoredRun], what: str) -> None:
-    who = f", {source.model_title(next(iter(runs)))}" if len(source.models) == 1 else ""
-    seeds = sorted({run.record.seed for run in runs.values()})
-    which = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-    figure.suptitle(f"{source.dataset_title()}, L = {source.latent_dim}{who}: {what} ({which})")
+def _title(figure: Figure, source: FigureSource, runs: dict[str, StoredRun], content: str) -> None:
+    model = f", {source.model_title(next(iter(runs)))}" if len(source.models) == 1 else ""
+    seeds = format_seeds(runs.values())
+    figure.suptitle(
+        f"{source.dataset_title()}, L = {source.latent_dim}{model}: {content} ({seeds})"
+    )

@@ -1,4 +1,4 @@
-"""Figures of the latent space: codes by class, and what the components are used for."""
+"""Figures of the latent space: codes by class, and component use by class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hgmvae_bench.analysis.figures import style
-from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
+from hgmvae_bench.analysis.figures.source import FigureError, FigureSource, format_seeds
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.plugins.image_data import Codes, Labels
 from hgmvae_bench.plugins.protocols import MetricMissingError
@@ -24,19 +24,19 @@ Points = npt.NDArray[np.float32]
 
 @mpl.rc_context(style.STYLE)
 def codes_by_class(source: FigureSource, max_points: int = 1000) -> Figure:
-    """Fig. 4: a panel for each model, the stored test codes in the plane, coloured by class.
+    """Fig. 4: stored test codes in the plane, coloured by class, with a panel for each model.
 
     Codes of more than two dimensions are projected by t-SNE (van der Maaten & Hinton 2008) with a
-    seed that derives from the run; codes of two are drawn as they are.
+    seed derived from the run key.
 
     Args:
-        source: of one dataset and latent dimension.
-        max_points: so many test images at most, evenly spread over the test set.
+        source: results of one dataset and latent dim.
+        max_points: maximum number of test images, spaced evenly over the test set.
 
     Raises:
         FigureError: if the dataset has no classes, or no model has a complete run.
-        hgmvae_bench.storage.artifacts.ArtifactError: if the codes were not kept.
-        hgmvae_bench.data.DataError: if the dataset, which has the classes, is not there.
+        hgmvae_bench.storage.artifacts.ArtifactError: if the codes are missing or damaged.
+        hgmvae_bench.data.DataError: if the dataset, which provides the classes, is missing.
     """
     runs = source.runs_to_draw()
     columns = min(3, len(source.models))
@@ -44,90 +44,96 @@ def codes_by_class(source: FigureSource, max_points: int = 1000) -> Figure:
         len(source.models), columns=columns, height=min(style.WIDTH / columns, 3.3)
     )
     shown = total = 0
-    names: list[str] = []
+    class_names: list[str] = []
     for panel, model in zip(panels, source.models, strict=True):
         panel.set_title(source.model_title(model))
         run = runs.get(model)
         if run is None:
-            style.note(panel, source.missing_reason(model))
+            style.show_reason(panel, source.missing_reason(model))
             continue
-        labels, names = _classes(source.data(model, run))
+        labels, class_names = _classes(source.data(model, run))
         codes = source.codes(run)
-        total = len(codes)
-        places = np.linspace(0, total - 1, min(max_points, total)).round().astype(int)
-        shown = len(places)
-        panel.grid(False)
-        if not codes.std(axis=0).any():
-            style.note(panel, "all test images have the same code")
-            continue
-        points = project(codes[places], derive_seed(run.record.key, "t-sne"))
-        _scatter(panel, points, labels[places], names)
-        if codes.shape[1] == 2:
-            panel.set_xlabel("code, dimension 1")
-            panel.set_ylabel("code, dimension 2")
+        total, shown = len(codes), min(max_points, len(codes))
+        indices = np.linspace(0, total - 1, shown).round().astype(int)
+        if codes.std(axis=0).any():
+            points = project(codes[indices], derive_seed(run.record.key, "t-sne"))
+            _scatter(panel, points, labels[indices], class_names)
+            _label_axes(panel, projected=codes.shape[1] != 2)
         else:
-            panel.set_xticks([])
-            panel.set_yticks([])
-            panel.set_xlabel("t-SNE 1")
-            panel.set_ylabel("t-SNE 2")
-    seeds = sorted({run.record.seed for run in runs.values()})
+            style.show_reason(panel, "all test images have the same code")
     figure.legend(
-        handles=[_class_mark(label, name) for label, name in enumerate(names)],
+        handles=[_class_handle(label, name) for label, name in enumerate(class_names)],
         loc="outside lower center",
-        ncols=style.fitting_columns(names, 10),
+        ncols=style.legend_columns(class_names, 10),
         columnspacing=1,
         handletextpad=0.2,
     )
     figure.suptitle(
         f"{source.dataset_title()}, L = {source.latent_dim}: codes of {shown:,} of {total:,} "
-        f"test images by class, {'seed' if len(seeds) == 1 else 'seeds'} "
-        f"{', '.join(map(str, seeds))}"
+        f"test images by class, {format_seeds(runs.values())}"
     )
     return figure
 
 
+def _label_axes(panel: Axes, *, projected: bool) -> None:
+    """Label the axes; those of a projection have no scale."""
+    if projected:
+        panel.set_xticks([])
+        panel.set_yticks([])
+    for axis, number in ((panel.xaxis, 1), (panel.yaxis, 2)):
+        axis.set_label_text(f"t-SNE {number}" if projected else f"code, dimension {number}")
+
+
 def project(codes: Codes, seed: int) -> Points:
-    """Codes (N, L) in the plane (N, 2): by t-SNE, or as they are if L is 2."""
+    """Project codes (N, L) to points (N, 2) by t-SNE; codes with L = 2 are returned unchanged."""
     if codes.shape[1] == 2:
         return codes
     from sklearn.manifold import TSNE
 
-    # As scikit-learn advises: perplexity 30, less where there are few points.
+    # scikit-learn's default of 30, lowered for few points.
     perplexity = min(30.0, (len(codes) - 1) / 3)
-    # One dimension has no two principal components to begin with.
-    begin = "pca" if codes.shape[1] > 1 else "random"
+    # Codes of one dimension have no second principal component.
+    init = "pca" if codes.shape[1] > 1 else "random"
     points: Points = TSNE(
-        perplexity=perplexity, init=begin, random_state=seed, n_jobs=1
+        perplexity=perplexity, init=init, random_state=seed, n_jobs=1
     ).fit_transform(codes)
     return points
 
 
 def _classes(data: ImageData) -> tuple[Labels, list[str]]:
-    """Labels (N,) of the test images and the classes' names."""
+    """Labels (N,) of the test images and class names."""
     if data.test_labels is None:
-        raise FigureError("this figure shows classes, and the dataset has none")
+        raise FigureError("this figure needs class labels, and the dataset has none")
     labels: Labels = data.test_labels.numpy()
     return labels, list(data.class_names) or [str(i) for i in range(int(labels.max()) + 1)]
 
 
-def _class_look(label: int) -> tuple[str, str]:
+def _class_style(label: int) -> tuple[str, str]:
     colors, markers = style.CLASS_COLORS, style.CLASS_MARKERS
     return colors[label % len(colors)], markers[label // len(colors) % len(markers)]
 
 
-def _class_mark(label: int, name: str) -> Line2D:
-    color, marker = _class_look(label)
+def _class_handle(label: int, name: str) -> Line2D:
+    color, marker = _class_style(label)
     return Line2D([], [], color=color, marker=marker, linestyle="", label=name)
 
 
 def _scatter(panel: Axes, points: Points, labels: Labels, names: list[str]) -> None:
-    """Points by class, with the class's name at their median: colour alone says nothing."""
+    """Draw points coloured by class, with the class name at the median of its points."""
+    panel.grid(False)
     for label in np.unique(labels):
-        color, marker = _class_look(int(label))
-        mine = points[labels == label]
-        # Thousands of points as vectors would make SVG files of megabytes.
+        color, marker = _class_style(int(label))
+        of_class = points[labels == label]
+        # Rasterised, because thousands of vector points make an SVG file of several megabytes.
         panel.scatter(
-            mine[:, 0], mine[:, 1], s=3, c=color, marker=marker, lw=0, alpha=0.8, rasterized=True
+            of_class[:, 0],
+            of_class[:, 1],
+            s=3,
+            c=color,
+            marker=marker,
+            lw=0,
+            alpha=0.8,
+            rasterized=True,
         )
     for label in np.unique(labels):
         x, y = np.median(points[labels == label], axis=0)
@@ -144,18 +150,18 @@ def _scatter(panel: Axes, points: Points, labels: Labels, names: list[str]) -> N
 
 @mpl.rc_context(style.STYLE)
 def component_usage(source: FigureSource) -> Figure:
-    """For each model with components: the mean probability of each component in each class.
+    """Mean probability of each component in each class, with a panel per model with components.
 
-    Rows are classes and the whole test set, columns components, the most used first. A model that
-    clusters by class has one dark field a row; one that has collapsed has one dark column.
+    Rows are classes, followed by the whole test set. Columns are components, the most used first. A
+    model that clusters by class has one dark entry per row. A collapsed model has one dark column.
 
     Args:
-        source: of one dataset and latent dimension.
+        source: results of one dataset and latent dim.
 
     Raises:
-        FigureError: if no model of these results has components, or the dataset no classes.
-        hgmvae_bench.storage.artifacts.ArtifactError: if the weights were not kept.
-        hgmvae_bench.data.DataError: if the dataset is not there.
+        FigureError: if no model has components, or the dataset no classes.
+        hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
+        hgmvae_bench.data.DataError: if the dataset is missing.
     """
     usages = {}
     for model, run in source.runs_to_draw().items():
@@ -177,14 +183,14 @@ def component_usage(source: FigureSource) -> Figure:
         mean = usage[-1]
         effective = math.exp(-sum(p * math.log(p) for p in mean if p > 0))
         panel.set_title(f"{source.model_title(model)}: {effective:.1f} of {len(mean)} in use")
-        picture = panel.pcolormesh(usage, cmap="Blues", vmin=0, vmax=1, edgecolors="0.85")
+        mesh = panel.pcolormesh(usage, cmap="Blues", vmin=0, vmax=1, edgecolors="0.85")
         panel.set_yticks(np.arange(len(names)) + 0.5, names)
         panel.set_xticks(np.arange(len(mean)) + 0.5, [str(k + 1) for k in range(len(mean))])
         panel.invert_yaxis()
         panel.grid(False)
         panel.set_xlabel("component, by use")
         panel.set_ylabel("class")
-    figure.colorbar(picture, ax=panels, label="mean probability", shrink=0.8, pad=0.02)
+    figure.colorbar(mesh, ax=panels, label="mean probability", shrink=0.8, pad=0.02)
     figure.suptitle(
         f"{source.dataset_title()}, L = {source.latent_dim}: use of the components by class"
     )
@@ -192,13 +198,13 @@ def component_usage(source: FigureSource) -> Figure:
 
 
 def usage_by_class(probabilities: Codes, labels: Labels) -> npt.NDArray[np.float64]:
-    """Mean component probabilities (classes + 1, K): of each class, and in the last row of all.
+    """Mean component probabilities (C + 1, K) of each class and, in the last row, of all images.
 
     Columns are sorted by the last row, the most used component first.
 
     Args:
-        probabilities: (N, K), rows sum to 1.
-        labels: (N,) classes from 0.
+        probabilities: component probabilities (N, K); each row sums to 1.
+        labels: class labels (N,) from 0 to C - 1.
     """
     rows = [
         probabilities[labels == label].mean(axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Mean ranks of the models over cells, with the critical difference (Demšar 2006, JMLR 7)."""
+"""Mean ranks of the models, with Nemenyi's critical difference (Demšar 2006, JMLR 7)."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from hgmvae_bench.grid import TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 
 ALPHA = 0.05
+"""Significance level of the critical difference."""
 
-SHIFT = 0.3
-"""Rows that the marks of single blocks lie below the mean's."""
+BLOCK_OFFSET = 0.3
+"""Vertical distance, in rows, between a mean rank and the ranks in single blocks."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Models ranked by one metric in every dataset × latent dimension.
+    """Ranks of the models by one metric in every block (dataset × latent dim).
 
     Attributes:
-        models: the names of the k models.
-        by_block: ranks (N, k) from 1, the best; ties share their mean rank.
-        p_value: Friedman's test that all models are alike.
-        critical_difference: Nemenyi's at 5 % of independent blocks: mean ranks closer than this do
-            not differ.
+        models: names of the k models.
+        by_block: ranks (N, k), 1 for the best; ties share their mean rank.
+        p_value: p-value of Friedman's test of equal models.
+        critical_difference: smallest difference of mean ranks that is significant at 5 % by
+            Nemenyi's test, for independent blocks.
     """
 
     models: list[str]
@@ -46,19 +47,19 @@ class Ranks:
 
 @mpl.rc_context(style.STYLE)
 def mean_ranks(source: FigureSource, metrics: Sequence[str] | None = None) -> Figure:
-    """A panel for each metric: every model's mean rank over datasets × latent dimensions.
+    """Mean rank of each model over datasets × latent dims, with a panel for each metric.
 
-    Bars reach half of Nemenyi's critical difference to either side: models whose bars do not
-    overlap differ, as far as blocks are independent (datasets are, latent dims of one are not).
-    Small strokes are the ranks in the single blocks. A model's value in a block is its mean over
-    seeds; blocks in which a model has none are left out.
+    Bars extend half of Nemenyi's critical difference to either side. Models whose bars do not
+    overlap differ if blocks are independent; latent dims of one dataset are not. Small strokes are
+    the ranks in single blocks. A model's value in a block is its mean over seeds. Blocks in which a
+    model has no value are left out.
 
     Args:
-        source: of any number of datasets.
-        metrics: registered names; all of the grid's tables if None.
+        source: results of any number of datasets.
+        metrics: registered metric names; None means all metrics of the grid's tables.
 
     Raises:
-        FigureError: if no metric has three models and two blocks to rank.
+        FigureError: if no metric has at least three models in two blocks.
         hgmvae_bench.analysis.tables.TableError: if values of a metric cannot be compared.
     """
     if metrics is None:
@@ -69,11 +70,11 @@ def mean_ranks(source: FigureSource, metrics: Sequence[str] | None = None) -> Fi
     }
     if not found:
         raise FigureError(
-            "ranks need a metric with values of three models or more in two datasets or latent "
-            f"dimensions or more; looked at {', '.join(metrics)}"
+            "ranks need a metric with values of at least three models in at least two datasets or "
+            f"latent dims; none of {', '.join(metrics)} has them"
         )
-    most = max(len(ranks.models) for ranks in found.values())
-    figure, panels = style.panels(len(found), columns=2, height=0.75 + 0.19 * most)
+    n_models = max(len(ranks.models) for ranks in found.values())
+    figure, panels = style.panels(len(found), columns=2, height=0.75 + 0.19 * n_models)
     for panel, (metric, ranks) in zip(panels, found.items(), strict=True):
         _draw(panel, source, ranks)
         plugin = METRICS[metric]
@@ -83,12 +84,12 @@ def mean_ranks(source: FigureSource, metrics: Sequence[str] | None = None) -> Fi
         )
     figure.suptitle(
         "Mean rank ± half of Nemenyi's critical difference (5 %); p of Friedman's test\n"
-        f"over N datasets × latent dimensions, values are means over {_seeds(source)}"
+        f"over N datasets × latent dimensions, values are means over {_format_seeds(source)}"
     )
     return figure
 
 
-def _seeds(source: FigureSource) -> str:
+def _format_seeds(source: FigureSource) -> str:
     seeds = source.grid.spec.seeds
     return "1 seed" if seeds == 1 else f"up to {seeds} seeds"
 
@@ -97,39 +98,47 @@ def rank_models(source: FigureSource, metric: str) -> Ranks | None:
     """Rank the models by one metric; None with fewer than three models or two blocks."""
     from scipy.stats import friedmanchisquare, rankdata
 
-    blocks: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+    blocks = _mean_values(source, metric)
+    with_value = {model for block in blocks.values() for model in block}
+    models = [model for model in source.models if model in with_value]
+    complete = [
+        [block[m] for m in models] for block in blocks.values() if block.keys() >= with_value
+    ]
+    if len(models) < 3 or len(complete) < 2:
+        return None
+    values = np.array(complete) * (-1 if METRICS[metric].direction == "higher" else 1)
+    by_block = rankdata(values, axis=1)
+    all_equal = bool((by_block == by_block[:, :1]).all())
+    return Ranks(
+        models,
+        by_block,
+        p_value=1.0 if all_equal else float(friedmanchisquare(*values.T).pvalue),
+        critical_difference=critical_difference(len(models), len(complete)),
+    )
+
+
+def _mean_values(source: FigureSource, metric: str) -> dict[tuple[str, int], dict[str, float]]:
+    """Means over seeds by dataset and latent dim, then by model."""
+    models: dict[tuple[str, int], list[str]] = defaultdict(list)
     for names in source.cells:
-        blocks[names.dataset, names.latent_dim][names.model] = math.nan
-    for dataset, latent_dim in blocks:
+        models[names.dataset, names.latent_dim].append(names.model)
+    blocks = {}
+    for (dataset, latent_dim), of_block in models.items():
         spec = TableSpec(
             name="ranks",
             title="ranks",
             datasets=[dataset],
-            models=list(blocks[dataset, latent_dim]),
+            models=of_block,
             latent_dims=[latent_dim],
             metrics=[metric],
             rows=["model"],
             columns=[],
         )
-        for entry in build_table(source.grid, spec, source.runs.values()).entries:
-            if entry.mean is None:
-                del blocks[dataset, latent_dim][entry.model]
-            else:
-                blocks[dataset, latent_dim][entry.model] = entry.mean
-    known = {model for block in blocks.values() for model in block}
-    models = [model for model in source.models if model in known]
-    whole = [[block[m] for m in models] for block in blocks.values() if block.keys() >= known]
-    if len(models) < 3 or len(whole) < 2:
-        return None
-    values = np.array(whole) * (-1 if METRICS[metric].direction == "higher" else 1)
-    by_block = rankdata(values, axis=1)
-    alike = bool((by_block == by_block[:, :1]).all())
-    return Ranks(
-        models,
-        by_block,
-        p_value=1.0 if alike else float(friedmanchisquare(*values.T).pvalue),
-        critical_difference=critical_difference(len(models), len(whole)),
-    )
+        entries = build_table(source.grid, spec, source.runs.values()).entries
+        blocks[dataset, latent_dim] = {
+            entry.model: entry.mean for entry in entries if entry.mean is not None
+        }
+    return blocks
 
 
 @functools.cache
@@ -145,20 +154,25 @@ def _draw(panel: Axes, source: FigureSource, ranks: Ranks) -> None:
     means = ranks.by_block.mean(axis=0)
     order = np.argsort(means, kind="stable")
     for y, i in enumerate(order):
-        look = style.series_style(source.model_positions[ranks.models[i]])
-        each = ranks.by_block[:, i]
+        series = style.series_style(source.model_positions[ranks.models[i]])
+        in_blocks = ranks.by_block[:, i]
         panel.scatter(
-            each, np.full(len(each), y + SHIFT), s=9, marker="|", color=look.color, alpha=0.6
+            in_blocks,
+            np.full(len(in_blocks), y + BLOCK_OFFSET),
+            s=9,
+            marker="|",
+            color=series.color,
+            alpha=0.6,
         )
         panel.errorbar(
             means[i],
             y,
             xerr=ranks.critical_difference / 2,
-            color=look.color,
-            marker=look.marker,
+            color=series.color,
+            marker=series.marker,
             capsize=3,
         )
     panel.set_yticks(range(len(order)), [source.model_title(ranks.models[i]) for i in order])
     panel.invert_yaxis()
-    # No limits: with few models or blocks, bars reach beyond the ranks that there are.
+    # Set no axis limits: with few models or blocks, bars extend beyond the range of ranks.
     panel.set_xticks(range(1, len(order) + 1))

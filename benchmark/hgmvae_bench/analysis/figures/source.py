@@ -1,4 +1,4 @@
-"""What figures are drawn from: the records, codes and models of a results folder, and the data."""
+"""Input of the figures: records, codes and models of a results folder, and the data."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
     from hgmvae_bench.evaluation.outputs import ModelCodec
     from hgmvae_bench.plugins.image_data import Codes
 
-LONGEST_TITLE = 28
+MAX_TITLE_LENGTH = 28
+"""Maximum number of characters of a title; longer ones end in an ellipsis."""
 
 ScopeAxis = Literal["dataset", "latent_dim", "model"]
 
 
 class FigureError(UserError, RuntimeError):
-    """A figure that these results cannot give; the message says what is lacking."""
+    """A figure that cannot be drawn from these results; the message names what is missing."""
 
 
 class CellNames(NamedTuple):
-    """A cell as the grid's tables name it."""
+    """The names by which a grid's tables refer to a cell."""
 
     dataset: str
     model: str
@@ -42,15 +43,15 @@ class CellNames(NamedTuple):
 
 @dataclass(frozen=True)
 class FigureSource:
-    """A results folder as figures see it.
+    """A results folder with the grid and the data that its figures need.
 
     Attributes:
-        grid: whose cells are drawn.
-        store: the results folder.
+        grid: grid whose cells are drawn.
+        store: results folder.
         runs: every recorded run by its key.
-        data_root: where the datasets lie.
-        seed: the seed whose codes and weights are drawn; the first complete one of each cell if
-            None. Figures of several seeds show all of them all the same.
+        data_root: folder of the datasets.
+        seed: seed of the runs whose codes and weights are drawn. None selects the first complete
+            run of each cell. Figures that aggregate over seeds ignore it.
     """
 
     grid: Grid
@@ -58,7 +59,7 @@ class FigureSource:
     runs: Mapping[str, StoredRun]
     data_root: Path
     seed: int | None = None
-    # Data and models already in memory, shared with every selection of the same results.
+    # Data and models in memory, shared by all selections from the same results.
     _loaded: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -68,13 +69,14 @@ class FigureSource:
         """Read a results folder.
 
         Args:
-            folder: as ``hgmvae-bench run --results`` wrote it.
-            grid: which grid, if the folder holds several.
-            data: the data folder; the user's cache folder if None.
+            folder: results folder written by ``hgmvae-bench run``.
+            grid: name of the grid; required if the folder holds several.
+            data: data folder; None means the user's cache folder.
 
         Raises:
-            hgmvae_bench.storage.store.StoreError: if it holds no results, or a damaged record.
-            UnknownNameError: if it has no such grid.
+            hgmvae_bench.storage.store.StoreError: if the folder holds no results or a
+                damaged record.
+            UnknownNameError: if the folder has no such grid.
         """
         store = Store(folder)
         return cls(store.grid(grid), store, store.runs(), data or default_root())
@@ -87,7 +89,7 @@ class FigureSource:
         *,
         seed: int | None = None,
     ) -> FigureSource:
-        """The part that filters leave.
+        """Restrict the source to some datasets, models and latent dims.
 
         Raises:
             UnknownNameError, GridError: as `hgmvae_bench.grid.Grid.select` does.
@@ -101,8 +103,11 @@ class FigureSource:
     def split(
         self, scope: tuple[ScopeAxis, ...]
     ) -> Iterator[tuple[dict[ScopeAxis, Any], FigureSource]]:
-        """These results by the values that the axes of ``scope`` have, in the grid's order."""
-        for values in _values(scope, self.cells):
+        """Yield one selection for each combination of values of the axes in ``scope``.
+
+        Combinations come in the grid's order, each with its values by axis.
+        """
+        for values in _scope_values(scope, self.cells):
             datasets, models, latent_dims = (
                 [values[axis]] if axis in values else None
                 for axis in ("dataset", "model", "latent_dim")
@@ -110,32 +115,33 @@ class FigureSource:
             yield values, self.select(datasets, models, latent_dims)
 
     def scopes_of_whole_grid(self, scope: tuple[ScopeAxis, ...]) -> list[dict[ScopeAxis, Any]]:
-        """The values of `parts` of the whole grid, whatever filters leave."""
-        return _values(scope, _cell_names(self.grid.full_spec))
+        """Values by axis that `split` yields for the grid without filters."""
+        return _scope_values(scope, _cell_names(self.grid.full_spec))
 
     @cached_property
     def cells(self) -> dict[CellNames, Cell]:
-        """The grid's cells by their names, in the tables' order."""
+        """Cells by their names, in the order of the grid's tables."""
         return {names: self.grid.cell(*names) for names in _cell_names(self.grid.spec)}
 
     @cached_property
     def models(self) -> list[str]:
-        """The models' names in the order of the whole grid, so that filters change no colour."""
-        tables = self.grid.full_spec.tables
-        known = dict.fromkeys(model for table in tables for model in table.models)
-        mine = {names.model for names in self.cells}
-        return [model for model in known if model in mine]
+        """Names of the models, in the order of the grid without filters."""
+        selected = {names.model for names in self.cells}
+        return [model for model in self.model_positions if model in selected]
 
     @cached_property
     def model_positions(self) -> dict[str, int]:
-        """Each model's place in the whole grid: what its colour follows from."""
+        """Position of each model in the grid without filters.
+
+        Colours follow from it, so that a filter does not change them.
+        """
         tables = self.grid.full_spec.tables
-        known = dict.fromkeys(model for table in tables for model in table.models)
-        return {model: place for place, model in enumerate(known)}
+        models = dict.fromkeys(model for table in tables for model in table.models)
+        return {model: position for position, model in enumerate(models)}
 
     @property
     def dataset(self) -> str:
-        """The only dataset.
+        """The dataset of a source that has one.
 
         Raises:
             FigureError: if there are several.
@@ -144,7 +150,7 @@ class FigureSource:
 
     @property
     def latent_dim(self) -> int:
-        """The only latent dimension.
+        """The latent dimension of a source that has one.
 
         Raises:
             FigureError: if there are several.
@@ -153,7 +159,7 @@ class FigureSource:
 
     @property
     def model(self) -> str:
-        """The only model.
+        """The model of a source that has one.
 
         Raises:
             FigureError: if there are several.
@@ -170,7 +176,7 @@ class FigureSource:
         return values[0]
 
     def runs_of(self, names: CellNames) -> list[StoredRun]:
-        """A cell's recorded runs by seed; none if the grid lacks the cell."""
+        """Recorded runs of a cell, sorted by seed; empty if the grid does not have the cell."""
         cell = self.cells.get(names)
         return [] if cell is None else self._by_cell.get(cell.identity, [])
 
@@ -182,12 +188,13 @@ class FigureSource:
         return by_cell
 
     def runs_to_draw(self) -> dict[str, StoredRun]:
-        """The run to look at of each model, on the only dataset at the only latent dimension.
+        """Run of each model whose codes or images are drawn.
 
-        Models without a complete run are left out; `lacking` says why.
+        The source has one dataset and one latent dimension. Models without a complete run are left
+        out; `missing_reason` explains why.
 
         Raises:
-            FigureError: if there is none at all.
+            FigureError: if no model has a complete run.
         """
         chosen = {}
         for model in self.models:
@@ -204,58 +211,59 @@ class FigureSource:
         return chosen
 
     def retry_hint(self) -> str:
-        """What to do if every recorded run diverged or failed; nothing if one is complete."""
+        """Advice to retry if every recorded run diverged or failed; empty if one is complete."""
         counts = Counter(r.record.status for names in self.cells for r in self.runs_of(names))
         if not counts or counts["complete"]:
             return ""
-        told = ", ".join(f"{n} {status}" for status, n in counts.items())
-        return f"{told}: `hgmvae-bench run --retry-failed` does them again"
+        tally = ", ".join(f"{n} {status}" for status, n in counts.items())
+        return f"{tally}: `hgmvae-bench run --retry-failed` trains them again"
 
     def missing_reason(self, model: str) -> str:
-        """Why there is no run of ``model`` to look at."""
+        """Reason why ``model`` has no run in `runs_to_draw`."""
         runs = self.runs_of(CellNames(self.dataset, model, self.latent_dim))
         if self.seed is not None:
             runs = [run for run in runs if run.record.seed == self.seed]
         counts = Counter(run.record.status for run in runs)
-        which = "" if self.seed is None else f" with seed {self.seed}"
-        return "; ".join(f"{n} {status}{which}" for status, n in counts.items()) or f"no run{which}"
+        of_seed = "" if self.seed is None else f" with seed {self.seed}"
+        tally = "; ".join(f"{n} {status}{of_seed}" for status, n in counts.items())
+        return tally or f"no run{of_seed}"
 
     def data(self, model: str, run: StoredRun) -> ImageData:
-        """The images that a model's run was trained and tested on.
+        """Images that a run of ``model`` was trained and tested on.
 
         Raises:
-            hgmvae_bench.data.DataError: if they are not there.
-            FigureError: if what is there is not what the run saw.
+            hgmvae_bench.data.DataError: if the dataset is missing.
+            FigureError: if the dataset differs from the one that the run used.
         """
         cell = self._cell(model)
-        place = cell.dataset, cell.image_size
-        if place not in self._loaded:
+        key = cell.dataset, cell.image_size
+        if key not in self._loaded:
             plugin = resolve_dataset(cell.dataset)
-            self._loaded[place] = plugin.load(self.data_root, image_size=cell.image_size)
-        data: ImageData = self._loaded[place]
+            self._loaded[key] = plugin.load(self.data_root, image_size=cell.image_size)
+        data: ImageData = self._loaded[key]
         if data.digest != run.record.data_digest:
             raise FigureError(
-                f"{run.record.key} was trained on other {cell.dataset} data than what is in "
-                f"{self.data_root}; give the folder of that data with --data"
+                f"{run.record.key} was trained on other {cell.dataset} data than those in "
+                f"{self.data_root}; name the folder of the original data with --data"
             )
         return data
 
     def codes(self, run: StoredRun) -> Codes:
-        """The test codes (N, L) that a run stored.
+        """Stored test codes (N, L) of a run.
 
         Raises:
-            hgmvae_bench.storage.artifacts.ArtifactError: if they are absent or damaged.
+            hgmvae_bench.storage.artifacts.ArtifactError: if the codes are missing or damaged.
         """
         from hgmvae_bench.storage.artifacts import load_codes
 
         return load_codes(self.store.artifact_folder(run.record.key))
 
     def codec(self, model: str, run: StoredRun) -> ModelCodec:
-        """The trained model of a run, rebuilt from its weights.
+        """Trained model of a run, rebuilt from its stored weights.
 
         Raises:
-            hgmvae_bench.storage.artifacts.ArtifactError: if the weights are absent or damaged.
-            hgmvae_bench.data.DataError, FigureError: as `data` does.
+            hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
+            hgmvae_bench.data.DataError, FigureError: as `data` raises them.
         """
         import torch
 
@@ -276,26 +284,35 @@ class FigureSource:
         return self.cells[CellNames(self.dataset, model, self.latent_dim)]
 
     def dataset_title(self) -> str:
-        """The only dataset's name in figures."""
-        return _short(self.grid.dataset_title(self.dataset))
+        """Title of the dataset of a source that has one."""
+        return _shorten(self.grid.dataset_title(self.dataset))
 
     def model_title(self, model: str) -> str:
-        """A model's name in figures."""
-        return _short(self.grid.model_title(model))
+        """Title of a model."""
+        return _shorten(self.grid.model_title(model))
+
+
+def format_seeds(runs: Iterable[StoredRun]) -> str:
+    """``seed 0`` or ``seeds 0, 2``: the seeds of some runs."""
+    seeds = sorted({run.record.seed for run in runs})
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 
 def _cell_names(spec: GridSpec) -> Iterator[CellNames]:
     for table in spec.tables:
-        places = itertools.product(table.datasets, table.models, table.latent_dims)
-        yield from itertools.starmap(CellNames, places)
+        names = itertools.product(table.datasets, table.models, table.latent_dims)
+        yield from itertools.starmap(CellNames, names)
 
 
-def _values(scope: tuple[ScopeAxis, ...], cells: Iterable[CellNames]) -> list[dict[ScopeAxis, Any]]:
-    """What the axes of ``scope`` are in these cells, each once."""
-    places = dict.fromkeys(tuple(getattr(names, axis) for axis in scope) for names in cells)
-    return [dict(zip(scope, place, strict=True)) for place in places]
+def _scope_values(
+    scope: tuple[ScopeAxis, ...], cells: Iterable[CellNames]
+) -> list[dict[ScopeAxis, Any]]:
+    """Distinct combinations of values that the axes of ``scope`` take in these cells."""
+    combinations = dict.fromkeys(tuple(getattr(names, axis) for axis in scope) for names in cells)
+    return [dict(zip(scope, values, strict=True)) for values in combinations]
 
 
-def _short(title: str) -> str:
-    """A title that leaves room for the figure."""
-    return title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
+def _shorten(title: str) -> str:
+    if len(title) <= MAX_TITLE_LENGTH:
+        return title
+    return f"{title[: MAX_TITLE_LENGTH - 1]}…"

@@ -1,4 +1,4 @@
-"""How figures look: sizes for print, colours that colour-blind readers tell apart, stable files."""
+"""Style of the figures: print sizes, colour-blind safe colours and reproducible files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hgmvae_bench.utils.atomic_files import write_output
 from hgmvae_bench.utils.errors import UserError
 
 STYLE: Any = {
-    # A figure of the text's width (17 cm) is printed as it is: no letter below 7 points.
+    # Figures are 17 cm wide and printed unscaled; no text is smaller than 7 points.
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -26,7 +26,7 @@ STYLE: Any = {
     "legend.fontsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.family": "DejaVu Sans",  # ships with matplotlib, hence the same on every machine
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -38,41 +38,41 @@ STYLE: Any = {
     "legend.frameon": False,
     "savefig.dpi": 200,
     "savefig.facecolor": "white",
-    # Names are text: a dollar sign in one does not start a formula.
+    # A dollar sign in a name must not start a formula.
     "text.parse_math": False,
-    # Identifiers in SVG are drawn from this salt instead of at random.
+    # A fixed salt makes the identifiers in SVG files reproducible.
     "svg.hashsalt": "hgmvae-bench",
     "svg.fonttype": "path",
 }
 """matplotlib settings of every figure; ``matplotlib.rc_context(STYLE)`` applies them."""
 
 WIDTH = 6.7
-"""Inches: the width of a page's text."""
+"""Width of a figure in inches: the text width of an A4 page."""
 
 HEADROOM = 0.6
-"""Inches that a figure's title and legend take."""
+"""Height of a figure's title and legend in inches."""
 
-LEGEND_LETTERS = 90
-"""Letters that fit beside each other in the text's width."""
+LEGEND_CHARACTERS = 90
+"""Number of characters that fit side by side within `WIDTH`."""
 
 
 class SeriesStyle(NamedTuple):
-    """What tells one series from another, with and without colour."""
+    """Colour, line style and marker of a series."""
 
     color: str
     linestyle: str
     marker: str
 
 
-# Okabe & Ito 2008 without the yellow, which white paper swallows.
+# Okabe & Ito 2008 without yellow, which is hard to see on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _LINESTYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 
 NEUTRAL = SeriesStyle("0.3", "-", "o")
-"""The look of what stands for every series."""
+"""Style of a legend entry that stands for all series."""
 
-# Tol's "muted" scheme: ten hues that stay apart for the common kinds of colour blindness.
+# Paul Tol's "muted" scheme: ten hues that readers with common colour blindness can distinguish.
 CLASS_COLORS = (
     "#332288",
     "#88CCEE",
@@ -89,7 +89,7 @@ CLASS_MARKERS = ("o", "^", "s", "D")
 
 
 def series_style(index: int) -> SeriesStyle:
-    """The look of series ``index``; 7 colours, 4 line styles and 11 markers before any recurs."""
+    """Style of series ``index``, from cycles of 7 colours, 4 line styles and 11 markers."""
     return SeriesStyle(
         _COLORS[index % len(_COLORS)],
         _LINESTYLES[index % len(_LINESTYLES)],
@@ -97,12 +97,12 @@ def series_style(index: int) -> SeriesStyle:
     )
 
 
-def hollow(look: SeriesStyle) -> dict[str, Any]:
-    """Markers without a line, large enough to stand around those of the series itself."""
+def hollow_markers(series: SeriesStyle) -> dict[str, Any]:
+    """Plot arguments for hollow markers, larger than those of the series itself."""
     return {
-        "color": look.color,
+        "color": series.color,
         "linestyle": "none",
-        "marker": look.marker,
+        "marker": series.marker,
         "markerfacecolor": "none",
         "markersize": 7,
         "markeredgewidth": 1.1,
@@ -111,20 +111,20 @@ def hollow(look: SeriesStyle) -> dict[str, Any]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that belongs to no window, in inches."""
+    """Create a figure without a window; ``width`` and ``height`` are in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def log2_x_axis(axes: Axes, values: Sequence[int]) -> None:
-    """Make the x axis logarithmic, with the values that were measured as its ticks."""
+    """Make the x axis logarithmic to base 2, with a tick at each value."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(list(values)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:.0f}")
 
 
-def note(axes: Axes, text: str) -> None:
-    """Say in an empty panel why there is nothing to see."""
+def show_reason(axes: Axes, text: str) -> None:
+    """Write into an empty panel why it is empty."""
     axes.set_axis_off()
     axes.text(
         0.5, 0.5, fill(text, 24), ha="center", va="center", color="0.3", transform=axes.transAxes
@@ -134,13 +134,13 @@ def note(axes: Axes, text: str) -> None:
 def panels(
     n: int, *, columns: int, height: float, headroom: float = HEADROOM
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of the text's width with ``n`` panels in rows of at most ``columns``.
+    """Create a figure with ``n`` panels in rows of at most ``columns``.
 
     Args:
         n: number of panels.
-        columns: of a row.
-        height: of a panel in inches.
-        headroom: inches for the figure's title and legend.
+        columns: maximum number of panels in a row.
+        height: height of a panel in inches.
+        headroom: height of the figure's title and legend in inches.
     """
     columns = min(n, columns)
     rows = -(-n // columns)
@@ -151,13 +151,13 @@ def panels(
     return figure, axes[:n]
 
 
-def fitting_columns(labels: Sequence[str], most: int) -> int:
-    """So many labels beside each other fit below a figure of the text's width."""
-    return max(1, min(most, len(labels), LEGEND_LETTERS // (max(map(len, labels)) + 6)))
+def legend_columns(labels: Sequence[str], limit: int) -> int:
+    """Number of legend columns, at most ``limit``, that fit below a figure."""
+    return max(1, min(limit, len(labels), LEGEND_CHARACTERS // (max(map(len, labels)) + 6)))
 
 
 def legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels below them, each label once."""
+    """Add a legend for all panels below them; each label appears once."""
     handles: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -166,28 +166,28 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=fitting_columns(list(handles), 4),
+        ncols=legend_columns(list(handles), 4),
         handlelength=3,
     )
 
 
 def to_svg(figure: Figure) -> bytes:
-    """The figure as SVG; the same figure gives the same bytes."""
-    # A date, as matplotlib adds by default, would make every file a new one.
-    return _written(figure, format="svg", metadata={"Date": None})
+    """Write a figure as SVG; the same figure gives the same bytes."""
+    # matplotlib adds the date by default.
+    return _render(figure, format="svg", metadata={"Date": None})
 
 
 def to_png(figure: Figure, dpi: float = 200) -> bytes:
-    """The figure as PNG at ``dpi`` dots per inch; the same figure gives the same bytes."""
-    return _written(figure, format="png", dpi=dpi, metadata={"Software": None})
+    """Write a figure as PNG at ``dpi`` dots per inch; the same figure gives the same bytes."""
+    return _render(figure, format="png", dpi=dpi, metadata={"Software": None})
 
 
 FORMATS = {".svg": to_svg, ".png": to_png}
-"""How a figure is written, by a file's suffix."""
+"""Writer of each file format, by suffix."""
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure whole or not at all, in the format that the file's suffix names.
+    """Write a figure atomically, in the format that the suffix of ``path`` names.
 
     Raises:
         UserError: if the suffix is neither ``.svg`` nor ``.png``.
@@ -199,7 +199,7 @@ def save(figure: Figure, path: Path) -> None:
     write_output(path, write(figure))
 
 
-def _written(figure: Figure, **options: Any) -> bytes:
+def _render(figure: Figure, **options: Any) -> bytes:
     file = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(file, **options)
