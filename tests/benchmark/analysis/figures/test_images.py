@@ -1,4 +1,4 @@
-"""Figures of images and codes: what a trained model makes of test images."""
+"""Figures of images that models generate."""
 
 from dataclasses import replace
 
@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from hgmvae_bench.analysis.figures import FIGURES
-from hgmvae_bench.analysis.figures.images import GAP, interpolate, mosaic, representatives, traverse
-from hgmvae_bench.analysis.figures.latent import usage_by_class
+from hgmvae_bench.analysis.figures.images import interpolate, mosaic, representatives, traverse
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.utils.seeding import derive_seed
 
@@ -16,16 +15,11 @@ def pictures(panel):
     return np.asarray(panel.get_images()[0].get_array())
 
 
-def tile(picture, row, column, side=32):
-    top, left = row * (side + GAP), column * (side + GAP)
-    return picture[top : top + side, left : left + side]
-
-
 def pixels(image):
     return image.permute(1, 2, 0).expand(-1, -1, 3).numpy()
 
 
-def test_fig_5a_shows_the_models_reconstructions(source, digits):
+def test_fig_5a_shows_originals_and_reconstructions(source, digits, tile):
     figure = FIGURES["5a"].draw(source)
     places = representatives(digits, 20)
     assert len(figure.axes) == 2
@@ -39,12 +33,14 @@ def test_fig_5a_shows_the_models_reconstructions(source, digits):
             for row, model in enumerate(("vae", "wae-imq"), start=1):
                 codec = source.codec(model, source.runs_to_draw()[model])
                 expected = pixels(codec.reconstruct(image[None])[0])
-                # Batches of other sizes may round the last bit otherwise.
+                # Rounding differs between batch sizes.
                 difference = tile(picture, row, column).astype(int) - expected
                 assert np.abs(difference).max() <= 1
 
 
-def test_fig_5b_has_the_reconstructions_at_its_corners_and_the_mean_code_between(source, digits):
+def test_fig_5b_has_the_reconstructions_at_its_corners_and_the_mean_code_between(
+    source, digits, tile
+):
     selected = source.select(models=["vae"])
     picture = pictures(FIGURES["5b"].draw(selected, side=3).axes[0])
     corners = digits.test_images[representatives(digits, 4)]
@@ -67,7 +63,7 @@ def test_interpolation_is_bilinear():
     assert codes[2, 2].tolist() == [2, 8]
 
 
-def test_fig_6_changes_one_dimension_at_a_time(source, digits):
+def test_fig_6_changes_one_dimension_at_a_time(source, digits, tile):
     selected = source.select(models=["vae"])
     figure = FIGURES["6"].draw(selected, image=5, n_steps=5)
     (panel,) = figure.axes
@@ -90,13 +86,13 @@ def test_fig_6_changes_one_dimension_at_a_time(source, digits):
     ]
 
 
-def test_a_traversal_leaves_the_other_dimensions_alone():
+def test_a_traversal_changes_one_dimension():
     codes = np.array([[0, 1], [2, 1]], np.float32)
     traversed = traverse(np.array([7, 9], np.float32), codes, 0, np.array([-1.0, 0.0, 2.0]))
     assert traversed.tolist() == [[0, 9], [1, 9], [3, 9]]
 
 
-def test_samples_are_the_first_of_those_that_metrics_see(source, digits):
+def test_samples_are_the_first_that_metrics_use(source, digits):
     figure = FIGURES["samples"].draw(source, side=3)
     titles = [panel.get_title() for panel in figure.axes]
     assert titles == ["test images", "VAE", "WAE-IMQ"]
@@ -107,49 +103,7 @@ def test_samples_are_the_first_of_those_that_metrics_see(source, digits):
     assert np.abs(difference).max() <= 1
 
 
-def test_fig_4_draws_codes_of_two_dimensions_as_they_are(source, digits):
-    panel = FIGURES["4"].draw(source).axes[0]
-    drawn = np.concatenate([c.get_offsets() for c in panel.collections])
-    codes = source.codes(source.runs_to_draw()["vae"])
-    order = np.argsort(digits.test_labels.numpy(), kind="stable")
-    np.testing.assert_allclose(drawn, codes[order], rtol=1e-6)
-    assert panel.get_xlabel() == "code, dimension 1"
-    assert {text.get_text() for text in panel.texts} == set("0123456789")
-
-
-def test_more_dimensions_are_projected_the_same_way_each_time():
-    from hgmvae_bench.analysis.figures.latent import project
-
-    codes = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
-    codes[:20] += 8
-    points = project(codes, seed=3)
-    assert points.shape == (40, 2)
-    np.testing.assert_array_equal(points, project(codes, seed=3))
-    # Two far groups stay two groups.
-    centre = points[:20].mean(axis=0), points[20:].mean(axis=0)
-    reach = max(np.linalg.norm(points[:20] - centre[0], axis=1))
-    assert np.linalg.norm(centre[0] - centre[1]) > reach
-
-
-def test_use_of_components_by_class():
-    probabilities = np.array([[0.1, 0.9], [0.3, 0.7], [0.0, 1.0]], np.float32)
-    usage = usage_by_class(probabilities, np.array([0, 0, 1]))
-    np.testing.assert_allclose(usage, [[0.8, 0.2], [1, 0], [2.6 / 3, 0.4 / 3]], rtol=1e-6)
-
-
-def test_components_are_drawn_where_a_model_has_them(source, digits, monkeypatch):
-    codec = source.codec("vae", source.runs_to_draw()["vae"])
-    shares = np.eye(10, dtype=np.float32)[digits.test_labels.numpy()]
-    monkeypatch.setattr(type(codec), "component_probabilities", lambda self, images: shares)
-    figure = FIGURES["components"].draw(source.select(models=["vae"]))
-    panel = figure.axes[0]
-    usage = panel.collections[0].get_array().reshape(11, 10)
-    assert sorted(usage[:10].argmax(axis=1)) == list(range(10))
-    assert usage[:10].max(axis=1).tolist() == [1] * 10
-    assert panel.get_title() == "VAE: 10.0 of 10 in use"
-
-
-def test_representatives_take_turns_among_the_classes():
+def test_representatives_alternate_between_classes():
     labels = torch.tensor([1, 1, 0, 1, 0])
     images = torch.zeros(5, 1, 1, 1, dtype=torch.uint8)
     data = ImageData(images, labels, images, labels)

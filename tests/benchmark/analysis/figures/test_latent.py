@@ -1,0 +1,44 @@
+"""Test codes by class, and component use by class."""
+
+import numpy as np
+
+from hgmvae_bench.analysis.figures import FIGURES
+from hgmvae_bench.analysis.figures.latent import project, usage_by_class
+
+
+def test_fig_4_draws_two_dimensional_codes_unchanged(source, digits):
+    panel = FIGURES["4"].draw(source).axes[0]
+    drawn = np.concatenate([c.get_offsets() for c in panel.collections])
+    codes = source.codes(source.runs_to_draw()["vae"])
+    order = np.argsort(digits.test_labels.numpy(), kind="stable")
+    np.testing.assert_allclose(drawn, codes[order], rtol=1e-6)
+    assert panel.get_xlabel() == "code, dimension 1"
+    assert {text.get_text() for text in panel.texts} == set("0123456789")
+
+
+def test_projection_is_deterministic_and_keeps_groups_apart():
+    codes = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    codes[:20] += 8
+    points = project(codes, seed=3)
+    assert points.shape == (40, 2)
+    np.testing.assert_array_equal(points, project(codes, seed=3))
+    centres = points[:20].mean(axis=0), points[20:].mean(axis=0)
+    radius = max(np.linalg.norm(points[:20] - centres[0], axis=1))
+    assert np.linalg.norm(centres[0] - centres[1]) > radius
+
+
+def test_usage_is_the_mean_probability_by_class():
+    probabilities = np.array([[0.1, 0.9], [0.3, 0.7], [0.0, 1.0]], np.float32)
+    usage = usage_by_class(probabilities, np.array([0, 0, 1]))
+    np.testing.assert_allclose(usage, [[0.8, 0.2], [1, 0], [2.6 / 3, 0.4 / 3]], rtol=1e-6)
+
+
+def test_components_are_drawn_for_models_that_have_them(source, digits, monkeypatch):
+    codec = source.codec("vae", source.runs_to_draw()["vae"])
+    one_hot = np.eye(10, dtype=np.float32)[digits.test_labels.numpy()]
+    monkeypatch.setattr(type(codec), "component_probabilities", lambda self, images: one_hot)
+    panel = FIGURES["components"].draw(source.select(models=["vae"])).axes[0]
+    usage = panel.collections[0].get_array().reshape(11, 10)
+    assert sorted(usage[:10].argmax(axis=1)) == list(range(10))
+    assert usage[:10].max(axis=1).tolist() == [1] * 10
+    assert panel.get_title() == "VAE: 10.0 of 10 in use"
