@@ -117,7 +117,7 @@ def load_tables(path: Folder, grid: str | None = None) -> dict[str, Table]:
         TableError: if values that cannot be compared would stand in one table.
     """
     store = Store(Path(path))
-    chosen, runs = store.grid(grid), list(store.runs().values())
+    chosen, runs = store.grid(grid), list(store.runs(on_invalid="warn").values())
     return {spec.name: build_table(chosen, spec, runs) for spec in chosen.spec.tables}
 
 
@@ -131,7 +131,7 @@ def load_table(path: Folder, name: str, grid: str | None = None) -> Table:
     """
     store = Store(Path(path))
     chosen = store.grid(grid)
-    return build_table(chosen, chosen.table(name), store.runs().values())
+    return build_table(chosen, chosen.table(name), store.runs(on_invalid="warn").values())
 
 
 def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
@@ -168,7 +168,7 @@ def load_claims(path: Folder, grid: str | None = None) -> pd.DataFrame:
 
 
 def _runs(path: Folder) -> list[StoredRun]:
-    runs = list(Store(Path(path)).runs().values())
+    runs = list(Store(Path(path)).runs(on_invalid="warn").values())
     if not runs:
         raise StoreError(
             f"no records in {path}; fill it with `hgmvae-bench run --grid smoke --results {path}`"

@@ -113,10 +113,10 @@ def table(
 
     store = Store(results)
     chosen = store.grid(grid)
-    spec, runs = chosen.table(name), list(store.runs().values())
+    spec, runs = chosen.table(name), list(store.runs(on_invalid="warn").values())
     _, write = WRITERS[format.value]
     if compare is None:
-        known = store.controls().values() if controls else ()
+        known = store.controls(on_invalid="warn").values() if controls else ()
         sheets = [build_table(chosen, spec, runs, known).formatted]
     else:
         # A claim may need cells of the grid's other tables.
@@ -173,7 +173,8 @@ def export(
 
     store = Store(results)
     chosen, values = store.grid(grid), load_results(results)
-    runs, known = list(store.runs().values()), list(store.controls().values()) if controls else []
+    runs = list(store.runs(on_invalid="warn").values())
+    known = list(store.controls(on_invalid="warn").values()) if controls else []
     tables = [build_table(chosen, spec, runs, known) for spec in chosen.spec.tables]
     files = export(formatted_tables(chosen, tables), values, output)
     typer.echo(f"{len(files)} files in {output}{os.sep}; tables.tex is a document of all tables")

@@ -149,7 +149,7 @@ def survey(
         GridError, PluginError: if the grid cannot be run as asked (`preflight`).
     """
     by_cell: dict[str, list[StoredRun]] = {}
-    for run in store.runs().values():
+    for run in store.runs(on_invalid="warn").values():
         by_cell.setdefault(run.record.cell, []).append(run)
     data, lacking_data = available_data(grid, data_root)
     needed = dict.fromkeys(name for metrics in grid.cells.values() for name in metrics)

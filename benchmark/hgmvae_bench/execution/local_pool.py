@@ -41,7 +41,7 @@ from hgmvae_bench.execution.tasks import (
     Task,
     Tasks,
 )
-from hgmvae_bench.storage.schema import Record, ScoreRecord
+from hgmvae_bench.storage.schema import Record, ScoreRecord, StageCost
 
 PRELOADED = ["hgmvae_bench.execution.run", "sklearn.cluster", "sklearn.svm"]
 """What every worker needs and takes seconds to import."""
@@ -303,11 +303,13 @@ class Room(NamedTuple):
 
 def room_on_gpu(record: Record | ScoreRecord) -> Room:
     """How many runs like one that was recorded fit on its GPU."""
-    total = record.provenance.get("gpu_bytes") or 0
-    stages = dict(record.provenance.get("stages", {}))
-    training = stages.pop("training", {})
-    a_seed = (training.get("peak_gpu_bytes") or 0) / training.get("together", 1)
-    scoring = max((stage["peak_gpu_bytes"] or 0 for stage in stages.values()), default=0)
+    if isinstance(record, ScoreRecord):  # Its costs are not measured.
+        return Room(0, 0)
+    total = record.gpu_bytes or 0
+    stages = record.stage_costs
+    training = stages.pop("training", StageCost())
+    a_seed = (training.peak_gpu_bytes or 0) / training.joint_seeds
+    scoring = max((cost.peak_gpu_bytes or 0 for cost in stages.values()), default=0)
     return Room(
         int((TRAINING_SHARE * total - PROCESS_GPU_BYTES) / a_seed) if a_seed else 0,
         int(SCORING_SHARE * total / (scoring + PROCESS_GPU_BYTES)) if scoring else 0,

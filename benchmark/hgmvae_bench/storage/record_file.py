@@ -1,7 +1,7 @@
-"""The files of records: their names, the seal that shows damage, and how faults are told.
+"""Record files: their names, their content hash, and errors that name the file.
 
-A file holds a record and the hash of its content, byte for byte. Its name says whose record it is,
-and whether it is the first, one of a run that was done again, or one of metrics added later.
+A file holds one record as JSON and the SHA-256 of these bytes. Its name holds the run key and tells
+a first record, a retry (``.retry-1``) and metrics added later (``.scores-1``) apart.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -28,94 +29,131 @@ _TAIL = b"\n}\n"
 
 
 class StoreError(UserError, RuntimeError):
-    """A results folder that cannot be used; the message names the file and says what to do."""
+    """Unusable results folder; the message names the file and says what to do."""
 
 
 class RecordFileError(Exception):
-    """A file among the records that is none.
+    """Invalid file in a folder of records.
 
     Attributes:
-        damaged: whether moving it aside mends the folder.
+        damaged: whether moving the file aside repairs the folder; False for a record of another
+            version of the suite.
     """
 
-    def __init__(self, reason: str, *, damaged: bool) -> None:
+    def __init__(self, reason: str, *, damaged: bool = True) -> None:
         super().__init__(reason)
         self.damaged = damaged
 
 
+class RecordFileName(NamedTuple):
+    """Parsed name of a record file.
+
+    Attributes:
+        key: of the run or control.
+        kind: ``retry`` for the first and every later record, ``scores`` for metrics added later.
+        number: 0 for the first record.
+    """
+
+    key: str
+    kind: Kind
+    number: int
+
+
+@dataclass(frozen=True)
+class RecordFile(Generic[Content]):
+    """A valid record file.
+
+    Attributes:
+        name: parsed file name.
+        sha256: SHA-256 of the content's bytes.
+        content: the record.
+    """
+
+    name: RecordFileName
+    sha256: str
+    content: Content
+
+
 def record_file_name(key: str, kind: Kind, number: int) -> str:
-    """Name of a run's record file: the first has no number, a retry and scores have one."""
+    """File name of a record; the first record of a run has no number."""
     return f"{key}.{kind}-{number}.json" if number else f"{key}.json"
 
 
-def parse_file_name(name: str) -> tuple[str, Kind, int]:
-    """Run key, kind and number of a record file; the inverse of `record_file_name`.
+def parse_file_name(name: str) -> RecordFileName:
+    """Parse the name of a record file; the inverse of `record_file_name`.
 
     Raises:
         RecordFileError: if no record has such a name.
     """
     match = _FILE_NAME.fullmatch(name)
     if match is None:
-        raise RecordFileError("not a name that a record has", damaged=True)
-    return match["key"], match["kind"] or "retry", int(match["number"] or 0)  # type: ignore[return-value]
+        raise RecordFileError("not the name of a record file")
+    kind: Kind = "scores" if match["kind"] == "scores" else "retry"
+    return RecordFileName(match["key"], kind, int(match["number"] or 0))
 
 
 def serialize(content: BaseModel) -> bytes:
-    """The file of a record."""
+    """Bytes of a record's file."""
     body = content.model_dump_json(indent=1).encode()
     return _HEAD % hashlib.sha256(body).hexdigest().encode() + body + _TAIL
 
 
-def verify(raw: bytes) -> tuple[str, bytes]:
-    """Hash and content of a record file.
+def parse_file(name: str, raw: bytes, content_type: type[Content]) -> RecordFile[Content]:
+    """Check the hash of a record file, then parse and validate its content.
 
-    The hash covers the bytes of the content as they stand in the file, so that it can be checked
-    without parsing twice.
+    Args:
+        name: of the file.
+        raw: its bytes.
+        content_type: model of the content.
 
     Raises:
-        RecordFileError: if they do not belong together.
+        RecordFileError: if the hash does not match, the content is not a valid record of that
+            type, or the record belongs to another key.
     """
+    parsed_name = parse_file_name(name)
+    # The hash covers the bytes as they are in the file, so that nothing is parsed to check it.
     body = raw[_HEAD_LENGTH : -len(_TAIL)]
     sha256 = hashlib.sha256(body).hexdigest()
     if raw != _HEAD % sha256.encode() + body + _TAIL:
-        raise RecordFileError(
-            "truncated or edited (its content does not match its hash)", damaged=True
-        )
-    return sha256, body
-
-
-def parse(body: bytes, content_type: type[Content]) -> Content:
-    """The record that a content is.
-
-    Raises:
-        RecordFileError: if it is none of that type.
-    """
+        raise RecordFileError("truncated or edited (its content does not match its hash)")
     try:
-        return content_type.model_validate_json(body)
+        content = content_type.model_validate_json(body)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
         raise RecordFileError(
-            f"not a record that this version reads: {where}: {fault['msg']}", damaged=False
+            f"not a record that this version reads: {where}: {first['msg']}",
+            damaged=not _of_other_version(error),
         ) from error
+    if content.key != parsed_name.key:
+        raise RecordFileError(f"is the record of {content.key}")
+    return RecordFile(parsed_name, sha256, content)
+
+
+def _of_other_version(error: ValidationError) -> bool:
+    """Whether another schema version, or only fields that this version lacks, cause an error."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    return any(each["loc"] == ("schema_version",) for each in errors) or all(
+        each["type"] == "extra_forbidden" for each in errors
+    )
 
 
 @contextmanager
 def as_store_errors(
-    path: Path, done: Literal["read", "written"] = "written", *, may_be_gone: bool = False
+    path: Path, action: Literal["read", "written"] = "written", *, may_be_gone: bool = False
 ) -> Iterator[None]:
-    """Turn the operating system's refusal, or a damaged file, into an error that names the file.
+    """Turn an ``OSError`` or `RecordFileError` into a `StoreError` that names the path.
 
     Args:
-        path: of the file.
-        done: what is to be done to it.
-        may_be_gone: whether a ``FileNotFoundError`` is for the caller to deal with.
+        path: of the file or folder.
+        action: what the block does with it.
+        may_be_gone: pass a ``FileNotFoundError`` on unchanged.
     """
     try:
         yield
-    except RecordFileError as fault:
-        raise StoreError(f"{path}: {fault}") from fault
+    except RecordFileError as error:
+        raise StoreError(f"{path}: {error}") from error
     except OSError as error:
         if may_be_gone and isinstance(error, FileNotFoundError):
             raise
-        raise StoreError(f"{path}: cannot be {done}: {error.strerror}") from error
+        raise StoreError(f"{path}: cannot be {action}: {error.strerror}") from error

@@ -1,20 +1,39 @@
-"""Records: what is known of a finished run, one JSON file each."""
+"""Pydantic models of the records in a results folder.
+
+Every model is validated when a record is made and again when its file is read.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from hgmvae_bench.grid import Cell, Run
 
 Status = Literal["complete", "diverged", "failed"]
-Fingerprint = dict[str, str | int | float]
+ControlName = Literal["real-halves", "real-train", "mean-image", "pixel-noise", "pca"]
+Fingerprint = dict[str, str | int | FiniteFloat]
 
-# What an error says may hold bytes that are no text, as the name of a file does.
+CONTROLS_WITH_CODES: frozenset[ControlName] = frozenset({"pca"})
+
+# A key is part of file names: no separators, NUL or control characters.
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+
+# An error message may hold bytes that do not decode, such as a file name's.
 Message = Annotated[
     str, AfterValidator(lambda text: text.encode(errors="backslashreplace").decode())
 ]
@@ -24,14 +43,103 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class _View(BaseModel):
+    """Typed view of the known entries of a free-form mapping; others are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StageCost(_View):
+    """Measured cost of one stage of a run; None where this machine cannot measure it.
+
+    Attributes:
+        seconds: wall-clock time.
+        peak_bytes: peak memory of the process.
+        peak_gpu_bytes: peak GPU memory that torch reserved.
+        cpu_joules: energy of all processor packages of the machine.
+        gpu_joules: energy of the whole GPU.
+        joint_seeds: number of seeds that were trained jointly. Time and energy are this run's
+            share; the peaks are those of all seeds. ``together`` on disk.
+    """
+
+    seconds: FiniteFloat | None = None
+    peak_bytes: NonNegativeInt | None = None
+    peak_gpu_bytes: NonNegativeInt | None = None
+    cpu_joules: FiniteFloat | None = None
+    gpu_joules: FiniteFloat | None = None
+    joint_seeds: PositiveInt = Field(default=1, alias="together")
+
+
+class CodeVersion(_View):
+    """Git commit of the code, and whether the checkout had uncommitted changes."""
+
+    commit: str
+    dirty: bool
+
+
+class ProvenanceView(_View):
+    """Typed view of the entries of a provenance that the suite reads.
+
+    Attributes:
+        packages: installed version by distribution name.
+        code: git commit, if known.
+        plugins: digest by file or module name; None for a module that is installed.
+        gpu_bytes: total memory of the GPU; None without one.
+        stages: cost by stage.
+    """
+
+    packages: dict[str, str] = Field(default_factory=dict)
+    code: CodeVersion | None = None
+    plugins: dict[str, str | None] = Field(default_factory=dict)
+    gpu_bytes: NonNegativeInt | None = None
+    stages: dict[str, StageCost] = Field(default_factory=dict)
+
+
+def _checked_provenance(provenance: dict[str, Any]) -> dict[str, Any]:
+    ProvenanceView.model_validate(provenance)
+    return provenance
+
+
+Provenance = Annotated[dict[str, Any], AfterValidator(_checked_provenance)]
+"""Free-form JSON; the entries of `ProvenanceView` have its types."""
+
+
+class _DatasetSettings(_View):
+    name: str
+    image_size: PositiveInt
+
+
+class _ModelSettings(_View):
+    name: str
+
+
+class _SettingsView(_View):
+    """The entries of a cell's settings that every record has."""
+
+    dataset: _DatasetSettings
+    model: _ModelSettings
+    latent_dim: PositiveInt
+    network: dict[str, Any]
+    training: dict[str, Any]
+
+
+def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    _SettingsView.model_validate(settings)
+    return settings
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(_checked_settings)]
+"""Settings of a cell as `hgmvae_bench.grid.Cell.settings` returns them."""
+
+
 class MetricValue(_Frozen):
-    """One metric of one run: a value with its fingerprint, or the reason why there is none.
+    """Value of one metric with its fingerprint, or the reason why it is missing.
 
     Attributes:
         value: finite, or None if missing.
         missing: why there is no value; None if there is one.
-        fingerprint: what it was computed with.
-        seconds: time that it took.
+        fingerprint: what the value was computed with.
+        seconds: time to compute the value.
     """
 
     value: FiniteFloat | None = None
@@ -40,66 +148,66 @@ class MetricValue(_Frozen):
     seconds: FiniteFloat = 0.0
 
     @model_validator(mode="after")
-    def _value_or_reason(self) -> MetricValue:
+    def _check_value_or_reason(self) -> Self:
         if (self.value is None) == (self.missing is None):
             raise ValueError("a metric has either a value or a reason for missing")
         return self
 
     @property
     def short_reason(self) -> str:
-        """The reason in a table's words: without addresses and paths, and what to do about it.
+        """The reason for a table: without URLs and paths, and without the advice.
 
-        Messages have these in brackets, behind a semicolon or on further lines.
+        Messages put these in parentheses, after a semicolon or on further lines.
         """
         return re.sub(r" \([^()]*/.*|[;\n].*", "", self.missing or "", flags=re.DOTALL)
 
     @classmethod
     def of(cls, value: float, fingerprint: Fingerprint, seconds: float) -> MetricValue:
-        """A computed value; one that is not finite counts as missing."""
+        """Computed value; one that is not finite is recorded as missing."""
         if not math.isfinite(value):
             return cls(missing=f"the value is {value}", fingerprint=fingerprint, seconds=seconds)
         return cls(value=value, fingerprint=fingerprint, seconds=seconds)
 
 
 class Record(_Frozen):
-    """One finished run.
+    """Result of one run.
 
     Attributes:
-        schema_version: of this layout; older ones stay readable.
+        schema_version: version of this schema; records of older versions stay readable.
         key: the run key.
         cell: identity of the run's cell (its settings, without data content and seed).
         seed: within the cell.
         settings: everything that decides the result, defaults included.
         data_digest: SHA-256 of the images and labels.
-        status: ``complete``; ``diverged`` (the loss, another term of the history, the weights or
-            the codes ceased to be finite); ``failed`` (an error).
-        error: why it diverged or failed.
+        status: ``complete``; ``diverged`` if the loss, another term of the history, the weights or
+            the codes became non-finite; ``failed`` after an error.
+        error: why the run diverged or failed.
         metrics: by registered name.
         history: every loss term per finished epoch.
         n_parameters: trainable scalars; 0 if the model was not built.
         seconds: time of each stage.
-        provenance: versions, hardware, precision, git commit.
+        provenance: versions, hardware, git commit, and the costs of the stages.
         finished_at: UTC.
     """
 
     schema_version: Literal[1] = 1
-    key: str
+    key: Key
     cell: str
-    seed: int
-    settings: dict[str, Any]
+    seed: NonNegativeInt
+    settings: Settings
     data_digest: str
     status: Status
     error: Message | None = None
     metrics: dict[str, MetricValue] = Field(default_factory=dict)
     history: dict[str, list[FiniteFloat]] = Field(default_factory=dict)
-    n_parameters: int = 0
+    n_parameters: NonNegativeInt = 0
     seconds: dict[str, FiniteFloat] = Field(default_factory=dict)
-    provenance: dict[str, Any] = Field(default_factory=dict)
-    finished_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    provenance: Provenance = Field(default_factory=dict)
+    finished_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
     def of(cls, run: Run, **content: Any) -> Record:
-        """The record of ``run``; ``content`` is what became of it."""
+        """Record of ``run``; ``content`` gives the remaining fields."""
         return cls(
             key=run.key,
             cell=run.cell.identity,
@@ -110,68 +218,88 @@ class Record(_Frozen):
         )
 
     @property
+    def stage_costs(self) -> dict[str, StageCost]:
+        """Measured cost of each stage; empty if none was recorded."""
+        return ProvenanceView.model_validate(self.provenance).stages
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """Total memory of the GPU that the run used; None without one."""
+        return ProvenanceView.model_validate(self.provenance).gpu_bytes
+
+    @property
     def environment(self) -> dict[str, Any]:
-        """The provenance without what is the run's own: what its stages cost, where it resumed."""
+        """Provenance without the entries that differ from run to run."""
         own = ("stages", "resumed_after_epoch")
         return {name: value for name, value in self.provenance.items() if name not in own}
 
 
 class ScoreRecord(_Frozen):
-    """Metrics that were computed for a recorded run later on; the record itself is not touched.
+    """Metrics that were added to a recorded run; the record itself stays unchanged.
 
     Attributes:
-        schema_version: of this layout.
+        schema_version: version of this schema.
         key: the run key.
-        record_sha256: of the record that the metrics belong to.
+        record_sha256: SHA-256 of the record that the metrics belong to.
         metrics: by registered name.
         provenance: of the scoring.
         finished_at: UTC.
     """
 
     schema_version: Literal[1] = 1
-    key: str
+    key: Key
     record_sha256: str
     metrics: dict[str, MetricValue]
-    provenance: dict[str, Any] = Field(default_factory=dict)
-    finished_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    provenance: Provenance = Field(default_factory=dict)
+    finished_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class ControlRecord(_Frozen):
-    """Metrics of one control: what no model has learned, scored like a model.
+    """Metrics of one control: a baseline without a trained model, scored like a model.
 
     Attributes:
-        schema_version: of this layout.
-        key: readable slug and hash of everything below up to ``latent_dim``.
-        control: such as ``pca``.
+        schema_version: version of this schema.
+        key: ``<dataset>_<control>[_L<latent_dim>]_<hash>``; the hash covers everything below up to
+            ``latent_dim``.
+        control: name of the control.
         title: the name in tables.
         dataset: registered name.
         image_size: side in pixels.
-        train_images: as in the training settings; what the control knows of the training images.
+        train_images: number of training images that the control uses; None for all.
         data_digest: SHA-256 of the whole dataset's images and labels.
         latent_dim: L of a control that has codes; None for the others.
-        comparable: whether its values may stand beside those of models; False if it counts other
-            images than they do.
+        comparable: whether its values are comparable with those of models; False if it is computed
+            on other images.
         metrics: by registered name.
         provenance: of the scoring.
         finished_at: UTC.
     """
 
     schema_version: Literal[1] = 1
-    key: str
-    control: str
+    key: Key
+    control: ControlName
     title: str
     dataset: str
-    image_size: int
-    train_images: int | None
+    image_size: PositiveInt
+    train_images: PositiveInt | None
     data_digest: str
-    latent_dim: int | None
+    latent_dim: PositiveInt | None
     comparable: bool
     metrics: dict[str, MetricValue]
-    provenance: dict[str, Any] = Field(default_factory=dict)
-    finished_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    provenance: Provenance = Field(default_factory=dict)
+    finished_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @model_validator(mode="after")
+    def _check_control_and_key(self) -> Self:
+        if (self.latent_dim is not None) != (self.control in CONTROLS_WITH_CODES):
+            raise ValueError(f"latent_dim {self.latent_dim} is invalid for {self.control}")
+        dims = "" if self.latent_dim is None else f"_L{self.latent_dim}"
+        if not self.key.rpartition("_")[0].endswith(f"_{self.control}{dims}"):
+            raise ValueError(f"the key {self.key} is not one of the control {self.control}{dims}")
+        return self
 
     def matches(self, cell: Cell, data_digest: str) -> bool:
-        """Whether it is a control of a cell's models, trained on data of that SHA-256."""
+        """Whether this is a control of a cell's models, trained on data with that SHA-256."""
         of_cell = cell.dataset, cell.image_size, cell.training.train_images, data_digest
         own = self.dataset, self.image_size, self.train_images, self.data_digest
         return own == of_cell and self.latent_dim in (None, cell.latent_dim)

@@ -1,61 +1,67 @@
-"""A results folder: records, the files that runs leave, and the grids that were run.
+"""Results folders: records, the files that runs save, and the grids that were run.
 
 ::
 
     results/
       grids/smoke.yaml                   the grid file, as it was last run
-      records/<run key>.json             one record a run, written once
-      records/<run key>.retry-1.json     the run done again after it failed; the newest counts
+      records/<run key>.json             one record per run, written once
+      records/<run key>.retry-1.json     a retry of a failed run; the newest record counts
       records/<run key>.scores-1.json    metrics added later
       controls/<control key>.json        metrics of a control, and …scores-1.json as for runs
       artifacts/<run key>/               weights and codes of the trained model
-      logs/<run key>.log                 what the run wrote to its terminal
-      checkpoints/<run key>.safetensors  a training that is under way (`training.checkpoints`)
-      leases/                            who does which run (`hgmvae_bench.storage.leases`)
-      cache/                             what can be made again: an index, trained classifiers
-      damaged/                           what ``--repair`` moved aside
+      logs/<run key>.log                 terminal output of the run
+      checkpoints/<run key>.safetensors  unfinished trainings (`training.checkpoints`)
+      leases/                            which process works on which run (`storage.leases`)
+      cache/                             classifiers that metrics trained
+      damaged/                           files that ``run --repair`` moved aside
 
-A record is the last thing that a run writes, whole or not at all: a temporary file, fsync, and a
-name that nobody else has. Whatever is killed at whatever moment, a folder holds only whole records,
-and what has no record is done again.
+A run writes its record last, to a temporary file that is synced and then linked under a new name.
+A process that is killed at any moment therefore leaves only complete records, and a run without a
+record is run again.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from pydantic import BaseModel
-from pydantic_core import from_json, to_json
 
 from hgmvae_bench.grid import Grid, load_grid
 from hgmvae_bench.plugins.protocols import UnknownNameError
-from hgmvae_bench.storage import index
 from hgmvae_bench.storage.record_file import (
+    Content,
     Kind,
+    RecordFile,
     RecordFileError,
     StoreError,
     as_store_errors,
-    parse,
+    parse_file,
     parse_file_name,
     record_file_name,
     serialize,
-    verify,
 )
 from hgmvae_bench.storage.remote import RemoteResults
 from hgmvae_bench.storage.schema import ControlRecord, Record, ScoreRecord
-from hgmvae_bench.storage.stored_run import RECORDS, IndexedRun, StoredRun, Summary, merge_metrics
-from hgmvae_bench.utils.atomic_files import FileVersion, LocalFiles
+from hgmvae_bench.storage.stored_run import StoredRun, merge_metrics
+from hgmvae_bench.utils.atomic_files import LocalFiles
 
+RECORDS = "records"
 CONTROLS = "controls"
 DAMAGED = "damaged"
 
-_SHOWN = 10
+OnInvalid = Literal["raise", "warn"]
+"""What to do about invalid record files: raise a `StoreError`, or skip them with a warning."""
+
+_MAX_LISTED_FILES = 10
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ class Store:
     """A results folder.
 
     Attributes:
-        root: the folder; made when something is first written.
-        owner: who writes, where several processes share the folder (`hgmvae_bench.storage.leases`).
+        root: the folder; created by the first write.
+        owner: id of the writing process, if several share the folder (`storage.leases`).
     """
 
     root: Path
@@ -75,124 +81,107 @@ class Store:
         """The folder's files."""
         return LocalFiles(self.root, self.owner)
 
-    def runs(self) -> dict[str, StoredRun]:
-        """Every recorded run by its key, with the metrics added later.
+    def runs(self, *, on_invalid: OnInvalid = "raise") -> dict[str, StoredRun]:
+        """Read every recorded run, with the metrics that were added later, by run key.
+
+        A run is skipped if its newest record is invalid; an invalid score record costs only its
+        metrics.
+
+        Args:
+            on_invalid: ``raise``, or ``warn`` to log a warning and return the valid runs.
 
         Raises:
-            StoreError: if files are damaged, edited, or of an unknown schema version, by name.
+            StoreError: if a file cannot be read; with ``raise``, if one is damaged, edited,
+                invalid, or of an unknown schema version. The message names the files.
         """
-        contents = self._read_all()
-        if contents.faults:
-            shown = [f"{self.root / RECORDS / n}: {f}" for n, f in contents.faults.items()]
-            more = f"\nand {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-            advice = ""
-            if any(fault.damaged for fault in contents.faults.values()):
-                advice = (
-                    f"\n--repair moves what is damaged to {self.root / DAMAGED}; "
-                    "those runs are then done again"
-                )
-            raise StoreError("\n".join(shown[:_SHOWN]) + more + advice)
-        return contents.runs
+        contents = self._read_records()
+        self._report(RECORDS, contents.errors, on_invalid)
+        return contents.runs()
+
+    def controls(self, *, on_invalid: OnInvalid = "raise") -> dict[str, ControlRecord]:
+        """Read every recorded control, with the metrics that were added later, by its key.
+
+        Args:
+            on_invalid: as in `runs`.
+
+        Raises:
+            StoreError: as in `runs`.
+        """
+        controls: dict[str, ControlRecord] = {}
+        for record in self.control_records(on_invalid=on_invalid):
+            known = controls[record.key].metrics if record.key in controls else {}
+            metrics = merge_metrics(known, record.metrics)
+            controls[record.key] = record.model_copy(update={"metrics": metrics})
+        return controls
+
+    def control_records(self, *, on_invalid: OnInvalid = "raise") -> list[ControlRecord]:
+        """Read every record of every control; first records come before later ones.
+
+        Args:
+            on_invalid: as in `runs`.
+
+        Raises:
+            StoreError: as in `runs`.
+        """
+        files, errors = self._read_controls()
+        self._report(CONTROLS, errors, on_invalid)
+        return [file.content for file in files]
+
+    def score_record(self, name: str) -> ScoreRecord:
+        """Read the score record with this file name.
+
+        Raises:
+            StoreError: if it cannot be read or is invalid.
+        """
+        with as_store_errors(self.root / RECORDS / name, "read"):
+            return self._read(RECORDS, name, ScoreRecord).content
 
     def repair(self) -> list[Path]:
-        """Move damaged and edited records aside, so that their runs are done again.
+        """Move damaged and invalid record files to ``damaged/``, so that their runs are run again.
 
-        With the newest record of a run go its earlier ones, lest they count again, and what was
-        added to them. Records of another version of the suite are left where they are.
+        If the newest record of a run is damaged, its earlier records and its scores are moved
+        too, since they would count otherwise. Records of another version of the suite stay.
 
         Returns:
-            Where they lie now.
+            The new paths.
         """
-        moved = []
-        faults = self._read_all().faults
-        damaged = [f"{RECORDS}/{name}" for name, fault in faults.items() if fault.damaged]
-        for name, _ in self._scan(CONTROLS):
-            try:
-                with suppress(FileNotFoundError):
-                    self._control(name)
-            except RecordFileError as fault:
-                if fault.damaged:
-                    damaged.append(f"{CONTROLS}/{name}")
-        beside = []
+        errors = self._read_records().errors
+        damaged = [f"{RECORDS}/{name}" for name, error in errors.items() if error.damaged]
+        _, control_errors = self._read_controls()
+        damaged += [f"{CONTROLS}/{name}" for name, error in control_errors.items() if error.damaged]
+        dependent = []
         for names in self.record_files().values():
-            records = [name for name in names if parse_file_name(name)[1] == "retry"]
-            if records and (newest := faults.get(records[-1])) and newest.damaged:
-                beside += [f"{RECORDS}/{name}" for name in names if name not in faults]
-        # What is damaged goes last, so that it is found again should this be broken off.
-        for path in [*beside, *damaged]:
+            records = [name for name in names if parse_file_name(name).kind == "retry"]
+            if records and (newest := errors.get(records[-1])) and newest.damaged:
+                dependent += [f"{RECORDS}/{name}" for name in names if name not in errors]
+        # Damaged files are moved last, so that an interrupted repair finds them again.
+        moved = []
+        for path in [*dependent, *damaged]:
             target, number = f"{DAMAGED}/{path}", 0
             while self.files.version(target) is not None:
                 number += 1
                 target = f"{DAMAGED}/{path}.{number}"
-            # Gone where another process repairs the folder too.
-            with suppress(FileNotFoundError), as_store_errors(self.root / target, may_be_gone=True):
+            # The file is gone if another process repairs the folder too.
+            with (
+                suppress(FileNotFoundError),
+                as_store_errors(self.root / target, may_be_gone=True),
+            ):
                 self.files.move(path, target)
                 moved.append(self.root / target)
         return moved
 
-    def _read_all(self) -> _Contents:
-        known, entries, fresh = index.load(self.files), {}, 0
-        contents = _Contents()
-        scores: list[tuple[str, int, index.Entry]] = []
-        newest: dict[str, tuple[int, str]] = {}
-        for name, version in self._scan(RECORDS):
-            try:
-                entry = known.get(name)
-                if entry is None or entry.version != version:
-                    entry = self._entry(name, version)
-                    fresh += 1
-            except FileNotFoundError:  # moved aside since it was listed
-                continue
-            except RecordFileError as fault:
-                contents.faults[name] = fault
-                continue
-            entries[name] = entry
-            key, kind, number = parse_file_name(name)
-            if kind == "scores":
-                scores.append((key, number, entry))
-            elif number >= newest.get(key, (-1, ""))[0]:
-                newest[key] = number, name
-        scorings: dict[str, int] = {}
-        for key, number, _ in scores:
-            scorings[key] = max(number, scorings.get(key, 0))
-        for key, (number, name) in newest.items():
-            contents.runs[key] = IndexedRun(
-                self.files, name, entries[name], number, scorings.get(key, 0)
-            )
-        for key, _, entry in sorted(scores):
-            if key in contents.runs:
-                contents.runs[key].add_scores(entry)
-        if fresh >= index.WORTHWHILE:
-            index.save(self.files, entries)
-        return contents
-
-    def _scan(self, folder: str) -> Iterator[FileVersion]:
-        with as_store_errors(self.root / folder, "read"):
-            yield from self.files.scan(folder)
-
-    def _entry(self, name: str, version: str) -> index.Entry:
-        """What an index holds of a file, read from the file."""
-        key, kind, _ = parse_file_name(name)
-        with as_store_errors(self.root / RECORDS / name, "read", may_be_gone=True):
-            raw = self.files.read(f"{RECORDS}/{name}")
-        sha256, body = verify(raw)
-        content = from_json(body)
-        fields = _SCORE_FIELDS if kind == "scores" else _RECORD_FIELDS
-        # The whole is validated when it is asked for; here only what is not of this layout.
-        if content.get("schema_version") != 1 or not fields <= content.keys():
-            parse(body, ScoreRecord) if kind == "scores" else parse(body, Record)
-        if content["key"] != key:
-            raise RecordFileError(f"is the record of {content['key']}", damaged=True)
-        return index.Entry(version, sha256, to_json({field: content[field] for field in fields}))
-
     def record_files(self) -> dict[str, list[str]]:
-        """Names of every run's record files, by its key: first attempt and first scores first."""
-        files: dict[str, list[tuple[str, int, str]]] = {}
-        for name, _ in self._scan(RECORDS):
+        """File names of every run by key: records first, then scores, each in their order."""
+        files: dict[str, list[tuple[Kind, int, str]]] = {}
+        for name in self._names(RECORDS):
             with suppress(RecordFileError):
                 key, kind, number = parse_file_name(name)
                 files.setdefault(key, []).append((kind, number, name))
         return {key: [name for *_, name in sorted(names)] for key, names in files.items()}
+
+    def has_record_file(self, name: str) -> bool:
+        """Whether the folder of records has a file of this name."""
+        return self.files.version(f"{RECORDS}/{name}") is not None
 
     def add(
         self,
@@ -200,21 +189,21 @@ class Store:
         number: int | None = None,
         artifacts: Mapping[str, bytes] | None = None,
     ) -> bool:
-        """Write the record of a finished run; earlier ones of the same run are kept beside it.
+        """Write the record of a finished run; earlier records of the run stay.
 
-        The run's artifacts are never those of a record that is not written.
+        The run's artifacts always belong to a record that was written.
 
         Args:
-            record: what became of the run.
-            number: how many records of the run there are by what the caller knows; as many as
-                there are if not given.
-            artifacts: the files that the run leaves, by name.
+            record: of the run.
+            number: number in the file name, which is the number of earlier records that the caller
+                knows of; the first free number if None.
+            artifacts: files that the run saves, by name.
 
         Returns:
-            Whether it was written; False if another process has recorded the run since.
+            Whether the record was written; False if another process recorded the run first.
 
         Raises:
-            StoreError: if it cannot be written; nothing is left half-written.
+            StoreError: if it cannot be written; no partial file is left.
         """
         if number is not None and self.has_record_file(
             record_file_name(record.key, "retry", number)
@@ -224,100 +213,47 @@ class Store:
             self.write_artifacts(record.key, artifacts)
         if self._write(f"{RECORDS}/{record.key}", "retry", record, number):
             return True
-        if artifacts:  # The other process was first by a moment, and ours have replaced its.
-            shutil.rmtree(self._artifacts(record.key), ignore_errors=True)
+        if artifacts:  # Another process recorded the run after the check above.
+            shutil.rmtree(self._artifact_path(record.key), ignore_errors=True)
         return False
 
     def add_scores(self, score: ScoreRecord, number: int | None = None) -> bool:
-        """Write metrics that were computed for a recorded run later on; arguments as in `add`.
+        """Write metrics that were computed for a recorded run; arguments as in `add`.
 
         Raises:
-            StoreError: if they cannot be written; nothing is left half-written.
+            StoreError: if they cannot be written; no partial file is left.
         """
         return self._write(f"{RECORDS}/{score.key}", "scores", score, number)
 
-    def score_record(self, name: str) -> ScoreRecord:
-        """The metrics that a file among the records has added to a run.
-
-        Raises:
-            StoreError: if it cannot be read, is damaged, or of an unknown schema version.
-        """
-        with as_store_errors(self.root / RECORDS / name, "read"):
-            _, body = verify(self.files.read(f"{RECORDS}/{name}"))
-            return parse(body, ScoreRecord)
-
-    def controls(self) -> dict[str, ControlRecord]:
-        """Every recorded control by its key, with the metrics added later.
-
-        Raises:
-            StoreError: as `runs` does.
-        """
-        controls: dict[str, ControlRecord] = {}
-        for record in self.control_records():
-            known = controls[record.key].metrics if record.key in controls else {}
-            metrics = merge_metrics(known, record.metrics, lambda m: m.value is None)
-            controls[record.key] = record.model_copy(update={"metrics": metrics})
-        return controls
-
-    def control_records(self) -> list[ControlRecord]:
-        """Every record of every control, as they were written: the first of each, then later ones.
-
-        Raises:
-            StoreError: as `runs` does.
-        """
-        records: list[tuple[int, ControlRecord]] = []
-        for name, _ in self._scan(CONTROLS):
-            with (
-                suppress(FileNotFoundError),
-                as_store_errors(self.root / CONTROLS / name, "read", may_be_gone=True),
-            ):
-                records.append(self._control(name))
-        return [record for _, record in sorted(records, key=lambda item: item[0])]
-
-    def _control(self, name: str) -> tuple[int, ControlRecord]:
-        """One control record, with the number in its name."""
-        _, _, number = parse_file_name(name)
-        with as_store_errors(self.root / CONTROLS / name, "read", may_be_gone=True):
-            raw = self.files.read(f"{CONTROLS}/{name}")
-        _, body = verify(raw)
-        return number, parse(body, ControlRecord)
-
     def add_control(self, record: ControlRecord) -> None:
-        """Write metrics of a control; those written before are kept beside them.
+        """Write metrics of a control; its earlier records stay.
 
         Raises:
-            StoreError: if they cannot be written; nothing is left half-written.
+            StoreError: if they cannot be written; no partial file is left.
         """
         if not self._write(f"{CONTROLS}/{record.key}", "retry", record, 0):
             self._write(f"{CONTROLS}/{record.key}", "scores", record, None)
 
-    def has_record_file(self, name: str) -> bool:
-        """Whether there is a file of that name among the records."""
-        return self.files.version(f"{RECORDS}/{name}") is not None
-
     def log_path(self, key: str) -> Path:
-        """Where a run's output goes (it may not exist)."""
+        """Path of a run's terminal output; it may not exist."""
         return self.root / "logs" / f"{key}.log"
 
     def artifact_folder(self, key: str) -> Path:
-        """Folder of the files that a run left (it may not exist).
+        """Folder of the files that a run saved; it may not exist.
 
         Raises:
-            RemoteError: if they lie elsewhere and cannot be had.
+            RemoteError: if the files must be downloaded and cannot be.
         """
-        folder = self._artifacts(key)
-        if not folder.is_dir() and (elsewhere := RemoteResults.of(self.root, self.owner)):
-            elsewhere.fetch_artifacts(key)
+        folder = self._artifact_path(key)
+        if not folder.is_dir() and (remote := RemoteResults.of(self.root, self.owner)):
+            remote.fetch_artifacts(key)
         return folder
 
-    def _artifacts(self, key: str) -> Path:
-        return self.root / "artifacts" / key
-
     def write_artifacts(self, key: str, files: Mapping[str, bytes]) -> None:
-        """Write the files that a run leaves, by name, in place of earlier ones.
+        """Write the files that a run saves, by name, and remove earlier ones.
 
         Raises:
-            StoreError: if they cannot be written; nothing is left half-written.
+            StoreError: if they cannot be written; no partial files are left.
         """
         with self.replacing_artifacts(key) as folder:
             for name, content in files.items():
@@ -325,37 +261,25 @@ class Store:
 
     @contextmanager
     def replacing_artifacts(self, key: str) -> Iterator[Path]:
-        """A temporary folder that takes the place of the run's artifacts when the block ends.
+        """Yield a temporary folder that replaces the run's artifacts when the block ends.
 
         Raises:
-            StoreError: if it cannot be made or moved.
+            StoreError: if it cannot be created or renamed.
         """
-        target = self._artifacts(key)
+        target = self._artifact_path(key)
         with as_store_errors(target):
             temporary = self.files.temporary_folder("artifacts")
             try:
                 yield temporary
-                # Moved aside and removed last, so that it can go back, and is missed for no longer
-                # than it takes to rename.
-                replaced = temporary.with_name(f"{temporary.name}-replaced")
-                with suppress(FileNotFoundError):
-                    target.rename(replaced)
-                try:
-                    temporary.rename(target)
-                except OSError:
-                    with suppress(FileNotFoundError):
-                        replaced.rename(target)
-                    raise
-                shutil.rmtree(replaced, ignore_errors=True)
+                self._replace_folder(target, temporary)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
 
     def add_grid(self, grid: Grid) -> None:
-        """Keep a copy of a grid file with its results, in place of an earlier one of that name.
+        """Keep a copy of a grid file, replacing an earlier one of that name.
 
-        Records belong to settings, not to grids: another grid of the same name hides no result
-        for good, it only asks for other tables.
+        Records belong to settings and not to grids, so replacing a grid loses no result.
 
         Raises:
             StoreError: if it cannot be written.
@@ -365,11 +289,14 @@ class Store:
             self.files.write(path, grid.text.encode())
 
     def grid(self, name: str | None = None) -> Grid:
-        """A grid that was run into this folder; the only one if no name is given.
+        """Load a grid that was run into this folder.
+
+        Args:
+            name: of the grid; may be None if the folder has only one.
 
         Raises:
-            StoreError: if there is none, or several and no name.
-            UnknownNameError: if none has that name.
+            StoreError: if there is no grid, or several and no name.
+            UnknownNameError: if no grid has that name.
         """
         names = sorted(path.stem for path in (self.root / "grids").glob("*.yaml"))
         if not names:
@@ -388,31 +315,148 @@ class Store:
         return load_grid(str(self.root / "grids" / f"{name}.yaml"))
 
     def remove_temporaries(self, living: set[str] | None = None) -> None:
-        """Remove what killed processes left half-written; what ``living`` owners write stays."""
+        """Remove temporary files of killed processes; those of ``living`` owners stay."""
         folders = [RECORDS, CONTROLS, "artifacts", "grids", "cache", "checkpoints", "leases"]
         folders += [f"tables/{path.name}" for path in self.root.glob("tables/*")]
         for folder in folders:
             self.files.remove_temporaries(folder, living or set())
 
+    def _names(self, folder: str) -> Iterator[str]:
+        with as_store_errors(self.root / folder, "read"):
+            yield from (name for name, _ in self.files.scan(folder))
+
+    def _read(self, folder: str, name: str, content_type: type[Content]) -> RecordFile[Content]:
+        """Read one record file.
+
+        Raises:
+            RecordFileError: if it is invalid.
+            StoreError: if it cannot be read.
+            FileNotFoundError: if it is gone.
+        """
+        with as_store_errors(self.root / folder / name, "read", may_be_gone=True):
+            raw = self.files.read(f"{folder}/{name}")
+        return parse_file(name, raw, content_type)
+
+    def _read_records(self) -> _RecordFolder:
+        contents = _RecordFolder()
+        for name in self._names(RECORDS):
+            try:
+                if parse_file_name(name).kind == "scores":
+                    contents.scores.append(self._read(RECORDS, name, ScoreRecord))
+                else:
+                    contents.records.append(self._read(RECORDS, name, Record))
+            except FileNotFoundError:  # Another process has moved it since it was listed.
+                continue
+            except RecordFileError as error:
+                contents.errors[name] = error
+        return contents
+
+    def _read_controls(
+        self,
+    ) -> tuple[list[RecordFile[ControlRecord]], dict[str, RecordFileError]]:
+        """Valid control records by number, and errors by file name."""
+        files, errors = [], {}
+        for name in self._names(CONTROLS):
+            try:
+                files.append(self._read(CONTROLS, name, ControlRecord))
+            except FileNotFoundError:
+                continue
+            except RecordFileError as error:
+                errors[name] = error
+        return sorted(files, key=lambda file: file.name.number), errors
+
+    def _report(
+        self, folder: str, errors: Mapping[str, RecordFileError], on_invalid: OnInvalid
+    ) -> None:
+        """Raise an error or log a warning that names the invalid files of a folder."""
+        if not errors:
+            return
+        lines = [f"{self.root / folder / name}: {error}" for name, error in sorted(errors.items())]
+        if len(lines) > _MAX_LISTED_FILES:
+            lines[_MAX_LISTED_FILES:] = [f"and {len(lines) - _MAX_LISTED_FILES} more"]
+        if any(error.damaged for error in errors.values()):
+            lines.append(
+                f"`hgmvae-bench run --repair` moves damaged files to {self.root / DAMAGED} "
+                "and runs those runs again"
+            )
+        if on_invalid == "raise":
+            raise StoreError("\n".join(lines))
+        _logger.warning("warning: invalid record files are skipped:\n%s", "\n".join(lines))
+
+    def _artifact_path(self, key: str) -> Path:
+        return self.root / "artifacts" / key
+
+    def _replace_folder(self, target: Path, temporary: Path) -> None:
+        """Rename ``temporary`` to ``target``; a failure leaves ``target`` as it was."""
+        # Renaming the old folder first, and removing it last, keeps the gap short.
+        replaced = temporary.with_name(f"{temporary.name}-replaced")
+        with suppress(FileNotFoundError):
+            target.rename(replaced)
+        try:
+            temporary.rename(target)
+        except OSError:
+            with suppress(FileNotFoundError):
+                replaced.rename(target)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+
     def _write(self, path: str, kind: Kind, content: BaseModel, number: int | None) -> bool:
-        """Write the file of that number, or of the first that is free; False if it is there."""
-        sealed = serialize(content)
+        """Write the file with that number, or the first free one; False if the file exists."""
+        raw = serialize(content)
         free = 1 if kind == "scores" else 0
         with as_store_errors(self.root / f"{path}.json"):
             if number is not None:
-                return self.files.create(record_file_name(path, kind, number), sealed)
-            while not self.files.create(record_file_name(path, kind, free), sealed):
+                return self.files.create(record_file_name(path, kind, number), raw)
+            while not self.files.create(record_file_name(path, kind, free), raw):
                 free += 1
         return True
 
 
 @dataclass
-class _Contents:
-    """What lies among the records."""
+class _RecordFolder:
+    """Contents of the folder of records, in no particular order.
 
-    runs: dict[str, Any] = field(default_factory=dict)
-    faults: dict[str, RecordFileError] = field(default_factory=dict)
+    Attributes:
+        records: valid records.
+        scores: valid score records.
+        errors: invalid files, by name.
+    """
+
+    records: list[RecordFile[Record]] = field(default_factory=list)
+    scores: list[RecordFile[ScoreRecord]] = field(default_factory=list)
+    errors: dict[str, RecordFileError] = field(default_factory=dict)
+
+    def runs(self) -> dict[str, StoredRun]:
+        """Runs by key, without those whose newest record is invalid."""
+        newest: dict[str, RecordFile[Record]] = {}
+        for file in self.records:
+            key, _, number = file.name
+            if key not in newest or number > newest[key].name.number:
+                newest[key] = file
+        for key, number in self._invalid_records():
+            if key in newest and number > newest[key].name.number:
+                del newest[key]
+        runs = {
+            key: StoredRun(file.content, file.sha256, file.content.metrics, file.name.number)
+            for key, file in newest.items()
+        }
+        for score in sorted(self.scores, key=lambda file: file.name.number):
+            if run := runs.get(score.name.key):
+                runs[score.name.key] = _with_scores(run, score)
+        return runs
+
+    def _invalid_records(self) -> Iterator[tuple[str, int]]:
+        """Key and number of invalid records that have a valid name."""
+        for name in self.errors:
+            with suppress(RecordFileError):
+                key, kind, number = parse_file_name(name)
+                if kind == "retry":
+                    yield key, number
 
 
-_RECORD_FIELDS = {*Summary._fields, "metrics"}
-_SCORE_FIELDS = {"key", "record_sha256", "metrics"}
+def _with_scores(run: StoredRun, score: RecordFile[ScoreRecord]) -> StoredRun:
+    """The run with the metrics of a score record, if they belong to its newest record."""
+    metrics = run.metrics
+    if score.content.record_sha256 == run.sha256:
+        metrics = merge_metrics(metrics, score.content.metrics)
+    return StoredRun(run.record, run.sha256, metrics, run.retries, score.name.number)

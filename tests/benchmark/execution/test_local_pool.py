@@ -31,6 +31,14 @@ from hgmvae_bench.utils.threads import available_cores
 
 GIB = 2**30
 
+SETTINGS = {
+    "dataset": {"name": "digits", "image_size": 32},
+    "model": {"name": "vae"},
+    "latent_dim": 8,
+    "network": {},
+    "training": {},
+}
+
 
 def record(run=None, *, peak=None, total=None, key="k", together=1, scoring=None):
     stages = {"training": {"peak_gpu_bytes": peak, "together": together}}
@@ -42,7 +50,7 @@ def record(run=None, *, peak=None, total=None, key="k", together=1, scoring=None
         key=key,
         cell="c",
         seed=0,
-        settings={},
+        settings=SETTINGS,
         data_digest="d",
         status="complete",
         provenance=provenance,

@@ -126,7 +126,7 @@ def test_no_merge_hides_a_value_whatever_the_order(tiny_grid, tmp_path):
 
 def control(**metrics):
     return ControlRecord(
-        key="digits_mean-image",
+        key="digits_mean-image_0",
         control="mean-image",
         title="Mean image",
         dataset="digits",

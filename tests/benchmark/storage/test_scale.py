@@ -1,6 +1,6 @@
-"""Large grids and large results folders, in processor time: tests run beside each other.
+"""Large grids and large results folders, measured in processor time.
 
-The limits are those of a core that does the `yardstick` in a second; a slower one gets more.
+The limits hold for a core that runs `yardstick` in a second; a slower core gets more time.
 """
 
 import hashlib
@@ -14,7 +14,9 @@ import pytest
 from hgmvae_bench.analysis.tables import build_table
 from hgmvae_bench.execution.runner import make_plan
 from hgmvae_bench.grid import Run, parse_grid
-from hgmvae_bench.storage import index
+from hgmvae_bench.plugins.registry import METRICS
+from hgmvae_bench.storage.provenance import PACKAGES
+from hgmvae_bench.storage.record_file import serialize
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
 
@@ -54,32 +56,49 @@ def large_grid(n_runs):
     return parse_grid(GRID.format(latent_dims=dims), "large.yaml")
 
 
-def fill(root, grid):
-    """Records of every run of a grid, made from one."""
-    (root / "records").mkdir(parents=True)
-    for cell in grid.cells:
-        run = Run(cell, 0, Data.digest)
-        values = {
-            name: MetricValue(value=0.5, fingerprint={"split": "test", "n_images": 360})
-            for name in ("sc", "ch", "db", "accuracy")
+PROVENANCE = {
+    "python": "3.11.9",
+    "packages": dict.fromkeys(PACKAGES, "1.2.3"),
+    "platform": "Linux-6.8.0-x86_64-with-glibc2.39",
+    "device": "cpu",
+    "gpu_bytes": None,
+    "code": {"commit": "c" * 40, "dirty": False},
+    "stages": {
+        stage: {
+            "seconds": 9.5,
+            "peak_bytes": 2**30,
+            "peak_gpu_bytes": None,
+            "cpu_joules": None,
+            "gpu_joules": None,
         }
-        history = {name: [700.123456789] * 10 for name in ("loss", "recon_loss", "reg_loss")}
+        for stage in ("training", "encoding", "scoring")
+    },
+}
+
+
+def fill(root, grid):
+    """Write a record of about 6 kB for every run of a grid, each as `run` writes it."""
+    (root / "records").mkdir(parents=True)
+    fingerprint = {"split": "test", "n_images": 360, "labels": "classes"}
+    values = {name: MetricValue(value=0.5, fingerprint=fingerprint) for name in METRICS.names()}
+    terms = ("loss", "reconstruction", "index_code_mi", "total_correlation", "dimension_kl")
+    for cell in grid.cells:
         record = Record.of(
-            run, status="complete", metrics=values, history=history, seconds={"training": 9.5}
+            Run(cell, 0, Data.digest),
+            status="complete",
+            metrics=values,
+            history={name: [700.123456789] * 10 for name in terms},
+            seconds={"training": 9.5, "encoding": 0.5, "scoring": 1.5},
+            provenance=PROVENANCE,
         )
-        content = record.model_dump(mode="json")
         for seed in range(grid.spec.seeds):
             key = Run(cell, seed, Data.digest).key
-            body = json.dumps({**content, "key": key, "seed": seed}, indent=1).encode()
-            sealed = b'{"sha256": "%s", "content":\n%s\n}\n' % (
-                hashlib.sha256(body).hexdigest().encode(),
-                body,
-            )
-            (root / "records" / f"{key}.json").write_bytes(sealed)
+            content = serialize(record.model_copy(update={"key": key, "seed": seed}))
+            (root / "records" / f"{key}.json").write_bytes(content)
 
 
 def timed(function):
-    """A function's result, and the less of two measurements of its processor time."""
+    """Result of a function, and the shorter of two measurements of its processor time."""
     seconds = []
     for _ in range(2):
         start = time.process_time()
@@ -89,7 +108,7 @@ def timed(function):
 
 
 def yardstick():
-    """Work of the kind that the limits are about: many small objects, JSON, hashes, a sort."""
+    """Work like that of the tests: many small objects, JSON, hashes, a sort."""
     line = json.dumps({"key": "k" * 40, "metrics": {name: {"value": 0.5} for name in "abcd"}})
     entries = {}
     for number in range(70_000):
@@ -99,27 +118,22 @@ def yardstick():
 
 @pytest.fixture
 def slowness():
-    """How much slower than the limits' core this one is just now, at least 1."""
+    """Current slowness of this core relative to the limits' core, at least 1."""
     return max(1.0, timed(yardstick)[1])
 
 
-@pytest.mark.parametrize(
-    ("n_runs", "limit"), [(5_000, 1.5), pytest.param(100_000, 5, marks=pytest.mark.slow)]
-)
-def test_a_large_store_lists_plans_and_tabulates_in_time(tmp_path, slowness, n_runs, limit):
-    grid = large_grid(n_runs)
+def test_ten_thousand_records_are_read_planned_and_tabulated_in_time(tmp_path, slowness):
+    grid = large_grid(10_000)
     fill(tmp_path, grid)
-    Store(tmp_path).runs()
-    runs, listing = timed(lambda: Store(tmp_path).runs())
-    plan, planning = timed(lambda: make_plan(grid, DATA, Store(tmp_path).runs()))
-    table, tabulating = timed(
-        lambda: build_table(grid, grid.table("2"), Store(tmp_path).runs().values())
-    )
-    assert len(runs) == len(plan.done) == n_runs
+    runs, reading = timed(Store(tmp_path).runs)
+    plan, planning = timed(lambda: make_plan(grid, DATA, runs))
+    table, tabulating = timed(lambda: build_table(grid, grid.table("2"), runs.values()))
+    assert len(runs) == len(plan.done) == 10_000
     assert {entry.mean for entry in table.entries} == {0.5}
     assert {entry.n for entry in table.entries} == {10}
-    print(f"{n_runs} records: {listing:.2f} s, {planning:.2f} s, {tabulating:.2f} s")  # noqa: T201
-    assert max(listing, planning, tabulating) < limit * slowness
+    print(f"{reading:.2f} s, {planning:.2f} s, {tabulating:.2f} s")  # noqa: T201
+    assert reading < 5 * slowness
+    assert planning + tabulating < slowness
 
 
 EXPAND = r"""
@@ -131,7 +145,7 @@ text = open(sys.argv[1]).read()
 start = time.process_time()
 plan = make_plan(parse_grid(text, "large.yaml"), {("digits", 32): Data}, {})
 seconds = time.process_time() - start
-# Not getrusage's, which counts what this process was forked from.
+# getrusage would count the peak of the parent process.
 peak = re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]
 print(plan.total, seconds, peak)
 """
@@ -157,63 +171,7 @@ def test_a_large_grid_expands_in_time_and_memory(tmp_path, slowness, n_runs):
     assert kib < 2**20
 
 
-def test_keys_of_a_large_grid_are_all_different():
+def test_keys_of_a_large_grid_are_unique():
     grid = large_grid(5_000)
     tasks = make_plan(grid, DATA, {}).train
     assert len({task.run.key for task in tasks}) == 5_000
-
-
-@pytest.fixture
-def indexed(tmp_path):
-    grid = large_grid(500)
-    fill(tmp_path, grid)
-    before = Store(tmp_path).runs()
-    assert len(index.load(Store(tmp_path).files)) == len(before) == 500
-    return tmp_path
-
-
-def test_an_index_says_what_the_records_say(indexed):
-    for key, run in Store(indexed).runs().items():
-        assert run.record.key == key == run.record.key
-        assert run.record.seconds == run.record.seconds
-        assert run.metrics == run.record.metrics
-
-
-def test_an_index_is_not_trusted_over_an_edited_record(indexed):
-    path = sorted((indexed / "records").iterdir())[7]
-    path.write_bytes(path.read_bytes().replace(b'"status": "complete"', b'"status": "computer"'))
-    with pytest.raises(Exception, match=f"{path.name}: truncated or edited"):
-        Store(indexed).runs()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda raw: b"",
-        lambda raw: raw[:-40],
-        lambda raw: raw.replace(b"complete", b"diverged"),
-        lambda raw: b"\xff" * 100,
-    ],
-)
-def test_a_damaged_index_is_made_anew(indexed, damage):
-    path = indexed / index.PATH
-    whole = path.read_bytes()
-    path.write_bytes(damage(whole))
-    runs = Store(indexed).runs()
-    assert {run.record.status for run in runs.values()} == {"complete"}
-    assert len(runs) == 500
-    assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
-
-
-def test_an_index_follows_the_folder(indexed):
-    paths = sorted((indexed / "records").iterdir())
-    paths[0].unlink()
-    Store(indexed).add(
-        Record(
-            key="new", cell="c", seed=0, settings={}, data_digest="d", status="failed", error="why"
-        )
-    )
-    runs = Store(indexed).runs()
-    assert paths[0].stem not in runs
-    assert runs["new"].record.error == "why"
-    assert len(runs) == 500

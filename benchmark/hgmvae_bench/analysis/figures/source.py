@@ -79,7 +79,7 @@ class FigureSource:
             UnknownNameError: if the folder has no such grid.
         """
         store = Store(folder)
-        return cls(store.grid(grid), store, store.runs(), data or default_root())
+        return cls(store.grid(grid), store, store.runs(on_invalid="warn"), data or default_root())
 
     def select(
         self,

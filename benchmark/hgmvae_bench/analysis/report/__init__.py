@@ -74,7 +74,7 @@ def build_report(source: FigureSource, *, figures: Collection[FigureInput] = ALL
             + f"; do some with `hgmvae-bench run --results {source.store.root}`"
         )
     grid = source.grid
-    controls = source.store.controls().values()
+    controls = source.store.controls(on_invalid="warn").values()
     tables = [build_table(grid, spec, source.runs.values(), controls) for spec in grid.spec.tables]
     against = _against_the_paper(grid, tables)
     environments, environment_of = content.environments(source)

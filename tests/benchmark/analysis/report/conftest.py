@@ -59,7 +59,7 @@ def source(tmp_path_factory):
     store.add_grid(grid)
     for name, title, latent_dim, values in CONTROLS:
         control = ControlRecord(
-            key=f"digits_{name}_L{latent_dim}",
+            key=f"digits_{name}_L{latent_dim}_0" if latent_dim else f"digits_{name}_0",
             control=name,
             title=title,
             dataset="digits",
