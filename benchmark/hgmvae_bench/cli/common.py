@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from hgmvae_bench.data import ImageData
     from hgmvae_bench.execution.backends import Executor, Resources
-    from hgmvae_bench.execution.runner import Plan, Reporter
+    from hgmvae_bench.execution.plan import ExecutionPlan
+    from hgmvae_bench.execution.runner import Reporter
     from hgmvae_bench.grid import Grid
     from hgmvae_bench.storage.store import Store
 
@@ -60,7 +61,7 @@ def choose_engine(
 
 def drive(
     grid: Grid,
-    plan: Plan,
+    plan: ExecutionPlan,
     store: Store,
     data_root: Path,
     resources: Resources,
@@ -70,21 +71,24 @@ def drive(
     time_limit: float | None,
 ) -> bool:
     """Do what a plan says, stopping at a signal; whether every run is complete."""
-    from hgmvae_bench.execution.runner import run_plan
+    from hgmvae_bench.execution.runner import execute_plan
     from hgmvae_bench.execution.signals import stop_on_signals
+    from hgmvae_bench.execution.tasks import RunContext
 
     again = shlex.join(["hgmvae-bench", *sys.argv[1:]])
     with stop_on_signals(f"what is finished is stored; to go on: {again}") as stopping:
-        return run_plan(
+        return execute_plan(
             plan,
-            store,
-            data_root=data_root,
-            device=resources.device,
+            RunContext(
+                store,
+                data_root,
+                resources.device,
+                weights=weights,
+                time_limit=time_limit,
+                provenance={"grid": {"name": grid.spec.name, "sha256": grid.sha256}},
+            ),
             executor=engine,
             reporter=reporter,
-            weights=weights,
-            time_limit=time_limit,
-            context={"grid": {"name": grid.spec.name, "sha256": grid.sha256}},
             stopping=stopping,
         )
 
@@ -95,19 +99,19 @@ def show_progress(grid: Grid, store: Store, track: list[str] | None) -> Iterator
     from rich.console import Console
 
     from hgmvae_bench.cli.progress import Reporters, reporter
-    from hgmvae_bench.execution.tracking import Occasion, tracking
-    from hgmvae_bench.execution.upload import PushingReporter
+    from hgmvae_bench.execution.tracking import TrackingContext, tracking
+    from hgmvae_bench.execution.upload import UploadReporter
     from hgmvae_bench.storage.remote import RemoteResults
 
     console = Console()
     remote = RemoteResults.of(store.root)
-    occasion = Occasion(grid.spec.name, store.root if remote is None else None)
+    occasion = TrackingContext(grid.spec.name, store.root if remote is None else None)
 
     def warn(text: str) -> None:
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     with reporter(console, store) as progress, tracking(track or [], occasion, warn) as trackers:
-        senders = [PushingReporter(remote, warn)] if remote is not None else []
+        senders = [UploadReporter(remote, warn)] if remote is not None else []
         yield Reporters([progress, *trackers, *senders])
 
 

@@ -11,13 +11,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from hgmvae_bench.execution.estimate import Survey
-from hgmvae_bench.execution.runner import Plan, Reporter
+from hgmvae_bench.execution.plan import ExecutionPlan
+from hgmvae_bench.execution.runner import Reporter
 from hgmvae_bench.execution.tasks import (
-    DoneElsewhere,
     EpochEnded,
     Event,
     Finished,
-    PutBack,
+    FinishedElsewhere,
+    Requeued,
     Started,
 )
 from hgmvae_bench.storage.schema import Record, ScoreRecord
@@ -27,12 +28,12 @@ from hgmvae_bench.utils.text import pluralize
 NOTHING_TO_DO = "nothing to train"
 
 
-def summary(plan: Plan) -> str:
+def summary(plan: ExecutionPlan) -> str:
     """One line on what a grid still needs."""
     counts = [
         f"{len(plan.train)} to train",
-        f"{len(plan.rescore)} to score",
-        f"{len(plan.done)} done",
+        f"{len(plan.score)} to score",
+        f"{len(plan.complete)} done",
     ]
     if plan.unsuccessful:
         counts.append(
@@ -74,14 +75,14 @@ def plan_text(survey: Survey) -> str:
         f"{_duration(survey.seconds)}{rest if survey.not_estimated else ''}",
         f"disk for what is missing: about {survey.bytes / 1e6:,.0f} MB",
     ]
-    for kind, lacking in (("data", survey.lacking_data), ("weights", survey.lacking_weights)):
+    for kind, lacking in (("data", survey.missing_data), ("weights", survey.missing_weights)):
         lines += [f"{kind} not here: {name}: {reason}" for name, reason in lacking.items()]
     return "\n".join(lines) + "\n"
 
 
-def outcome(event: Finished | DoneElsewhere, store: Store) -> str:
+def outcome(event: Finished | FinishedElsewhere, store: Store) -> str:
     """One line on a run that has just been recorded, with its log if that says anything."""
-    if isinstance(event, DoneElsewhere):
+    if isinstance(event, FinishedElsewhere):
         return f"{event.run.key}: done by another process"
     record, seconds = event.record, ""
     if isinstance(record, Record):
@@ -111,12 +112,12 @@ class PlainReporter:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def planned(self, plan: Plan) -> None:
+    def on_plan(self, plan: ExecutionPlan) -> None:
         """Say what there is to do."""
         self._total, self._finished = len(plan.tasks), 0
         self._line(summary(plan))
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Say that a run begins, how far a long one is, or how it ended."""
         key, now = event.run.key, time.monotonic()
         if isinstance(event, Started):
@@ -127,7 +128,7 @@ class PlainReporter:
                 self._told_at[key] = now
                 epochs = event.run.cell.training.epochs
                 self._line(f"{key}: epoch {event.epoch} of {epochs}{_loss(event)}")
-        elif isinstance(event, PutBack):
+        elif isinstance(event, Requeued):
             self._line(f"{key}: {event.reason}")
         else:
             self._finished += 1
@@ -162,13 +163,13 @@ class LiveReporter:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def planned(self, plan: Plan) -> None:
+    def on_plan(self, plan: ExecutionPlan) -> None:
         """Show how many runs there are to do."""
         self._progress.console.print(escape(summary(plan)), highlight=False)
         self._total, self._finished = len(plan.tasks), 0
         self._progress.reset(self._grid, total=self._total, visible=True)
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Move the bars; tell of a run that did not end well or lacks a metric."""
         key = event.run.key
         if isinstance(event, Started):
@@ -182,7 +183,7 @@ class LiveReporter:
             self._shares.pop(key, None)
             if key in self._bars:
                 self._progress.remove_task(self._bars.pop(key))
-            if isinstance(event, PutBack):
+            if isinstance(event, Requeued):
                 self._progress.console.print(escape(f"{key}: {event.reason}"), highlight=False)
             else:
                 self._finished += 1
@@ -200,15 +201,15 @@ class Reporters:
     def __init__(self, reporters: Iterable[Reporter]) -> None:
         self._reporters = list(reporters)
 
-    def planned(self, plan: Plan) -> None:
+    def on_plan(self, plan: ExecutionPlan) -> None:
         """Tell all what there is to do."""
         for reporter in self._reporters:
-            reporter.planned(plan)
+            reporter.on_plan(plan)
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Tell all what happened."""
         for reporter in self._reporters:
-            reporter.happened(event)
+            reporter.on_event(event)
 
 
 def _clean(record: Record | ScoreRecord) -> bool:

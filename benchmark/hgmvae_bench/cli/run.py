@@ -44,7 +44,7 @@ from hgmvae_bench.cli.options import (
 from hgmvae_bench.utils.text import pluralize
 
 if TYPE_CHECKING:
-    from hgmvae_bench.execution.runner import Plan
+    from hgmvae_bench.execution.plan import ExecutionPlan
     from hgmvae_bench.grid import Cell, Grid, Run
 
 
@@ -97,8 +97,8 @@ def run(
 
     # Only now, as these need torch: a name that is not known is answered at once.
     from hgmvae_bench.data import catalogue
+    from hgmvae_bench.execution.plan import make_plan
     from hgmvae_bench.execution.preflight import check_cells, load_data
-    from hgmvae_bench.execution.runner import make_plan
     from hgmvae_bench.storage.store import Store
 
     resources, engine = choose_engine(
@@ -110,7 +110,7 @@ def run(
         for path in store.repair():
             typer.echo(f"moved aside: {path}", err=True)
     plan = make_plan(chosen, images, store.runs(), retry_failed=retry_failed)
-    check_cells(chosen, plan.to_train, images)
+    check_cells(chosen, plan.cells_to_train, images)
     with show_progress(chosen, store, track) as reporter:
         store.add_grid(chosen)
         complete = drive(
@@ -197,8 +197,8 @@ def evaluate(
     from hgmvae_bench.analysis.render import to_text
     from hgmvae_bench.analysis.tables import build_table
     from hgmvae_bench.data import catalogue
+    from hgmvae_bench.execution.plan import make_evaluation_plan
     from hgmvae_bench.execution.preflight import load_data
-    from hgmvae_bench.execution.runner import make_evaluation_plan
     from hgmvae_bench.storage.store import Store
 
     names = metric_names(metrics)
@@ -261,8 +261,8 @@ def check(
         format_check,
     )
     from hgmvae_bench.data import catalogue
+    from hgmvae_bench.execution.plan import grid_runs, make_plan
     from hgmvae_bench.execution.preflight import check_cells, load_data
-    from hgmvae_bench.execution.runner import grid_runs, make_plan
     from hgmvae_bench.grid import load_grid
     from hgmvae_bench.storage.store import Store
 
@@ -276,9 +276,9 @@ def check(
     if old is not None:
         require_same_setup(old, chosen, grid_runs(chosen, images))
 
-    def do(wanted: Grid, cells: list[Cell]) -> tuple[list[Run], Plan]:
+    def do(wanted: Grid, cells: list[Cell]) -> tuple[list[Run], ExecutionPlan]:
         plan = make_plan(wanted, images, store.runs(), cells=cells)
-        check_cells(wanted, plan.to_train, images)
+        check_cells(wanted, plan.cells_to_train, images)
         with show_progress(wanted, store, None) as reporter:
             drive(wanted, plan, store, data_root, resources, engine, weights, reporter, None)
         return grid_runs(wanted, images, cells), plan
@@ -305,10 +305,10 @@ def check(
         runs, _ = do(doubled, suspects)
         outcome = outcome.confirmed_by(compare_with_baseline(old, doubled, runs, store.runs()))
     typer.echo(f"\n{format_check(outcome)}")
-    if plan.done:
+    if plan.complete:
         typer.echo(
-            f"{len(plan.done)} of {plan.total} runs had been done before and say nothing of what "
-            "changed since; a --results folder of its own has every run done anew"
+            f"{len(plan.complete)} of {plan.total} runs had been done before and say nothing of "
+            "what changed since; a --results folder of its own has every run done anew"
         )
     raise typer.Exit(0 if outcome.passed else 1)
 

@@ -1,4 +1,4 @@
-"""The executors by name: where a grid's runs are done."""
+"""Executors by name: where the runs of a grid are executed."""
 
 from __future__ import annotations
 
@@ -8,97 +8,99 @@ from typing import Protocol
 
 import torch
 
-from hgmvae_bench.execution.local_pool import Bound, execute_all
-from hgmvae_bench.execution.tasks import Event, ExecutorError, Setup, Task, Tasks
+from hgmvae_bench.execution.local_pool import ConcurrencyLimit, execute_locally
+from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext, Task, Tasks
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.training.precision import check_precision
 from hgmvae_bench.utils.threads import available_cores
 
-FIRST_TOGETHER = 10
-"""Seeds trained together before any has shown what it takes; too many are halved."""
+INITIAL_JOINT_SEEDS = 10
+"""Seeds trained jointly before a run's memory is known; halved after an out-of-memory failure."""
 
-MOST_TOGETHER = 32
-"""Seeds trained together by default, if memory allows: torch has so many streams on a GPU."""
+MAX_JOINT_SEEDS = 32
+"""Default maximum of jointly trained seeds; torch has that many streams on a GPU."""
 
 
 class Executor(Protocol):
-    """Something that does tasks."""
+    """Executes tasks on this machine or on a cluster."""
 
     @property
     def threads(self) -> int:
         """CPU threads of one run."""
 
     def check(self, tasks: Iterable[Task], device: str) -> None:
-        """Refuse what is known, before anything is done, to be impossible here.
+        """Refuse tasks that are known to be impossible here.
 
         Raises:
-            UserError: that says what, and what to do.
+            UserError: if there are any.
         """
 
-    def execute(self, tasks: Tasks, setup: Setup) -> Generator[Event, None, None]:
-        """Do every task that there is now, and tell what happens meanwhile.
+    def execute(self, tasks: Tasks, context: RunContext) -> Generator[Event, None, None]:
+        """Execute the tasks that are available now and yield the events.
 
-        What is under way is stopped when the generator is closed.
+        Running tasks are stopped when the generator is closed.
 
         Raises:
-            ExecutorError: if a task cannot be done as asked, or its results not be stored.
+            ExecutorError: if a task cannot be executed or its results cannot be stored.
         """
 
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Worker processes on this machine (`hgmvae_bench.execution.local_pool`).
+    """Executes tasks in worker processes on this machine (`hgmvae_bench.execution.local_pool`).
 
     Attributes:
-        workers: processes side by side, which share the machine's threads.
-        most: how many they may become on a GPU whose memory has room for more.
-        together: seeds of a cell that one more worker trains together; none does if 1.
-        most_together: how many they may become on a GPU whose memory has room for more.
-        stacked: whether it trains them as one model of stacked weights, not in turns.
+        workers: workers at the start; they share the machine's threads.
+        max_workers: maximum on a GPU whose memory holds more; ``workers`` by default.
+        joint_seeds: seeds of a cell that one further worker trains jointly at the start; 1 for no
+            joint training.
+        max_joint_seeds: maximum on a GPU whose memory holds more; ``joint_seeds`` by default.
+        stacked: whether jointly trained seeds are one model of stacked weights instead of models
+            that take turns.
     """
 
     workers: int
-    most: int | None = None
-    together: int = 1
-    most_together: int | None = None
+    max_workers: int | None = None
+    joint_seeds: int = 1
+    max_joint_seeds: int | None = None
     stacked: bool = False
 
     @property
     def threads(self) -> int:
         """CPU threads of one run."""
-        return max(1, available_cores() // (self.most or self.workers))
+        return max(1, available_cores() // (self.max_workers or self.workers))
 
     def check(self, tasks: Iterable[Task], device: str) -> None:
-        """Whether this machine's device has every run's number format.
+        """Check that this machine's device supports every run's number format.
 
         Raises:
-            PrecisionError: if it lacks one.
+            PrecisionError: if it does not.
         """
         for precision in {task.run.cell.training.precision for task in tasks}:
             check_precision(precision, torch.device(device))
 
-    def execute(self, tasks: Tasks, setup: Setup) -> Generator[Event, None, None]:
-        """Do every task, as `Executor.execute` says."""
-        yield from execute_all(
+    def execute(self, tasks: Tasks, context: RunContext) -> Generator[Event, None, None]:
+        """Execute the tasks as `Executor.execute` describes."""
+        yield from execute_locally(
             tasks,
-            replace(setup, stacked=self.stacked),
-            side_by_side=Bound(self.workers, self.most or self.workers),
-            together=Bound(self.together, self.most_together or self.together),
+            replace(context, stacked=self.stacked),
+            separate=ConcurrencyLimit(self.workers, self.max_workers or self.workers),
+            joint=ConcurrencyLimit(self.joint_seeds, self.max_joint_seeds or self.joint_seeds),
         )
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the user gives to an executor.
+    """Resources that an executor may use.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        workers: runs side by side, on a GPU also seeds trained together; None for as many as there
-            is room for.
-        address: of a Ray cluster.
+        workers: concurrent runs, on a GPU also the jointly trained seeds. By default one run a core
+            on a CPU, and as many as the measured memory holds on a GPU.
+        address: address of a Ray cluster.
         cpus: CPU cores of a run on a cluster.
-        gpus: share of a GPU that a run on a cluster takes.
-        stacked: whether seeds that are trained together are one model of stacked weights.
+        gpus: fraction of a GPU that a run on a cluster takes.
+        stacked: whether jointly trained seeds are one model of stacked weights.
     """
 
     device: str
@@ -113,10 +115,12 @@ def _local(resources: Resources) -> Executor:
     workers = resources.workers
     if resources.device == "cuda":
         if workers is not None:
-            return LocalExecutor(workers, together=workers, stacked=resources.stacked)
-        # Until one has shown what scoring takes, one is scored at a time. One core is for training.
-        most = max(1, available_cores() - 1)
-        return LocalExecutor(1, most, FIRST_TOGETHER, MOST_TOGETHER, resources.stacked)
+            return LocalExecutor(workers, joint_seeds=workers, stacked=resources.stacked)
+        # One run is scored at a time until its memory is known. One core is left for the training.
+        max_workers = max(1, available_cores() - 1)
+        return LocalExecutor(
+            1, max_workers, INITIAL_JOINT_SEEDS, MAX_JOINT_SEEDS, resources.stacked
+        )
     return LocalExecutor(workers or available_cores())
 
 
@@ -125,7 +129,7 @@ def _ray(resources: Resources) -> Executor:
         from hgmvae_bench.execution.ray.driver import RayExecutor
     except ImportError as error:
         raise ExecutorError(
-            f"--executor ray needs a package that is not here ({error}); "
+            f"--executor ray needs a package that is not installed ({error}); "
             "python -m pip install 'hgmvae-bench[ray]', on every node"
         ) from error
     return RayExecutor(resources.address, resources.cpus, resources.gpus, resources.workers)
@@ -135,7 +139,7 @@ EXECUTORS: Mapping[str, Callable[[Resources], Executor]] = {"local": _local, "ra
 
 
 def open_executor(name: str, resources: Resources) -> Executor:
-    """The executor called ``name``.
+    """Make the executor called ``name``.
 
     Raises:
         UnknownNameError: if there is none of that name.

@@ -25,7 +25,7 @@ PROTOCOL = 1
 
 
 @dataclass(frozen=True)
-class Subject:
+class ControlImages:
     """The images that a control is made of.
 
     Attributes:
@@ -102,17 +102,17 @@ def score_controls(
                 tell(scored)
 
 
-def _subjects(grid: Grid, metrics: list[str] | None) -> dict[Subject, dict[int, list[str]]]:
+def _subjects(grid: Grid, metrics: list[str] | None) -> dict[ControlImages, dict[int, list[str]]]:
     """The images that the grid's models see; for each latent dim on them, the metrics."""
-    subjects: dict[Subject, dict[int, list[str]]] = {}
+    subjects: dict[ControlImages, dict[int, list[str]]] = {}
     for cell, own in grid.cells.items():
-        subject = Subject(cell.dataset, cell.image_size, cell.training.train_images)
+        subject = ControlImages(cell.dataset, cell.image_size, cell.training.train_images)
         names = subjects.setdefault(subject, {}).setdefault(cell.latent_dim, [])
         names += [name for name in (metrics or own) if name not in names]
     return subjects
 
 
-def _blank(control: Control, subject: Subject, data_digest: str) -> ControlRecord:
+def _blank(control: Control, subject: ControlImages, data_digest: str) -> ControlRecord:
     """The record of a control without metrics."""
     identity: dict[str, Any] = {
         "dataset": subject.dataset,

@@ -72,14 +72,14 @@ class Survey:
 
     Attributes:
         cells: one by one, in the grid's order.
-        lacking_data: what is the matter, by dataset.
-        lacking_weights: what is the matter, by metric.
+        missing_data: what is the matter, by dataset.
+        missing_weights: what is the matter, by metric.
         workers: runs side by side that ``seconds`` counts on.
     """
 
     cells: list[CellPlan]
-    lacking_data: Mapping[str, str]
-    lacking_weights: Mapping[str, str]
+    missing_data: Mapping[str, str]
+    missing_weights: Mapping[str, str]
     workers: int
 
     @property
@@ -112,8 +112,8 @@ class Survey:
                 name: sum(getattr(plan, name) for plan in self.cells)
                 for name in ("done", "missing", "to_score", "failed")
             },
-            "lacking_data": dict(self.lacking_data),
-            "lacking_weights": dict(self.lacking_weights),
+            "missing_data": dict(self.missing_data),
+            "missing_weights": dict(self.missing_weights),
             "workers": self.workers,
             "seconds": self.seconds,
             "bytes": self.bytes,
@@ -151,7 +151,7 @@ def survey(
     by_cell: dict[str, list[StoredRun]] = {}
     for run in store.runs(on_invalid="warn").values():
         by_cell.setdefault(run.record.cell, []).append(run)
-    data, lacking_data = available_data(grid, data_root)
+    data, missing_data = available_data(grid, data_root)
     needed = dict.fromkeys(name for metrics in grid.cells.values() for name in metrics)
     recorded = {
         cell: _recorded(cell, by_cell, data.get((cell.dataset, cell.image_size)), grid.spec.seeds)
@@ -180,7 +180,7 @@ def survey(
                 bytes=size,
             )
         )
-    return Survey(cells, lacking_data, _lacking_weights(needed, weights), workers)
+    return Survey(cells, missing_data, _lacking_weights(needed, weights), workers)
 
 
 def _recorded(

@@ -1,14 +1,14 @@
-"""Runs side by side on one machine: worker processes that each do one run at a time.
+"""Pool of worker processes on this machine, seen from the driver.
 
-A worker is a process of its own with its share of the machine's threads. It loads the data itself,
-writes its records itself, and only tells the driver how it gets on; so a worker that dies, or takes
-too long, takes nothing with it but its current run, which is recorded as failed, and a new worker
-takes its place. A worker whose driver dies ends at once.
+Each worker has its share of the machine's threads, loads the data itself and writes its records
+itself; the driver only receives events. A worker that dies or exceeds the time limit loses nothing
+but its current run, which is recorded as failed, and a new worker replaces it. A worker whose
+driver dies exits at once.
 
-On a GPU, which one small network cannot fill, one worker at a time trains several seeds of a cell
-together, and leaves them in their checkpoints. From there they are runs like any other, of which
-only the scoring is left: the other workers do them while the next seeds are trained. Where seeds
-that are trained together come to grief, each is done by itself, and the one at fault fails alone.
+One small network does not fill a GPU. There one worker at a time trains several seeds of a cell
+jointly and saves them as checkpoints; the other workers score them while the next seeds are
+trained. If a joint training fails, each of its seeds is run separately, so that only the seed that
+causes the failure is recorded as failed.
 """
 
 from __future__ import annotations
@@ -27,41 +27,52 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
-from hgmvae_bench.execution.local_worker import Apart, Fault, OutOfMemory, Stop, Trained, serve
-from hgmvae_bench.execution.recording import death_record, store_result
-from hgmvae_bench.execution.signals import deaf_children
+from hgmvae_bench.execution.local_worker import (
+    Answer,
+    JointTrainingFailed,
+    StopRequest,
+    TrainedJointly,
+    WorkerFailed,
+    serve,
+)
+from hgmvae_bench.execution.recording import failure_record, store_result
+from hgmvae_bench.execution.signals import block_signals_in_children
 from hgmvae_bench.execution.tasks import (
-    DoneElsewhere,
+    EpochEnded,
     Event,
     ExecutorError,
     Finished,
-    PutBack,
-    Setup,
+    FinishedElsewhere,
+    OutOfMemory,
+    Requeued,
+    RunContext,
     Started,
+    Stopped,
     Task,
     Tasks,
 )
 from hgmvae_bench.storage.schema import Record, ScoreRecord, StageCost
 
 PRELOADED = ["hgmvae_bench.execution.run", "sklearn.cluster", "sklearn.svm"]
-"""What every worker needs and takes seconds to import."""
+"""Modules that every worker needs and that take seconds to import."""
 
-SECONDS_BEFORE_START = (0.0, 0.1, 0.3, 1.0, 3.0)
-"""Of each try to start a worker: a server of workers that was killed takes a while to be gone."""
+START_DELAYS = (0.0, 0.1, 0.3, 1.0, 3.0)
+"""Seconds before each attempt to start a worker; a killed fork server needs time to exit."""
 
-SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_FOR_LAST_WORDS = 5.0
+POLL_SECONDS = 0.5
+DUMP_SECONDS = 5.0
+"""Time that an aborted worker gets to write its stack to its log."""
 
 
 @dataclass
-class _Worker:
-    """A process, with the one task that it does, or the several that it trains together."""
+class _WorkerHandle:
+    """A worker process with the task that it executes, or the several that it trains jointly."""
 
     process: BaseProcess
     pipe: Connection
     tasks: Sequence[Task] = ()
-    begun_at: float = 0.0
-    told_to_stop: bool = False
+    started_at: float = 0.0
+    stop_requested: bool = False
 
     def kill(self) -> None:
         """End the process, whatever it is doing."""
@@ -71,271 +82,297 @@ class _Worker:
 
 
 @dataclass
-class Bound:
-    """How many of something there may be at once.
+class ConcurrencyLimit:
+    """Current and maximum number of runs at a time.
 
     Attributes:
-        now: by what is known.
-        most: by what may be learned.
+        current: the limit that the measurements so far allow.
+        maximum: the limit that further measurements may raise it to.
     """
 
-    now: int
-    most: int
+    current: int
+    maximum: int
 
-    def widen(self, room: int) -> None:
-        """There is room for so many."""
-        self.now = max(self.now, min(self.most, room))
+    def raise_to(self, capacity: int) -> None:
+        """Raise the current limit to ``capacity``, up to the maximum."""
+        self.current = max(self.current, min(self.maximum, capacity))
 
-    def narrow(self, fewer: int) -> None:
-        """More than so many have been too many, and are not tried again."""
-        self.now = self.most = min(self.now, fewer)
+    def lower_to(self, limit: int) -> None:
+        """Lower the limit permanently after an out-of-memory failure."""
+        self.current = self.maximum = min(self.current, limit)
 
 
 @dataclass
 class _Pool:
-    """The workers of one grid, seen from the driver.
+    """The worker processes of one grid.
 
     Attributes:
-        side_by_side: tasks that are done each by itself.
-        together: seeds that are trained together, by one worker beside those.
-        waiting: what was handed out: a task, or several to train together.
-        trained: tasks whose training is done.
+        tasks: source of tasks.
+        context: what the runs share.
+        separate: limit of workers that execute one task each.
+        joint: limit of the seeds that one further worker trains jointly.
+        waiting: batches that have been taken from the source and not been assigned.
+        trained: tasks that have been trained jointly and not been scored.
     """
 
     tasks: Tasks
-    setup: Setup
-    side_by_side: Bound
-    together: Bound
-    workers: list[_Worker] = field(default_factory=list)
+    context: RunContext
+    separate: ConcurrencyLimit
+    joint: ConcurrencyLimit
+    workers: list[_WorkerHandle] = field(default_factory=list)
     waiting: deque[Sequence[Task]] = field(default_factory=deque)
     trained: deque[Task] = field(default_factory=deque)
 
     @property
-    def busy(self) -> list[_Worker]:
+    def busy(self) -> list[_WorkerHandle]:
+        """The workers that have tasks."""
         return [worker for worker in self.workers if worker.tasks]
 
     @property
-    def alone(self) -> int:
-        """Workers that do one task."""
+    def n_separate(self) -> int:
+        """Number of workers that execute one task."""
         return sum(len(worker.tasks) == 1 for worker in self.workers)
 
     @property
-    def training(self) -> bool:
-        """Whether seeds are being trained together."""
-        return len(self.busy) > self.alone
+    def training_jointly(self) -> bool:
+        """Whether a worker trains seeds jointly."""
+        return len(self.busy) > self.n_separate
 
     def run(self) -> Iterator[Event]:
+        """Execute all tasks and yield the events."""
         while True:
-            yield from self.fill()
+            yield from self.assign_waiting()
             if not self.busy:
-                yield from (PutBack(task.run, "stopped") for task in self.trained)
+                yield from (Requeued(task.run, "stopped") for task in self.trained)
                 return
             if self.tasks.stopping:
-                self.tell_to_stop()
+                self.request_stop()
             pipes = {worker.pipe: worker for worker in self.busy}
-            for pipe in wait(list(pipes), SECONDS_BETWEEN_LOOKS):
-                yield from self.hear(pipes[pipe])  # type: ignore[index]
+            for pipe in wait(list(pipes), POLL_SECONDS):
+                yield from self.receive(pipes[pipe])  # type: ignore[index]
             yield from self.end_hung()
 
-    def fill(self) -> Iterator[Event]:
-        """Give idle workers what there is to do, and start workers while there is room."""
+    def assign_waiting(self) -> Iterator[Event]:
+        """Assign tasks to workers until the limits are reached or no task is available."""
         while not self.tasks.stopping:
-            room = self.alone < self.side_by_side.now
-            # What is trained and not yet scored is not to pile up.
-            free = not self.training and len(self.trained) <= self.together.now
-            if room and self.trained:
-                self.give([self.trained.popleft()])
+            separate_free = self.n_separate < self.separate.current
+            # Trained runs must not accumulate faster than they are scored.
+            joint_free = not self.training_jointly and len(self.trained) <= self.joint.current
+            if separate_free and self.trained:
+                self.assign([self.trained.popleft()])
                 continue
-            if not self.waiting and (room or (free and self.together.now > 1)):
-                self.hold([self.tasks.batch(self.together.now)])
-            if not self.waiting or not (free if len(self.waiting[0]) > 1 else room):
+            if not self.waiting and (separate_free or (joint_free and self.joint.current > 1)):
+                self.put_first([self.tasks.batch(self.joint.current)])
+            if not self.waiting:
+                return
+            if not (joint_free if len(self.waiting[0]) > 1 else separate_free):
                 return
             tasks = self.waiting.popleft()
-            self.give(tasks)
+            self.assign(tasks)
             yield from (Started(task.run) for task in tasks)
 
-    def hold(self, batches: Iterable[Sequence[Task]]) -> None:
-        """Keep tasks until there is room, before those that are kept already."""
-        n = self.together.now
+    def put_first(self, batches: Iterable[Sequence[Task]]) -> None:
+        """Put batches in front of the waiting ones, split to the current limit."""
+        n = self.joint.current
         pieces = [tasks[i : i + n] for tasks in batches for i in range(0, len(tasks), n)]
         self.waiting.extendleft(reversed(pieces))
 
-    def give(self, tasks: Sequence[Task]) -> None:
+    def assign(self, tasks: Sequence[Task]) -> None:
+        """Send tasks to an idle worker, or to a new one."""
         for worker in [worker for worker in self.workers if not worker.tasks]:
             try:
                 worker.pipe.send(tasks)
-            except OSError:  # it has died with nothing to do
+            except OSError:  # It died while idle.
                 self.workers.remove(worker)
             else:
                 break
         else:
-            worker = self.start()
-            with suppress(OSError):  # should it be gone, that will be heard
+            worker = self.start_worker()
+            with suppress(OSError):  # If it has died, `receive` finds its pipe closed.
                 worker.pipe.send(tasks)
-        worker.tasks, worker.begun_at = tasks, time.monotonic()
+        worker.tasks, worker.started_at = tasks, time.monotonic()
 
-    def start(self) -> _Worker:
-        context = process_context(self.setup.device)
-        for seconds in SECONDS_BEFORE_START:
+    def start_worker(self) -> _WorkerHandle:
+        """Start a worker process.
+
+        Raises:
+            ExecutorError: if none can be started in several attempts.
+        """
+        context = process_context(self.context.device)
+        for seconds in START_DELAYS:
             time.sleep(seconds)
             ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, self.setup), daemon=True)
-            # Where the server that forks workers was killed, the next start makes another.
-            with theirs, suppress(EOFError, ConnectionError), deaf_children():
+            process = context.Process(target=serve, args=(theirs, self.context), daemon=True)
+            # If the fork server has been killed, the next attempt starts a new one.
+            with theirs, suppress(EOFError, ConnectionError), block_signals_in_children():
                 process.start()
-                self.workers.append(_Worker(process, ours))
+                self.workers.append(_WorkerHandle(process, ours))
                 return self.workers[-1]
             ours.close()
         raise ExecutorError(
-            f"no worker process could be started in {len(SECONDS_BEFORE_START)} tries: what "
-            "starts them was killed each time (out of memory?); free memory, then call again"
+            f"no worker process could be started in {len(START_DELAYS)} attempts: the fork server "
+            "was killed each time (out of memory?); free memory, then repeat the command"
         )
 
-    def hear(self, worker: _Worker) -> Iterator[Event]:
-        """Take one message of a busy worker, or note that it is gone."""
+    def receive(self, worker: _WorkerHandle) -> Iterator[Event]:
+        """Receive one message of a busy worker, or handle its death."""
         tasks = worker.tasks
         try:
-            message = worker.pipe.recv()
-        except (EOFError, OSError):  # closed or reset
+            message: EpochEnded | Answer = worker.pipe.recv()
+        except (EOFError, OSError):  # The pipe is closed or reset.
             worker.process.join()
             self.workers.remove(worker)
-            if self.tasks.stopping:  # ended from outside along with the driver
-                yield from (PutBack(task.run, "stopped") for task in tasks)
+            if self.tasks.stopping:  # It was killed along with the driver's process group.
+                yield from (Requeued(task.run, "stopped") for task in tasks)
             else:
-                yield from self.lost(tasks, _cause_of_death(worker.process.exitcode or 0))
+                yield from self.handle_loss(tasks, _cause_of_death(worker.process.exitcode or 0))
             return
-        if isinstance(message, Fault):
-            raise ExecutorError(f"{tasks[0].run.key}: {message.reason}")
-        if isinstance(message, OutOfMemory):
-            self.end(worker)
-            yield from self.out_of_memory(tasks, message.reason)
-        elif isinstance(message, Apart):
-            self.end(worker)
-            yield from self.lost(tasks, message.reason)
-        elif isinstance(message, Stop):
-            self.end(worker)
-            yield from (PutBack(task.run, "stopped") for task in tasks)
-        elif isinstance(message, Trained):
-            worker.tasks = ()
-            self.trained.extend(tasks)
-        else:
-            if isinstance(message, Finished | DoneElsewhere):
+        match message:
+            case EpochEnded():
+                yield message
+            case Finished() | FinishedElsewhere():
                 worker.tasks = ()
-            if isinstance(message, Finished):
-                room = room_on_gpu(message.record)
-                self.together.widen(room.together)
-                self.side_by_side.widen(room.side_by_side)
-            yield message
+                if isinstance(message, Finished):
+                    self.raise_limits(message.record)
+                yield message
+            case TrainedJointly():
+                worker.tasks = ()
+                self.trained.extend(tasks)
+            case _:
+                self.end(worker)
+                yield from self.handle_failure(tasks, message)
 
-    def end(self, worker: _Worker) -> None:
+    def handle_failure(
+        self,
+        tasks: Sequence[Task],
+        answer: Stopped | OutOfMemory | JointTrainingFailed | WorkerFailed,
+    ) -> Iterator[Event]:
+        """Handle the last answer of a worker that could not finish its tasks."""
+        match answer:
+            case Stopped():
+                yield from (Requeued(task.run, "stopped") for task in tasks)
+            case OutOfMemory():
+                yield from self.handle_out_of_memory(tasks, answer.reason)
+            case JointTrainingFailed():
+                yield from self.handle_loss(tasks, answer.reason)
+            case WorkerFailed():
+                raise ExecutorError(f"{tasks[0].run.key}: {answer.reason}")
+
+    def raise_limits(self, record: Record | ScoreRecord) -> None:
+        """Raise the limits to what the GPU holds of runs like a recorded one."""
+        capacity = gpu_capacity(record)
+        self.joint.raise_to(capacity.joint)
+        self.separate.raise_to(capacity.separate)
+
+    def end(self, worker: _WorkerHandle) -> None:
+        """Kill a worker and remove it from the pool."""
         worker.kill()
         self.workers.remove(worker)
 
-    def out_of_memory(self, tasks: Sequence[Task], reason: str) -> Iterator[Event]:
-        """Do tasks again with less at once; one that had the GPU to itself fails."""
-        together = max([len(tasks), *(len(worker.tasks) for worker in self.busy)])
-        if not self.busy and together == 1:
-            yield self.failed(tasks[0], f"{reason}, with nothing beside it")
+    def handle_out_of_memory(self, tasks: Sequence[Task], reason: str) -> Iterator[Event]:
+        """Re-queue tasks with lower limits; a task that had the GPU to itself fails."""
+        joint = max([len(tasks), *(len(worker.tasks) for worker in self.busy)])
+        if not self.busy and joint == 1:
+            yield self.record_failure(tasks[0], f"{reason}, with no other run on the GPU")
             return
-        if self.alone and len(tasks) == 1:
-            self.side_by_side.narrow(self.alone)
-            going_on = f"{self.side_by_side.now} side by side"
+        if self.n_separate and len(tasks) == 1:
+            self.separate.lower_to(self.n_separate)
+            limit = f"{self.separate.current} concurrent runs"
         else:
-            self.together.narrow(together // 2)
-            going_on = f"{self.together.now} together"
-        kept, self.waiting = self.waiting, deque()
-        self.hold([tasks, *kept])
+            self.joint.lower_to(joint // 2)
+            limit = f"{self.joint.current} jointly trained seeds"
+        waiting, self.waiting = self.waiting, deque()
+        self.put_first([tasks, *waiting])
         for task in tasks:
-            yield PutBack(task.run, f"{reason}; going on with {going_on}")
+            yield Requeued(task.run, f"{reason}; continuing with at most {limit}")
 
-    def lost(self, tasks: Sequence[Task], reason: str) -> Iterator[Event]:
-        """Record a task that was lost with its worker; of several, do each by itself."""
+    def handle_loss(self, tasks: Sequence[Task], reason: str) -> Iterator[Event]:
+        """Record a task that was lost with its worker; re-queue several to run separately."""
         if len(tasks) == 1:
-            yield self.failed(tasks[0], reason)
+            yield self.record_failure(tasks[0], reason)
         else:
-            self.hold([task] for task in tasks)
-            yield from (PutBack(task.run, f"{reason}; again, by itself") for task in tasks)
+            self.put_first([task] for task in tasks)
+            yield from (Requeued(task.run, f"{reason}; retried separately") for task in tasks)
 
-    def tell_to_stop(self) -> None:
+    def request_stop(self) -> None:
+        """Ask every busy worker once to stop at the end of its epoch."""
         for worker in self.busy:
-            if not worker.told_to_stop:
-                worker.told_to_stop = True
+            if not worker.stop_requested:
+                worker.stop_requested = True
                 with suppress(OSError):
-                    worker.pipe.send(Stop())
+                    worker.pipe.send(StopRequest())
 
     def end_hung(self) -> Iterator[Event]:
-        """End runs that have taken longer than they may, with their stack as last words."""
-        limit = self.setup.time_limit
-        for worker in self.busy if limit is not None else ():
-            if time.monotonic() - worker.begun_at > limit:  # type: ignore[operator]
+        """End runs that exceed the time limit; their stack goes to their log."""
+        limit = self.context.time_limit
+        if limit is None:
+            return
+        for worker in self.busy:
+            if time.monotonic() - worker.started_at > limit:
                 with suppress(OSError):
                     os.kill(worker.process.pid or 0, signal.SIGABRT)
-                worker.process.join(SECONDS_FOR_LAST_WORDS)
+                worker.process.join(DUMP_SECONDS)
                 self.end(worker)
-                yield from self.lost(
-                    worker.tasks, f"not finished within the time limit of {limit:g} s"
-                )
+                reason = f"not finished within the time limit of {limit:g} s"
+                yield from self.handle_loss(worker.tasks, reason)
 
-    def failed(self, task: Task, reason: str) -> Finished | DoneElsewhere:
-        """Record a task that was lost with its worker, unless it died after its last deed."""
-        record = death_record(task, reason, self.setup.store, self.setup.device)
-        return store_result(task, record, self.setup.store)
+    def record_failure(self, task: Task, reason: str) -> Finished | FinishedElsewhere:
+        """Record a lost task as failed, unless its worker died after recording it."""
+        record = failure_record(task, reason, self.context.store, self.context.device)
+        return store_result(task, record, self.context.store)
 
 
 TRAINING_SHARE, SCORING_SHARE = 0.6, 0.3
-"""Of a GPU's memory that seeds trained together, and runs beside them, may fill."""
+"""Shares of a GPU's memory for the joint training and for all other runs."""
 
 PROCESS_GPU_BYTES = 700_000_000
-"""That a process takes of a GPU beside what torch counts."""
+"""GPU memory that a process takes in addition to what torch counts."""
 
 
-class Room(NamedTuple):
-    """What fits on a GPU by what was measured; 0 of what was not.
+class GpuCapacity(NamedTuple):
+    """Numbers of runs that fit on a GPU; 0 where nothing was measured.
 
     Attributes:
-        together: seeds that are trained together.
-        side_by_side: runs that are scored at the same time.
+        joint: seeds that are trained jointly.
+        separate: runs that are scored at the same time.
     """
 
-    together: int
-    side_by_side: int
+    joint: int
+    separate: int
 
 
-def room_on_gpu(record: Record | ScoreRecord) -> Room:
-    """How many runs like one that was recorded fit on its GPU."""
-    if isinstance(record, ScoreRecord):  # Its costs are not measured.
-        return Room(0, 0)
-    total = record.gpu_bytes or 0
-    stages = record.stage_costs
+def gpu_capacity(record: Record | ScoreRecord) -> GpuCapacity:
+    """Compute how many runs like a recorded one fit on its GPU."""
+    if isinstance(record, ScoreRecord):  # The costs of scoring alone are not measured.
+        return GpuCapacity(0, 0)
+    total, stages = record.gpu_bytes or 0, record.stage_costs
     training = stages.pop("training", StageCost())
-    a_seed = (training.peak_gpu_bytes or 0) / training.joint_seeds
+    per_seed = (training.peak_gpu_bytes or 0) / training.joint_seeds
     scoring = max((cost.peak_gpu_bytes or 0 for cost in stages.values()), default=0)
-    return Room(
-        int((TRAINING_SHARE * total - PROCESS_GPU_BYTES) / a_seed) if a_seed else 0,
+    return GpuCapacity(
+        int((TRAINING_SHARE * total - PROCESS_GPU_BYTES) / per_seed) if per_seed else 0,
         int(SCORING_SHARE * total / (scoring + PROCESS_GPU_BYTES)) if scoring else 0,
     )
 
 
-def execute_all(
-    tasks: Tasks, setup: Setup, *, side_by_side: Bound, together: Bound
+def execute_locally(
+    tasks: Tasks, context: RunContext, *, separate: ConcurrencyLimit, joint: ConcurrencyLimit
 ) -> Generator[Event, None, None]:
-    """Do every task that there is now, and tell what happens meanwhile.
+    """Execute the tasks that are available now and yield the events.
 
-    Both bounds rise, on a GPU, as soon as runs have shown how much of its memory they take.
+    On a GPU both limits rise as soon as finished runs have shown how much memory they take. The
+    workers are killed when the generator is closed.
 
     Args:
-        tasks: what to do.
-        setup: what workers need to know.
-        side_by_side: tasks at a time, each by itself.
-        together: seeds of a cell that are trained together, by one worker beside those.
-
-    Workers are ended when the generator is closed, whatever closes it. When the tasks say that
-    nothing new is to be begun, runs under way stop at the end of their epoch.
+        tasks: source of tasks. When it is stopping, running tasks stop at the end of their epoch.
+        context: what the runs share.
+        separate: limit of workers that execute one task each.
+        joint: limit of the seeds that one further worker trains jointly.
 
     Raises:
-        ExecutorError: if a worker cannot read its data or write its results.
+        ExecutorError: if a worker cannot be started, read its data or write its results.
     """
-    pool = _Pool(tasks, setup, side_by_side, together)
+    pool = _Pool(tasks, context, separate, joint)
     try:
         yield from pool.run()
     finally:
@@ -344,11 +381,11 @@ def execute_all(
 
 
 def process_context(device: str) -> SpawnContext | ForkServerContext:
-    """How workers are started on a device.
+    """Return the start method of worker processes on a device.
 
-    On a CPU a server imports once what every worker needs, so that one starts in no time and
-    shares the memory; it computes nothing, which is what makes forking safe. A GPU's driver does
-    not survive a fork once anything has asked for it, so that there each worker starts afresh.
+    On a Linux CPU a fork server imports the `PRELOADED` modules once, so workers start at once and
+    share that memory. It computes nothing, which makes forking safe. A CUDA driver does not survive
+    a fork once it has been initialized, so workers on a GPU are spawned.
     """
     if device != "cpu" or sys.platform != "linux":
         return multiprocessing.get_context("spawn")

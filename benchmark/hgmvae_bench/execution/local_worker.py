@@ -1,4 +1,4 @@
-"""A worker process: it does tasks from a pipe, and tells its driver how it gets on."""
+"""Worker process: executes the tasks that arrive on a pipe and answers with events."""
 
 from __future__ import annotations
 
@@ -7,146 +7,169 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import TYPE_CHECKING
 
-from hgmvae_bench.execution.output_capture import captured
+from hgmvae_bench.execution.output_capture import captured_output
 from hgmvae_bench.execution.signals import SIGNALS
-from hgmvae_bench.execution.tasks import DoneElsewhere, EpochEnded, Finished, Setup
+from hgmvae_bench.execution.tasks import (
+    EpochEnded,
+    Finished,
+    FinishedElsewhere,
+    OutOfMemory,
+    RunContext,
+    Stopped,
+    Task,
+)
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.local_files import activate_plugins
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.errors import StopRequestedError, UserError
 
+if TYPE_CHECKING:
+    from hgmvae_bench.data import ImageData
+
 
 @dataclass(frozen=True)
-class Fault:
-    """Sent in place of an exception, which need not survive the way between processes."""
+class StopRequest:
+    """Sent to a worker: stop at the end of the epoch."""
+
+
+@dataclass(frozen=True)
+class WorkerFailed:
+    """A worker's answer: it cannot read its data or write its results.
+
+    Sent in place of the exception, which may not be picklable.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
-class OutOfMemory:
-    """The GPU's memory is too small for all that runs on it."""
+class TrainedJointly:
+    """A worker's answer: the seeds are trained and saved in their checkpoints."""
+
+
+@dataclass(frozen=True)
+class JointTrainingFailed:
+    """A worker's answer: the seeds cannot be trained jointly."""
 
     reason: str
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Several seeds are trained, and in their checkpoints."""
+Answer = (
+    Finished
+    | FinishedElsewhere
+    | TrainedJointly
+    | Stopped
+    | OutOfMemory
+    | JointTrainingFailed
+    | WorkerFailed
+)
 
 
-@dataclass(frozen=True)
-class Apart:
-    """Several seeds cannot be trained together."""
+def serve(pipe: Connection, context: RunContext) -> None:
+    """Execute tasks from the pipe until it is closed, or until a task leaves the process unusable.
 
-    reason: str
+    The process is not used again after a stop, an out-of-memory error or a failure.
+    """
+    # A terminal or a job manager signals every process; the driver decides about its workers.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_driver, daemon=True).start()
+    import torch
+
+    from hgmvae_bench.utils.threads import limit_threads
+
+    activate_plugins(context.local_plugins)
+    limit_threads(context.threads)
+    worker = _Worker(pipe, context)
+    while isinstance(tasks := pipe.recv(), Sequence):
+        answer = worker.execute(tasks)
+        reusable = isinstance(answer, Finished | FinishedElsewhere | TrainedJointly)
+        if reusable and context.device == "cuda":
+            torch.cuda.empty_cache()  # Other processes can use what torch has reserved.
+        pipe.send(answer)
+        if not reusable:
+            return
 
 
-@dataclass(frozen=True)
-class Stop:
-    """Sent to a worker: stop at the end of the epoch. Sent back: it has."""
-
-
-def _end_with_driver() -> None:
-    """End this process as soon as the one that started it does."""
+def _exit_with_driver() -> None:
+    """End this process as soon as the one that started it ends."""
     driver = multiprocessing.parent_process()
     assert driver is not None  # noqa: S101
     wait([driver.sentinel])
     os._exit(1)
 
 
-def serve(pipe: Connection, setup: Setup) -> None:
-    """A worker's life: do tasks from the pipe until there are none."""
-    # Signals reach all processes of a terminal or a job; the driver decides about its workers.
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_driver, daemon=True).start()
-    import torch
+@dataclass
+class _Worker:
+    """State of a worker process: the pipe to its driver and the datasets it has loaded."""
 
-    from hgmvae_bench.data.catalogue import resolve_dataset
-    from hgmvae_bench.execution.run import (
-        RecordedElsewhereError,
-        TogetherError,
-        perform,
-        train_together,
-    )
-    from hgmvae_bench.utils.threads import limit_threads
+    pipe: Connection
+    context: RunContext
+    data: dict[tuple[str, int], ImageData] = field(default_factory=dict)
 
-    activate_plugins(setup.local_plugins)
-    limit_threads(setup.threads)
-    device = torch.device(setup.device)
-    store = setup.store
-    data: dict[tuple[str, int], Any] = {}
-    while isinstance(tasks := pipe.recv(), Sequence):
-        runs = [task.run for task in tasks]
-        run, tell = runs[0], _epoch_teller(pipe, runs)
-        message: Finished | DoneElsewhere | Trained
+    def execute(self, tasks: Sequence[Task]) -> Answer:
+        """Execute one task, or train the seeds of several jointly."""
+        import torch
+
+        from hgmvae_bench.execution.run import AlreadyRecordedError, JointTrainingError
+
+        run = tasks[0].run
         try:
-            with captured(store.log_path(run.key)):
-                wanted = run.cell.dataset, run.cell.image_size
-                if wanted not in data:
-                    data[wanted] = resolve_dataset(wanted[0]).load(
-                        setup.data_root, image_size=wanted[1]
-                    )
-                if len(runs) > 1:
-                    _refer(runs, store)
-                    train_together(
-                        runs,
-                        data[wanted],
-                        store=store,
-                        device=device,
-                        stacked=setup.stacked,
-                        on_epoch=tell,
-                    )
-                    message = Trained()
-                else:
-                    record = perform(
-                        tasks[0],
-                        data[wanted],
-                        store=store,
-                        device=device,
-                        weights=setup.weights,
-                        context=setup.context,
-                        on_epoch=partial(tell, 0),
-                    )
-                    message = Finished(run, record)
-        except RecordedElsewhereError:
-            message = DoneElsewhere(run)
+            with captured_output(self.context.store.log_path(run.key)):
+                return self._execute(tasks)
+        except AlreadyRecordedError:
+            return FinishedElsewhere(run)
         except StopRequestedError:
-            pipe.send(Stop())
-            return
+            return Stopped()
         except torch.OutOfMemoryError as error:
-            pipe.send(OutOfMemory(str(error).splitlines()[0]))
-            return
-        except TogetherError as error:
-            pipe.send(Apart(str(error)))
-            return
+            return OutOfMemory(str(error).splitlines()[0])
+        except JointTrainingError as error:
+            return JointTrainingFailed(str(error))
         except Exception as error:
-            pipe.send(Fault(str(error) if isinstance(error, UserError) else repr(error)))
-            return
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # What this process does not use, others can.
-        pipe.send(message)
+            return WorkerFailed(str(error) if isinstance(error, UserError) else repr(error))
+
+    def _execute(self, tasks: Sequence[Task]) -> Finished | TrainedJointly:
+        from hgmvae_bench.execution.run import execute_task, train_jointly
+
+        runs = [task.run for task in tasks]
+        data, on_epoch = self._load(runs[0]), _epoch_reporter(self.pipe, runs)
+        if len(runs) > 1:
+            _refer_to_log(runs, self.context.store)
+            train_jointly(runs, data, self.context, on_epoch=on_epoch)
+            return TrainedJointly()
+        record = execute_task(tasks[0], data, self.context, on_epoch=partial(on_epoch, 0))
+        return Finished(runs[0], record)
+
+    def _load(self, run: Run) -> ImageData:
+        from hgmvae_bench.data.catalogue import resolve_dataset
+
+        dataset, image_size = run.cell.dataset, run.cell.image_size
+        if (dataset, image_size) not in self.data:
+            images = resolve_dataset(dataset).load(self.context.data_root, image_size=image_size)
+            self.data[dataset, image_size] = images
+        return self.data[dataset, image_size]
 
 
-def _refer(runs: Sequence[Run], store: Store) -> None:
-    """Say in the logs of seeds that are trained together which of them has what they print."""
+def _refer_to_log(runs: Sequence[Run], store: Store) -> None:
+    """Note in the log of each jointly trained seed which log has their common output."""
     for run in runs[1:]:
         with store.log_path(run.key).open("a", encoding="utf-8") as log:
-            log.write(f"trained together with {runs[0].key}, whose log is of both\n")
+            log.write(f"trained jointly with {runs[0].key}; its log has the output of both\n")
 
 
-def _epoch_teller(
+def _epoch_reporter(
     pipe: Connection, runs: Sequence[Run]
 ) -> Callable[[int, int, Mapping[str, float]], None]:
-    def tell(index: int, epoch: int, terms: Mapping[str, float]) -> None:
+    """Make a callback that reports each epoch to the driver and stops if the driver asks for it."""
+
+    def on_epoch(index: int, epoch: int, terms: Mapping[str, float]) -> None:
         pipe.send(EpochEnded(runs[index], epoch, terms))
-        if pipe.poll():  # All that a busy worker is ever sent.
+        if pipe.poll():  # A busy worker is sent nothing but a StopRequest.
             raise StopRequestedError
 
-    return tell
+    return on_epoch

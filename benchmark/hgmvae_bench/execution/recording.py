@@ -1,11 +1,11 @@
-"""What a driver records of a task that a worker has done, or was lost with."""
+"""Recording the result of a task in the driver, also of one whose worker died."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hgmvae_bench.execution.output_capture import tail
-from hgmvae_bench.execution.tasks import DoneElsewhere, Finished, Task
+from hgmvae_bench.execution.output_capture import log_tail
+from hgmvae_bench.execution.tasks import Finished, FinishedElsewhere, Task
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
 
@@ -15,23 +15,23 @@ def store_result(
     record: Record | ScoreRecord,
     store: Store,
     artifacts: Mapping[str, bytes] | None = None,
-) -> Finished | DoneElsewhere:
-    """Store what a task has come to, unless another process has recorded it."""
+) -> Finished | FinishedElsewhere:
+    """Store the record of a task, unless another driver has recorded the run."""
     if isinstance(record, ScoreRecord):
         added = store.add_scores(record, task.number)
     else:
         added = store.add(record, task.number, artifacts)
-    return Finished(task.run, record) if added else DoneElsewhere(task.run)
+    return Finished(task.run, record) if added else FinishedElsewhere(task.run)
 
 
-def death_record(task: Task, reason: str, store: Store, device: str) -> Record | ScoreRecord:
-    """What is recorded of a task that was lost with its worker: its last words, and the reason."""
+def failure_record(task: Task, reason: str, store: Store, device: str) -> Record | ScoreRecord:
+    """Make the record of a task whose worker died: the end of its log, then the reason."""
     import torch
 
     from hgmvae_bench.storage.provenance import collect_provenance
 
-    words = tail(store.log_path(task.run.key))
-    reason = f"{words}\n{reason}" if words else reason
+    log = log_tail(store.log_path(task.run.key))
+    reason = f"{log}\n{reason}" if log else reason
     if task.stored is not None:
         return ScoreRecord(
             key=task.run.key,

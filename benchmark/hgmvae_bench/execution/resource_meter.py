@@ -15,7 +15,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 @dataclass
-class Meter:
+class ResourceMeter:
     """Measures stages, one after another.
 
     What cannot be measured here is None. Energy is that of the whole processor packages and of the
@@ -25,7 +25,7 @@ class Meter:
         device: where the run computes.
         stages: by name: ``seconds``; ``peak_bytes`` of the process's memory and ``peak_gpu_bytes``
             of what torch took of the GPU's; ``cpu_joules`` and ``gpu_joules``; of seeds trained
-            together, as `share` says.
+            together, as `per_run_share` says.
     """
 
     device: torch.device
@@ -57,7 +57,7 @@ class Meter:
             }
 
 
-def share(stage: Mapping[str, Any], n: int) -> dict[str, Any]:
+def per_run_share(stage: Mapping[str, Any], n: int) -> dict[str, Any]:
     """One run's share of a stage that ``n`` runs went through together.
 
     Time and energy are divided among them; peaks stay those of all, and ``together`` says of how

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks to stop, the second stops."""
+"""Stopping on Ctrl-C and SIGTERM: the first signal asks to stop, the second stops at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(UserError):
-    """A grid that was stopped before its end; the message says how to go on.
+    """A grid was stopped before its end; the message says how to continue.
 
     Attributes:
-        exit_status: 128 and the signal's number, as shells have it.
+        exit_status: 128 plus the signal's number, as in shells.
     """
 
-    label = ""  # It was asked for.
+    label = ""  # Not an error to the user, who asked for it.
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -29,8 +29,8 @@ class StoppedError(UserError):
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Whatever the block sets to be done on Ctrl-C and SIGTERM, what was set before holds after."""
+def preserve_signal_handlers() -> Iterator[None]:
+    """Restore the handlers of Ctrl-C and SIGTERM that the block may have replaced."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -41,16 +41,16 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
-    """Processes that are started in the block never hear Ctrl-C or SIGTERM.
+def block_signals_in_children() -> Iterator[None]:
+    """Block Ctrl-C and SIGTERM in processes that are started in the block, on POSIX.
 
-    Their driver, which does, decides about them. Ignoring the signals themselves is too late for
-    those that come while they start. Windows has no such masks.
+    The driver receives the signals and decides about its workers. A worker that ignored the signals
+    itself would still be open to those that arrive while it starts.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # Where multiprocessing starts this one itself, it lifts the mask.
+    # multiprocessing lifts the mask when it starts the resource tracker itself.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -61,33 +61,33 @@ def deaf_children() -> Iterator[None]:
 
 @contextmanager
 def stop_on_signals(advice: str) -> Iterator[Callable[[], bool]]:
-    """Heed Ctrl-C and SIGTERM until the block ends; what it gives tells whether to stop.
+    """Handle Ctrl-C and SIGTERM in the block and yield a function that returns whether to stop.
 
-    The first signal only asks, and the block is expected to come to an end; the second breaks it
-    off with a KeyboardInterrupt.
+    After the first signal the block is expected to end by itself. The second signal interrupts it
+    with a KeyboardInterrupt.
 
     Args:
-        advice: how to go on later.
+        advice: how to continue, for the message.
 
     Raises:
-        StoppedError: after the block, if it was asked to stop.
+        StoppedError: when the block ends after a signal.
     """
-    heard: list[int] = []
+    received: list[int] = []
 
-    def heed(number: int, _frame: FrameType | None) -> None:
-        heard.append(number)
-        if len(heard) > 1:
+    def handle(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
             raise KeyboardInterrupt
-        # Not through Python's streams, in whose midst the signal may have come.
+        # Python's streams are not reentrant; the signal may have interrupted a write to them.
         os.write(2, b"\nstopping: runs under way end with their epoch; Ctrl-C stops at once\n")
 
-    before = {number: signal.signal(number, heed) for number in SIGNALS}
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield lambda: bool(heard)
+        yield lambda: bool(received)
     except KeyboardInterrupt as error:
-        raise StoppedError(f"stopped at once; {advice}", heard[0]) from error
+        raise StoppedError(f"stopped at once; {advice}", received[0]) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if heard:
-        raise StoppedError(f"stopped; {advice}", heard[0])
+    if received:
+        raise StoppedError(f"stopped; {advice}", received[0])

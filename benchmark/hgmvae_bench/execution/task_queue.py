@@ -1,4 +1,4 @@
-"""What of a plan this process does next, while others may be at work in the same folder."""
+"""Queue of the tasks that this driver may claim from a results folder that others share."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.record_file import as_store_errors, record_file_name
 from hgmvae_bench.storage.store import Store
 
-SECONDS_BETWEEN_LOOKS = 2.0
+POLL_SECONDS = 2.0
+"""Interval at which tasks that other drivers hold are tried again."""
 
 
-class Work:
-    """The tasks of a plan, one or several at a time, each claimed before it is handed out.
+class TaskQueue:
+    """Tasks of a plan, handed out one by one or in batches, each claimed before it is handed out.
 
-    Iterating ends when there is nothing to hand out *now*: what others are at may come free if they
-    die, so an executor that has room asks again. Truth tells whether anything may come.
+    Iteration ends when no task is available *now*. A task that another driver holds becomes
+    available if that driver dies, so an idle executor iterates again. The queue is true while tasks
+    may still become available.
 
     Args:
-        tasks: what is to be done.
-        store: where it is recorded.
-        leases: who does what.
-        stopping: whether nothing new is to be begun.
-        on_elsewhere: called with each run that another process has recorded.
+        tasks: the tasks of the plan.
+        store: the results folder.
+        leases: this driver's leases on the runs of the folder.
+        stopping: returns whether no further task may be started.
+        on_elsewhere: called with each run that another driver has recorded.
     """
 
     def __init__(
@@ -40,72 +42,74 @@ class Work:
         on_elsewhere: Callable[[Run], None],
     ) -> None:
         self._waiting = deque(tasks)
-        self._held: deque[Task] = deque()
+        self._held_elsewhere: deque[Task] = deque()
         self._store, self._leases = store, leases
         self._stopping, self._on_elsewhere = stopping, on_elsewhere
-        self._looked_at = 0.0
+        self._polled_at = 0.0
 
     @property
     def stopping(self) -> bool:
-        """Whether nothing new is to be begun."""
+        """Whether no further task may be started."""
         return self._stopping()
 
     def __iter__(self) -> Self:
         return self
 
     def __bool__(self) -> bool:
-        return not self.stopping and bool(self._waiting or self._held)
+        return not self.stopping and bool(self._waiting or self._held_elsewhere)
 
     def __next__(self) -> Task:
         if self.stopping:
             raise StopIteration
         while self._waiting:
             task = self._waiting.popleft()
-            if self._lease(task):
+            if self._acquire(task):
                 return task
-        if time.monotonic() - self._looked_at > SECONDS_BETWEEN_LOOKS:
-            self._looked_at = time.monotonic()
-            for _ in range(len(self._held)):
-                if self._lease(task := self._held.popleft()):
+        if time.monotonic() - self._polled_at > POLL_SECONDS:
+            self._polled_at = time.monotonic()
+            for _ in range(len(self._held_elsewhere)):
+                if self._acquire(task := self._held_elsewhere.popleft()):
                     return task
         raise StopIteration
 
-    def batch(self, most: int) -> list[Task]:
-        """The next task and, if it is one to train, up to ``most`` of its cell, itself included."""
+    def batch(self, size: int) -> list[Task]:
+        """Take the next task and up to ``size - 1`` more that train seeds of the same cell.
+
+        A task that only scores a run is always alone. The list is empty if no task is available.
+        """
         batch = list(islice(self, 1))
-        while batch and len(batch) < most and self._waiting and not self.stopping:
-            if not _of_one_cell(batch[0], self._waiting[0]):
+        while batch and len(batch) < size and self._waiting and not self.stopping:
+            if not _trains_same_cell(batch[0], self._waiting[0]):
                 break
-            if self._lease(task := self._waiting.popleft()):
+            if self._acquire(task := self._waiting.popleft()):
                 batch.append(task)
         return batch
 
-    def finished(self, task: Task) -> None:
-        """Take note that a task's record is written."""
-        self._leases.release(_name(task))
+    def mark_finished(self, task: Task) -> None:
+        """Release the lease of a task whose record has been written."""
+        self._leases.release(_record_name(task))
 
-    def _lease(self, task: Task) -> bool:
-        """Whether a task is ours; if not, it is either done elsewhere or held by another."""
-        name = _name(task)
+    def _acquire(self, task: Task) -> bool:
+        """Claim a task; False if it is recorded already or another driver holds it."""
+        name = _record_name(task)
         with as_store_errors(self._store.root / "leases"):
-            taken = not self._store.has_record_file(name) and self._leases.acquire(name)
-            # Looked at again: it may have been recorded, and its claim settled, in between.
+            claimed = not self._store.has_record_file(name) and self._leases.acquire(name)
+            # Checked again: another driver may have recorded it and released its lease in between.
             if self._store.has_record_file(name):
                 self._leases.release(name)
                 self._on_elsewhere(task.run)
                 return False
-        if not taken:
-            self._held.append(task)
-        return taken
+        if not claimed:
+            self._held_elsewhere.append(task)
+        return claimed
 
 
-def _of_one_cell(one: Task, other: Task) -> bool:
-    """Whether both are to be trained, with the same settings and images."""
-    if one.stored is not None or other.stored is not None:
+def _trains_same_cell(first: Task, second: Task) -> bool:
+    """Whether both tasks train, with the same settings and on the same images."""
+    if first.stored is not None or second.stored is not None:
         return False
-    return (one.run.cell, one.run.data_digest) == (other.run.cell, other.run.data_digest)
+    return (first.run.cell, first.run.data_digest) == (second.run.cell, second.run.data_digest)
 
 
-def _name(task: Task) -> str:
-    """Name of the record that a task writes."""
+def _record_name(task: Task) -> str:
     return record_file_name(task.run.key, "retry" if task.stored is None else "scores", task.number)

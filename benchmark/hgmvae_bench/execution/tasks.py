@@ -1,4 +1,4 @@
-"""What executors are given and what they tell: tasks, what every worker needs to know, events."""
+"""Tasks, the context that they run in, and the events that executors report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from hgmvae_bench.data.catalogue import default_root
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.local_files import LocalPlugin
 from hgmvae_bench.storage.schema import Record, ScoreRecord
@@ -16,13 +17,13 @@ from hgmvae_bench.utils.errors import UserError
 
 
 class Task(NamedTuple):
-    """One run to do.
+    """A run to train and score, or a finished run to score.
 
     Attributes:
-        run: what to train, or what was trained.
-        metrics: what to compute.
-        stored: the finished run that only lacks these metrics; None for a run to train.
-        number: of the record that the task writes, in its name: 0 for a run's first.
+        run: the run.
+        metrics: names of the metrics to compute.
+        stored: the finished run that lacks these metrics; None if the run has to be trained.
+        number: number in the name of the record that the task writes; 0 for a run's first record.
     """
 
     run: Run
@@ -32,50 +33,51 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What every worker needs to know.
+class RunContext:
+    """Everything that the runs of a grid share: folders, device, limits, plug-ins.
+
+    The driver sends it to its workers, so it must be picklable.
 
     Attributes:
-        results: the results folder.
+        store: the results folder, with the name of the driver that writes to it.
         data_root: the data folder.
-        device: where to compute.
-        weights: folder of pretrained weights for metrics, if any.
-        threads: CPU threads of one worker. Sums in another order round differently, so this stays
-            the same however many runs there are to do.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads of one worker. The order of a floating-point sum depends on it, so it
+            stays the same however many runs there are.
+        weights: folder of pretrained weights for metrics; None to search the default places.
         local_plugins: plug-ins that are not installed.
-        owner: name of the driver, under which its workers write.
-        time_limit: seconds after which a run counts as hung; None for none.
-        context: what records say of the grid that they were made for.
-        stacked: whether seeds that are trained together are one model of stacked weights.
+        time_limit: seconds after which a run counts as hung; None for no limit.
+        provenance: entries that every record's provenance gets, such as the grid's name.
+        stacked: whether jointly trained seeds are one model of stacked weights.
     """
 
-    results: Path
-    data_root: Path
-    device: str
-    weights: Path | None
-    threads: int
+    store: Store
+    data_root: Path = field(default_factory=default_root)
+    device: str = "cpu"
+    threads: int = 1
+    weights: Path | None = None
     local_plugins: tuple[LocalPlugin, ...] = ()
-    owner: str = ""
     time_limit: float | None = None
-    context: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     stacked: bool = False
-
-    @property
-    def store(self) -> Store:
-        """The results folder."""
-        return Store(self.results, self.owner)
 
 
 @dataclass(frozen=True)
 class Started:
-    """A worker has begun a run."""
+    """A worker has started a run."""
 
     run: Run
 
 
 @dataclass(frozen=True)
 class EpochEnded:
-    """A run has finished an epoch, with the mean of every loss term."""
+    """A run has finished an epoch.
+
+    Attributes:
+        run: the run.
+        epoch: number of the epoch, from 1.
+        terms: mean of every loss term over the epoch.
+    """
 
     run: Run
     epoch: int
@@ -84,43 +86,64 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run has been recorded."""
+    """A run has been recorded by this driver or one of its workers."""
 
     run: Run
     record: Record | ScoreRecord
 
 
 @dataclass(frozen=True)
-class DoneElsewhere:
-    """Another process has recorded a run."""
+class FinishedElsewhere:
+    """A run has been recorded by another driver."""
 
     run: Run
 
 
 @dataclass(frozen=True)
-class PutBack:
-    """A run that was begun is to be done later, or by another start; the reason says why."""
+class Requeued:
+    """A started run was interrupted; this driver or a later one will run it again.
+
+    Attributes:
+        run: the run.
+        reason: why it was interrupted.
+    """
 
     run: Run
     reason: str
 
 
-Event = Started | EpochEnded | Finished | DoneElsewhere | PutBack
+Event = Started | EpochEnded | Finished | FinishedElsewhere | Requeued
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A worker's answer: its task stopped at the end of an epoch, as requested."""
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """A worker's answer: the GPU has too little memory for everything that runs on it."""
+
+    reason: str
 
 
 class Tasks(Protocol):
-    """Tasks, each handed out once (`hgmvae_bench.execution.task_queue.Work`)."""
+    """Source of tasks that hands out each once (`hgmvae_bench.execution.task_queue.TaskQueue`)."""
 
     @property
     def stopping(self) -> bool:
-        """Whether nothing new is to be begun."""
+        """Whether no further task may be started."""
 
     def __iter__(self) -> Iterator[Task]:
-        """What there is to do now; there may be more later."""
+        """Yield the tasks that are available now; more may become available later."""
 
-    def batch(self, most: int) -> list[Task]:
-        """The next task with others to train of its cell, at most so many; empty if none now."""
+    def batch(self, size: int) -> list[Task]:
+        """Take the next task and up to ``size - 1`` more that train seeds of the same cell.
+
+        Returns:
+            The tasks; empty if none is available now.
+        """
 
 
 class ExecutorError(UserError, RuntimeError):
-    """A worker that could not store what it did, or read what it needs; the message says why."""
+    """A worker cannot be started, cannot read its data or cannot store its results."""

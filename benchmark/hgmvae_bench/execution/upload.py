@@ -1,4 +1,4 @@
-"""A reporter that sends what is recorded to where the results lie."""
+"""Reporter that uploads each run to a remote results folder when it is recorded."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from hgmvae_bench.execution.tasks import Event, Finished
 from hgmvae_bench.storage.remote import RemoteError, RemoteResults
 
 if TYPE_CHECKING:
-    from hgmvae_bench.execution.runner import Plan
+    from hgmvae_bench.execution.plan import ExecutionPlan
 
 
-class PushingReporter:
-    """Sends each run when it is recorded; what cannot be sent waits for the end."""
+class UploadReporter:
+    """Uploads each run when it is recorded; a failed upload is repeated at the end.
+
+    Args:
+        remote: the remote results folder.
+        warn: called with a message when the first upload fails.
+    """
 
     def __init__(self, remote: RemoteResults, warn: Callable[[str], None]) -> None:
         self._remote, self._warn, self._warned = remote, warn, False
 
-    def planned(self, plan: Plan) -> None:
-        """Nothing to send yet."""
+    def on_plan(self, plan: ExecutionPlan) -> None:
+        """Do nothing: there is nothing to upload yet."""
 
-    def happened(self, event: Event) -> None:
-        """Send the run that has been recorded."""
+    def on_event(self, event: Event) -> None:
+        """Upload the run if the event is its record."""
         if not isinstance(event, Finished):
             return
         try:

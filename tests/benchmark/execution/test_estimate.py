@@ -5,7 +5,8 @@ import torch
 
 from hgmvae_bench.cli.progress import plan_text
 from hgmvae_bench.execution.estimate import survey
-from hgmvae_bench.execution.run import execute
+from hgmvae_bench.execution.run import execute_run
+from hgmvae_bench.execution.tasks import RunContext
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
@@ -67,7 +68,7 @@ def test_a_calibration_foresees_what_a_training_takes_and_leaves(tiny_text, digi
     grid = parse_grid(text, "tiny.yaml").select(models=["vae"], seeds=1)
     (plan,) = look(grid, tmp_path).cells
     (cell,) = grid.cells
-    record = execute(Run(cell, 0, digits.digest), digits, [], store=Store(tmp_path), device=CPU)
+    record = execute_run(Run(cell, 0, digits.digest), digits, [], RunContext(Store(tmp_path)))
     took = record.seconds["training"]
     # Others compute on this machine as well.
     assert took / 4 < plan.seconds < took * 4
@@ -81,9 +82,9 @@ def test_what_is_lacking_is_named_and_the_rest_estimated_without_it(tmp_path, mo
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     grid = load_grid("paper").select(datasets=["mnist"], models=["vae"], seeds=2)
     found = look(grid, tmp_path)
-    assert "hgmvae-bench data fetch mnist" in found.lacking_data["mnist"]
-    assert found.lacking_weights.keys() & {"fid", "lpips"}
-    assert all("https://" in reason for reason in found.lacking_weights.values())
+    assert "hgmvae-bench data fetch mnist" in found.missing_data["mnist"]
+    assert found.missing_weights.keys() & {"fid", "lpips"}
+    assert all("https://" in reason for reason in found.missing_weights.values())
     assert found.seconds == 0
     assert found.not_estimated == 2 * len(found.cells)
     assert found.bytes > 1e6

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from hgmvae_bench.execution import resource_meter
-from hgmvae_bench.execution.resource_meter import Meter
+from hgmvae_bench.execution.resource_meter import ResourceMeter
 
 CPU = torch.device("cpu")
 
 
 def test_each_stage_has_its_own_time_and_peak_memory():
-    meter = Meter(CPU)
+    meter = ResourceMeter(CPU)
     with meter("large"):
         large = torch.ones(50_000_000)
     del large
@@ -26,7 +26,7 @@ def test_each_stage_has_its_own_time_and_peak_memory():
 
 
 def test_a_stage_that_fails_is_measured():
-    meter = Meter(CPU)
+    meter = ResourceMeter(CPU)
     with pytest.raises(ZeroDivisionError), meter("training"):
         raise ZeroDivisionError
     assert meter.seconds["training"] >= 0
@@ -56,4 +56,4 @@ def test_what_runs_went_through_together_is_divided_but_for_its_peaks():
     stage = {"seconds": 6.0, "peak_bytes": 9, "peak_gpu_bytes": 8}
     stage |= {"cpu_joules": 30.0, "gpu_joules": None}
     shared = {**stage, "seconds": 2.0, "cpu_joules": 10.0, "together": 3}
-    assert resource_meter.share(stage, 3) == shared
+    assert resource_meter.per_run_share(stage, 3) == shared

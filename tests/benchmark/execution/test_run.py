@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.execution.run import RecordedElsewhereError, execute, rescore
+from hgmvae_bench.execution.run import AlreadyRecordedError, execute_run, rescore
+from hgmvae_bench.execution.tasks import RunContext
 from hgmvae_bench.grid import Grid, Run, parse_grid
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord
@@ -28,19 +29,19 @@ def store(tmp_path) -> Store:
 def test_a_run_that_another_process_has_recorded_stays_as_that_left_it(run, digits, store) -> None:
     first = Record.of(run, status="complete", metrics={"sc": MetricValue(value=0.5)})
     store.add(first, 0, {"model.safetensors": b"the first's"})
-    with pytest.raises(RecordedElsewhereError):
-        execute(run, digits, ["sc"], store=store, device=CPU, number=0)
+    with pytest.raises(AlreadyRecordedError):
+        execute_run(run, digits, ["sc"], RunContext(store), number=0)
     assert store.runs()[run.key].record == first
     assert (store.artifact_folder(run.key) / "model.safetensors").read_bytes() == b"the first's"
 
 
 def test_metrics_that_another_process_has_recorded_stay(run, digits, store) -> None:
-    execute(run, digits, [], store=store, device=CPU, number=0)
+    execute_run(run, digits, [], RunContext(store), number=0)
     stored = store.runs()[run.key]
     first = {"sc": MetricValue(value=0.5)}
     store.add_scores(ScoreRecord(key=run.key, record_sha256=stored.sha256, metrics=first), 1)
-    with pytest.raises(RecordedElsewhereError):
-        rescore(stored, run, digits, ["ssim"], store=store, device=CPU, number=1)
+    with pytest.raises(AlreadyRecordedError):
+        rescore(stored, run, digits, ["ssim"], RunContext(store), number=1)
     assert store.runs()[run.key].metrics == first
 
 
@@ -69,7 +70,7 @@ METRICS = {
 def test_a_metric_that_gives_what_no_record_can_hold_is_missing(run, digits, store) -> None:
     with using_plugins([LocalPlugin("odd.py", METRICS)]):
         names = ["no-value", "odd-fingerprint", "well"]
-        record = execute(run, digits, names, store=store, device=CPU)
+        record = execute_run(run, digits, names, RunContext(store))
     assert record.status == "complete"
     missing = {name: value.missing for name, value in record.metrics.items()}
     assert missing["no-value"] == "error: TypeError: must be real number, not NoneType"
@@ -108,7 +109,7 @@ def trained(tiny_text, digits, store):
         with using_plugins([LocalPlugin("odd.py", MODEL.replace("CHANGE", change))]):
             (cell,) = parse_grid(text, "tiny.yaml").cells
             run = Run(cell, 0, digits.digest)
-            return execute(run, digits, ["sc"], store=store, device=CPU)
+            return execute_run(run, digits, ["sc"], RunContext(store))
 
     return train
 

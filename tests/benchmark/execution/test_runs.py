@@ -12,16 +12,12 @@ from functools import partial
 import pytest
 import yaml
 
+from hgmvae_bench.execution import runner
 from hgmvae_bench.execution.backends import LocalExecutor
+from hgmvae_bench.execution.plan import PlanError, make_evaluation_plan, make_plan
 from hgmvae_bench.execution.preflight import check_cells, load_data
-from hgmvae_bench.execution.run import runner
-from hgmvae_bench.execution.runner import (
-    RunError,
-    make_evaluation_plan,
-    make_plan,
-    run_plan,
-)
-from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
+from hgmvae_bench.execution.runner import execute_plan
+from hgmvae_bench.execution.tasks import EpochEnded, Finished, RunContext, Started
 from hgmvae_bench.grid import parse_grid
 from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.schema import Record
@@ -37,10 +33,10 @@ class Recorder:
     def __init__(self, react=lambda event: None):
         self.plan, self.events, self.react = None, [], react
 
-    def planned(self, plan):
+    def on_plan(self, plan):
         self.plan = plan
 
-    def happened(self, event):
+    def on_event(self, event):
         self.events.append(event)
         self.react(event)
 
@@ -58,22 +54,16 @@ def run(grid, root, recorder=None, *, executor=ONE_BY_ONE, retry_failed=False):
     store, recorder = Store(root), recorder or Recorder()
     data = load_data(grid, root)
     plan = make_plan(grid, data, store.runs(), retry_failed=retry_failed)
-    check_cells(grid, plan.to_train, data)
-    complete = run_plan(
-        plan,
-        store,
-        data_root=root,
-        device="cpu",
-        executor=executor,
-        reporter=recorder,
-    )
+    check_cells(grid, plan.cells_to_train, data)
+    context = RunContext(store, root)
+    complete = execute_plan(plan, context, executor=executor, reporter=recorder)
     return complete, recorder
 
 
 def evaluate(grid, root, metrics):
     store, recorder = Store(root), Recorder()
     plan = make_evaluation_plan(grid, load_data(grid, root), store.runs(), metrics)
-    run_plan(plan, store, data_root=root, device="cpu", executor=ONE_BY_ONE, reporter=recorder)
+    execute_plan(plan, RunContext(store, root), executor=ONE_BY_ONE, reporter=recorder)
     return recorder
 
 
@@ -146,11 +136,9 @@ def test_what_another_process_left_uncomputed_is_computed_after_it(finished, tin
     finished_by_second = []
     for plan in plans:
         recorder = Recorder()
-        assert run_plan(
+        assert execute_plan(
             plan,
-            Store(finished),
-            data_root=finished,
-            device="cpu",
+            RunContext(Store(finished), finished),
             executor=ONE_BY_ONE,
             reporter=recorder,
         )
@@ -231,7 +219,7 @@ def test_a_metric_scored_at_once_equals_the_one_added_later(extended, with_ssim,
 def test_evaluate_fills_in_what_has_no_value_and_trains_nothing(finished, tiny_grid):
     recorder = evaluate(tiny_grid, finished, ["sc", "ssim", "nmi"])
     assert recorder.count(EpochEnded) == 0
-    assert [task.metrics for task in recorder.plan.rescore] == [["ssim", "nmi"]] * 4
+    assert [task.metrics for task in recorder.plan.score] == [["ssim", "nmi"]] * 4
     for _, metrics in results(finished).values():
         assert set(metrics) == {"sc", "accuracy", "ssim", "nmi"}
         assert metrics["ssim"][0] is not None
@@ -245,7 +233,7 @@ def test_evaluate_refuses_other_data_than_was_trained_on(finished, tiny_grid):
         )
         for key, run in Store(finished).runs().items()
     }
-    with pytest.raises(RunError, match="was trained on other digits data"):
+    with pytest.raises(PlanError, match="was trained on other digits data"):
         make_evaluation_plan(tiny_grid, load_data(tiny_grid, finished), stored, ["ssim"])
 
 

@@ -17,7 +17,7 @@ from hgmvae_bench.execution.speed.measure import (
     to_text,
 )
 from hgmvae_bench.execution.speed.trainers import (
-    seeds_side_by_side,
+    concurrent_seeds,
     stacked_seeds,
     with_torch_layers,
 )
@@ -131,13 +131,13 @@ def test_few_turns_give_no_interval():
 
 def test_seeds_side_by_side_have_processes_that_every_epoch_waits_for(digits):
     images = digits.train_images[:64]
-    with seeds_side_by_side(cell(), images, CPU, 2, threads=2) as epoch:
+    with concurrent_seeds(cell(), images, CPU, 2, threads=2) as epoch:
         workers = multiprocessing.active_children()
         assert len(workers) == 2
         epoch()
         epoch()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    with seeds_side_by_side(cell(), images, CPU, 2, threads=2) as epoch:
+    with concurrent_seeds(cell(), images, CPU, 2, threads=2) as epoch:
         victim = multiprocessing.active_children()[0]
         victim.kill()
         victim.join()

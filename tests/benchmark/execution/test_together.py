@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from hgmvae_bench.execution.backends import LocalExecutor
+from hgmvae_bench.execution.plan import make_plan
 from hgmvae_bench.execution.preflight import load_data
-from hgmvae_bench.execution.run import TogetherError, execute, train_together
-from hgmvae_bench.execution.runner import make_plan, run_plan
-from hgmvae_bench.execution.task_queue import Work
-from hgmvae_bench.execution.tasks import EpochEnded, Finished, PutBack, Started, Task
+from hgmvae_bench.execution.run import JointTrainingError, execute_run, train_jointly
+from hgmvae_bench.execution.runner import execute_plan
+from hgmvae_bench.execution.task_queue import TaskQueue
+from hgmvae_bench.execution.tasks import EpochEnded, Finished, Requeued, RunContext, Started, Task
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.leases import Leases
@@ -45,24 +46,22 @@ def test_what_is_trained_together_is_scored_later_as_if_it_had_been_alone(
     runs = [Run(cell, seed, digits.digest) for seed in range(2)]
     apart, together = Store(tmp_path / "apart"), Store(tmp_path / "together")
     epochs = []
-    train_together(
+    train_jointly(
         runs,
         digits,
-        store=together,
-        device=CPU,
+        RunContext(together),
         on_epoch=lambda i, epoch, _: epochs.append((i, epoch)),
     )
     assert epochs == [(0, 1), (1, 1), (0, 2), (1, 2)]
     assert together.runs() == {}
     again = []
     for run in runs:
-        alone = execute(run, digits, ["sc", "ssim"], store=apart, device=CPU)
-        scored = execute(
+        alone = execute_run(run, digits, ["sc", "ssim"], RunContext(apart))
+        scored = execute_run(
             run,
             digits,
             ["sc", "ssim"],
-            store=together,
-            device=CPU,
+            RunContext(together),
             on_epoch=lambda *a: again.append(a),
         )
         assert alone.status == "complete", alone.error
@@ -81,10 +80,10 @@ def test_seeds_that_are_stacked_say_so_in_their_records(tiny_text, digits, tmp_p
     (cell,) = parse_grid(text, "tiny.yaml").cells
     runs = [Run(cell, seed, digits.digest) for seed in range(2)]
     apart, together = Store(tmp_path / "apart"), Store(tmp_path / "together")
-    train_together(runs, digits, store=together, device=CPU, stacked=True)
+    train_jointly(runs, digits, RunContext(together, stacked=True))
     for run in runs:
-        alone = execute(run, digits, ["sc"], store=apart, device=CPU)
-        stacked = execute(run, digits, ["sc"], store=together, device=CPU)
+        alone = execute_run(run, digits, ["sc"], RunContext(apart))
+        stacked = execute_run(run, digits, ["sc"], RunContext(together))
         training = stacked.provenance["stages"]["training"]
         assert (training["together"], training["stacked"]) == (2, True)
         # Sums are taken in another order; the run is the same.
@@ -125,9 +124,9 @@ class Recorder:
     def __init__(self):
         self.events = []
 
-    def planned(self, plan): ...
+    def on_plan(self, plan): ...
 
-    def happened(self, event):
+    def on_event(self, event):
         self.events.append(event)
 
     def of(self, kind):
@@ -136,13 +135,11 @@ class Recorder:
 
 def run(grid, root, *, together, stacked=False, stopping=lambda events: False):
     store, recorder = Store(root), Recorder()
-    run_plan(
+    execute_plan(
         make_plan(grid, load_data(grid, root), store.runs()),
-        store,
-        data_root=root,
-        device="cpu",
+        RunContext(store, root),
         # One thread a worker, as in this process: sums in another order would round differently.
-        executor=LocalExecutor(available_cores(), together=together, stacked=stacked),
+        executor=LocalExecutor(available_cores(), joint_seeds=together, stacked=stacked),
         reporter=recorder,
         stopping=lambda: stopping(recorder.events),
     )
@@ -176,7 +173,7 @@ def test_a_seed_that_diverges_or_dies_costs_only_itself(grid_of, digits, tmp_pat
         if record.status == "failed":
             assert record.error.endswith("the worker process died: SIGKILL (out of memory?)")
         else:
-            expected = execute(event.run, digits, ["sc", "accuracy"], store=alone, device=CPU)
+            expected = execute_run(event.run, digits, ["sc", "accuracy"], RunContext(alone))
             assert outcome(record) == outcome(expected)
             together = record.provenance["stages"]["training"].get("together")
             way = event.run.cell.model_settings["way"]
@@ -185,12 +182,12 @@ def test_a_seed_that_diverges_or_dies_costs_only_itself(grid_of, digits, tmp_pat
     began = list(takewhile(lambda event: isinstance(event, Started), recorder.events))
     assert len(began) >= 3
     # What died with the others of its cell was done again, and nothing else was.
-    assert len(recorder.of(PutBack)) == 3
+    assert len(recorder.of(Requeued)) == 3
     assert len(recorder.of(Started)) == 9
-    for event in recorder.of(PutBack):
+    for event in recorder.of(Requeued):
         assert event.run.cell.model_settings["way"] == "dies"
     logs = [Store(tmp_path / "r").log_path(event.run.key).read_text() for event in began[:3]]
-    assert [f"trained together with {began[0].run.key}, " in log for log in logs] == [0, 1, 1]
+    assert [f"trained jointly with {began[0].run.key};" in log for log in logs] == [0, 1, 1]
     assert list((tmp_path / "r" / "leases").iterdir()) == []
     # A run that dies may leave one, if it lasted: to be done again, it goes on from there.
     kept = {path.stem for path in (tmp_path / "r" / "checkpoints").iterdir()}
@@ -203,13 +200,13 @@ def test_seeds_that_are_stopped_together_all_go_on_where_they_were(grid_of, digi
     ended = lambda events: any(isinstance(event, EpochEnded) for event in events)  # noqa: E731
     outcomes, recorder = run(grid, root, together=3, stopping=ended)
     assert outcomes == {}
-    assert [event.reason for event in recorder.of(PutBack)] == ["stopped"] * 3
+    assert [event.reason for event in recorder.of(Requeued)] == ["stopped"] * 3
     assert len(list((root / "checkpoints").iterdir())) == 3
     _, recorder = run(grid, root, together=3)
     assert not any(event.epoch == 1 for event in recorder.of(EpochEnded))
     for event in recorder.of(Finished):
-        alone = execute(
-            event.run, digits, ["sc", "accuracy"], store=Store(tmp_path / "alone"), device=CPU
+        alone = execute_run(
+            event.run, digits, ["sc", "accuracy"], RunContext(Store(tmp_path / "alone"))
         )
         assert outcome(event.record) == outcome(alone)
 
@@ -228,8 +225,8 @@ def test_workers_stack_the_seeds_of_a_cell_if_they_are_told_to(grid_of, digits, 
 def test_what_goes_wrong_in_a_training_of_several_says_so(grid_of, digits, tmp_path):
     (cell,) = grid_of("raises").cells
     runs = [Run(cell, seed, digits.digest) for seed in range(3)]
-    with pytest.raises(TogetherError, match=r"^ValueError: a bad seed$"):
-        train_together(runs, digits, store=Store(tmp_path), device=CPU)
+    with pytest.raises(JointTrainingError, match=r"^ValueError: a bad seed$"):
+        train_jointly(runs, digits, RunContext(Store(tmp_path)))
 
 
 def test_seeds_of_a_cell_that_are_free_are_handed_out_together(grid_of, digits, tmp_path):
@@ -238,7 +235,7 @@ def test_seeds_of_a_cell_that_are_free_are_handed_out_together(grid_of, digits, 
     store = Store(tmp_path)
     with Leases(store.files, "a") as ours, Leases(store.files, "b") as theirs:
         assert theirs.acquire(f"{tasks[1].run.key}.json")
-        work = Work(tasks, store, ours, lambda: False, lambda run: None)
+        work = TaskQueue(tasks, store, ours, lambda: False, lambda run: None)
         assert work.batch(3) == [tasks[0], tasks[2]]
         assert work.batch(2) == tasks[3:5]
         assert work.batch(2) == [tasks[5]]

@@ -9,7 +9,12 @@ import pytest
 from hgmvae_bench.cli.common import show_progress
 from hgmvae_bench.execution import tracking
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
-from hgmvae_bench.execution.tracking import Occasion, TrackingError, TrackingReporter, open_tracker
+from hgmvae_bench.execution.tracking import (
+    TrackingContext,
+    TrackingError,
+    TrackingReporter,
+    open_tracker,
+)
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.storage.remote import ORIGIN
@@ -49,9 +54,9 @@ def report(runs, tracker):
     warnings = []
     reporter = TrackingReporter("memory", tracker, warnings.append)
     for run in runs:
-        reporter.happened(Started(run))
-        reporter.happened(EpochEnded(run, 1, {"loss": 0.5}))
-        reporter.happened(Finished(run, Record.of(run, status="complete")))
+        reporter.on_event(Started(run))
+        reporter.on_event(EpochEnded(run, 1, {"loss": 0.5}))
+        reporter.on_event(Finished(run, Record.of(run, status="complete")))
     reporter.close()
     return warnings
 
@@ -96,7 +101,7 @@ def test_a_tracker_that_hangs_delays_nothing(runs, monkeypatch):
 
 def test_an_unknown_tracker_is_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match="unknown tracker 'mlfow'; did you mean mlflow"):
-        open_tracker("mlfow:http://localhost", Occasion("tiny", None))
+        open_tracker("mlfow:http://localhost", TrackingContext("tiny", None))
 
 
 def test_a_tracker_that_is_not_installed_says_how_to_install_it(monkeypatch):
@@ -105,13 +110,13 @@ def test_a_tracker_that_is_not_installed_says_how_to_install_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "hgmvae_bench.execution.tracking.to_mlflow", raising=False)
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(TrackingError, match=r"pip install 'hgmvae-bench\[mlflow\]'"):
-        open_tracker("mlflow", Occasion("tiny", None))
+        open_tracker("mlflow", TrackingContext("tiny", None))
 
 
 def test_tensorboard_asks_for_a_folder_where_results_lie_elsewhere():
     pytest.importorskip("tensorboard", reason="the extra `tensorboard` is not installed")
     with pytest.raises(TrackingError, match="name one: --track tensorboard:FOLDER"):
-        open_tracker("tensorboard", Occasion("tiny", None))
+        open_tracker("tensorboard", TrackingContext("tiny", None))
 
 
 def test_results_at_a_url_lie_elsewhere(tiny_grid, tmp_path):

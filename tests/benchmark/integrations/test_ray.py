@@ -14,11 +14,19 @@ import pytest
 import torch
 
 from hgmvae_bench.data import ImageData
+from hgmvae_bench.execution.plan import make_plan
 from hgmvae_bench.execution.preflight import load_data
-from hgmvae_bench.execution.run import execute
-from hgmvae_bench.execution.runner import make_plan, run_plan
+from hgmvae_bench.execution.run import execute_run
+from hgmvae_bench.execution.runner import execute_plan
 from hgmvae_bench.execution.signals import StoppedError, stop_on_signals
-from hgmvae_bench.execution.tasks import EpochEnded, ExecutorError, Finished, PutBack, Started
+from hgmvae_bench.execution.tasks import (
+    EpochEnded,
+    ExecutorError,
+    Finished,
+    Requeued,
+    RunContext,
+    Started,
+)
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.store import Store
@@ -85,10 +93,10 @@ class Recorder:
     def __init__(self, react=lambda event: None):
         self.events, self.react = [], react
 
-    def planned(self, plan):
+    def on_plan(self, plan):
         pass
 
-    def happened(self, event):
+    def on_event(self, event):
         self.events.append(event)
         self.react(event)
 
@@ -96,12 +104,11 @@ class Recorder:
         return sorted(event.run.key for event in self.events if isinstance(event, kind))
 
 
-def run(grid, root, executor, recorder=None, **options):
+def run(grid, root, executor, recorder=None, time_limit=None, **options):
     store, recorder = Store(root), recorder or Recorder()
     plan = make_plan(grid, load_data(grid, root), store.runs())
-    complete = run_plan(
-        plan, store, data_root=root, device="cpu", executor=executor, reporter=recorder, **options
-    )
+    context = RunContext(store, root, time_limit=time_limit)
+    complete = execute_plan(plan, context, executor=executor, reporter=recorder, **options)
     return complete, recorder
 
 
@@ -164,7 +171,7 @@ def undisturbed(longer, digits, tmp_path_factory):
     torch.set_num_threads(1)
     for (cell, metrics), seed in itertools.product(longer.cells.items(), range(3)):
         run = Run(cell, seed, digits.digest)
-        execute(run, digits, metrics, store=Store(root), device=torch.device("cpu"))
+        execute_run(run, digits, metrics, RunContext(Store(root)))
     torch.set_num_threads(threads)
     return results(root)
 
@@ -230,15 +237,15 @@ def test_ctrl_c_stops_at_the_end_of_an_epoch_and_twice_at_once(
     assert stopped.value.exit_status == 130
     begun, finished = set(recorder.keys(Started)), set(recorder.keys(Finished))
     assert len(begun) <= 2, "another run was begun"
-    assert {event.reason for event in recorder.events if isinstance(event, PutBack)} == {"stopped"}
+    assert {event.reason for event in recorder.events if isinstance(event, Requeued)} == {"stopped"}
     left = checkpoints(tmp_path)
-    assert set(recorder.keys(PutBack)) == begun - finished >= left != set()
+    assert set(recorder.keys(Requeued)) == begun - finished >= left != set()
     assert set(Store(tmp_path).runs()) == finished
 
     times, recorder = 2, Recorder(interrupt)
     with pytest.raises(StoppedError, match=r"^stopped at once; the same again$"):
         interrupted()
-    assert not recorder.keys(PutBack)
+    assert not recorder.keys(Requeued)
     wait_for(lambda: ray.available_resources().get("CPU") == 2)
 
     assert run(longer, tmp_path, RayExecutor())[0]
@@ -253,18 +260,18 @@ def test_a_cluster_that_is_lost_ends_the_grid_and_says_so(cluster, longer, tmp_p
     cancelled = []
     monkeypatch.setattr(ray, "cancel", lambda reference, **_: cancelled.append(reference))
 
-    def lose_the_desk(event):
+    def lose_the_mailbox(event):
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
-                if path.read_bytes().startswith(b"ray::Desk"):
+                if path.read_bytes().startswith(b"ray::Mailbox"):
                     parent = re.search(r"PPid:\s+(\d+)", path.with_name("status").read_text())[1]
                     # Others on this machine may have a cluster too.
                     if cluster.address in Path(f"/proc/{parent}/cmdline").read_text():
                         os.kill(int(path.parent.name), signal.SIGKILL)
 
     grid = longer.select(seeds=1)
-    with pytest.raises(ExecutorError, match=r"cannot be talked to: .*; the same command goes on"):
-        run(grid, tmp_path, RayExecutor(), Recorder(lose_the_desk))
+    with pytest.raises(ExecutorError, match=r"does not answer: .*; repeat the command"):
+        run(grid, tmp_path, RayExecutor(), Recorder(lose_the_mailbox))
     assert Store(tmp_path).runs() == {}
     assert cancelled == [], "Ray aborts the driver if what is cancelled is just ending"
     wait_for(lambda: ray.available_resources().get("CPU") == 2)
@@ -341,7 +348,7 @@ def test_a_run_that_hangs_crashes_or_raises_costs_only_itself_and_leaves_its_wor
     assert re.search(r'odd\.py", line \d+ in build', errors["hangs"])
     assert "\nlost 2 times: WorkerCrashedError" in errors["crashes"]
     assert re.search(r'odd\.py", line \d+ in build', errors["crashes"])
-    assert errors["out-of-memory"].endswith("Tried to allocate 1 GiB, with nothing beside it")
+    assert errors["out-of-memory"].endswith("Tried to allocate 1 GiB, with no other run on the GPU")
     assert errors["raises"].splitlines()[-1] == "ValueError: no such thing"
     assert "Traceback" in errors["raises"]
     for record in records.values():
@@ -357,7 +364,7 @@ def test_a_share_of_a_gpu_bounds_how_many_runs_stand_beside_each_other(cluster, 
 
     def count(event):
         under_way.add(event.run.key)
-        if isinstance(event, Finished | PutBack):
+        if isinstance(event, Finished | Requeued):
             under_way.discard(event.run.key)
         most.append(len(under_way))
 
@@ -374,8 +381,8 @@ def test_a_share_of_a_gpu_bounds_how_many_runs_stand_beside_each_other(cluster, 
         complete, recorder = run(grid, tmp_path, RayExecutor(gpus=0.5))
     cluster.remove_node(node)
     assert complete
-    (put_back,) = (event for event in recorder.events if isinstance(event, PutBack))
-    assert put_back.reason == "CUDA out of memory; going on with 1 of a GPU for each run"
+    (requeued,) = (event for event in recorder.events if isinstance(event, Requeued))
+    assert requeued.reason == "CUDA out of memory; continuing with 1 of a GPU for each run"
 
 
 def test_a_dataset_is_put_once_and_read_where_it_lies(cluster, digits):

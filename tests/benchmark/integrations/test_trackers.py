@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hgmvae_bench.execution.tasks import Finished, Started
-from hgmvae_bench.execution.tracking import Occasion, tracking
+from hgmvae_bench.execution.tracking import TrackingContext, tracking
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
@@ -197,10 +197,10 @@ def test_a_server_that_is_not_there_is_told_of(tiny_grid, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = Run(next(iter(tiny_grid.cells)), 0, "digest")
     warnings = []
-    occasion = Occasion("tiny", None)
+    occasion = TrackingContext("tiny", None)
     with tracking([f"mlflow:http://127.0.0.1:{free_port()}"], occasion, warnings.append) as told:
-        told[0].happened(Started(run))
-        told[0].happened(Finished(run, Record.of(run, status="complete")))
+        told[0].on_event(Started(run))
+        told[0].on_event(Finished(run, Record.of(run, status="complete")))
     first, last = warnings
     assert f"failed at {run.key}, which goes on untracked" in first
     assert "lacks 1 of the runs; they are in the records" in last

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from hgmvae_bench.execution.run import _seeded, execute
+from hgmvae_bench.execution.run import _seeded, execute_run
+from hgmvae_bench.execution.tasks import RunContext
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.training.checkpoints import Checkpoint, TrainingState
@@ -51,21 +52,18 @@ def test_stopped_and_uninterrupted_runs_are_equal_to_the_bit(
     (cell,) = parse_grid(text, "tiny.yaml").cells
     run = Run(cell, 0, digits.digest)
     straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
-    whole = execute(run, digits, ["sc", "ssim"], store=straight, device=CPU)
+    whole = execute_run(run, digits, ["sc", "ssim"], RunContext(straight))
     assert whole.status == "complete", whole.error
     for epoch in stops:
         with pytest.raises(StopRequestedError):
-            execute(
-                run, digits, ["sc", "ssim"], store=broken, device=CPU, on_epoch=stop_after(epoch)
-            )
+            execute_run(run, digits, ["sc", "ssim"], RunContext(broken), on_epoch=stop_after(epoch))
         assert broken.runs() == {}
     told = []
-    resumed = execute(
+    resumed = execute_run(
         run,
         digits,
         ["sc", "ssim"],
-        store=broken,
-        device=CPU,
+        RunContext(broken),
         on_epoch=lambda epoch, terms: told.append(epoch),
     )
     assert told == list(range(stops[-1] + 1, 5))
@@ -114,11 +112,11 @@ def test_a_checkpoint_of_another_kind_of_device_counts_as_none(tmp_path):
 def test_a_run_keeps_checkpoints_of_the_device_that_trains_it(tiny_grid, digits, tmp_path):
     run = Run(next(iter(tiny_grid.cells)), 0, digits.digest)
     for device in (CPU, torch.device("meta")):
-        seeded = _seeded(run, digits, Store(tmp_path), device)
+        seeded = _seeded(run, digits, RunContext(Store(tmp_path), device=device.type))
         assert seeded.checkpoint.device == device.type
 
 
 def test_a_short_run_writes_no_checkpoint(tiny_grid, digits, tmp_path):
     run = Run(next(iter(tiny_grid.cells)), 0, digits.digest)
-    execute(run, digits, ["sc"], store=Store(tmp_path), device=CPU)
+    execute_run(run, digits, ["sc"], RunContext(Store(tmp_path)))
     assert not (tmp_path / "checkpoints").exists()

@@ -1,10 +1,9 @@
-"""Runs on the machines of a Ray cluster; what they leave comes back to the driver's results folder.
+"""Execution on a Ray cluster; all results are stored in the driver's results folder.
 
-The driver reads the data and puts each dataset into Ray's object store once; a node fetches it once
-and its workers read it from shared memory. What a node does is in `worker`, what is
-said meanwhile in `mailbox`. A run on a node that is lost is done again elsewhere,
-from its last checkpoint on; its results, which would have come with the task's return, are stored
-once.
+The driver reads the data and puts each dataset into Ray's object store once. A node fetches it once
+and its workers read it from shared memory. `worker` executes a task on a node, `mailbox` carries
+the messages meanwhile. A run on a lost node is repeated elsewhere from its last checkpoint. Its
+results are the return value of the Ray task, so they are stored once.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.execution.ray.mailbox import Desk, taken_log
+from hgmvae_bench.execution.ray.mailbox import Mailbox, pop_log
 from hgmvae_bench.execution.ray.worker import (
-    Done,
     FileContents,
     Images,
-    OutOfMemory,
-    artifacts,
-    work,
+    TaskCompleted,
+    execute_on_node,
+    read_artifacts,
 )
-from hgmvae_bench.execution.recording import death_record, store_result
-from hgmvae_bench.execution.signals import handlers_kept
+from hgmvae_bench.execution.recording import failure_record, store_result
+from hgmvae_bench.execution.signals import preserve_signal_handlers
 from hgmvae_bench.execution.tasks import (
     Event,
     ExecutorError,
-    PutBack,
-    Setup,
+    OutOfMemory,
+    Requeued,
+    RunContext,
     Started,
     Task,
     Tasks,
@@ -51,37 +50,39 @@ from hgmvae_bench.storage.record_file import as_store_errors
 from hgmvae_bench.training.checkpoints import Checkpoint
 from hgmvae_bench.utils.errors import UserError
 
-# Ray tasks waiting at once: enough for a cluster to see what it has to grow for.
-WINDOW = 1000
+MAX_PENDING_TASKS = 1000
+"""Ray tasks submitted at a time: enough for an autoscaler to see how far to grow the cluster."""
 
-SECONDS_BETWEEN_LOOKS = 0.2
+POLL_SECONDS = 0.2
 
-# A run that is over its time writes its stack into its log before it is ended.
-SECONDS_FOR_STACK = 1.0
+DUMP_SECONDS = 1.0
+"""Time that a run gets to write its stack to its log before it is ended."""
 
-SECONDS_TO_END = 10.0
+END_SECONDS = 10.0
+"""Time that Ray gets to end a run."""
 
-# A process may have to be started on the node.
-SECONDS_FOR_LAST_WORDS = 30.0
+LOG_SECONDS = 30.0
+"""Time to fetch the log of a dead run; Ray may have to start a process on the node for it."""
 
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """Does tasks on a Ray cluster.
+    """Executes tasks on a Ray cluster.
 
     Attributes:
-        address: of the cluster; None for what ``RAY_ADDRESS`` says, else one of this machine alone.
+        address: address of the cluster; by default ``RAY_ADDRESS``, else a new cluster of this
+            machine alone.
         cpus: CPU cores, and threads, of a run.
-        gpus: share of a GPU that a run takes; 0.25 puts four beside each other on each.
-        at_once: runs at once; None for as many as the cluster has room for.
-        retries: how often a run is done again whose node or process was lost, before it counts as
-            failed.
+        gpus: fraction of a GPU that a run takes; 0.25 puts four runs on each GPU.
+        max_concurrent: maximum number of concurrent runs; as many as the cluster holds by default.
+        retries: how often a run is repeated after its node or process was lost, before it is
+            recorded as failed.
     """
 
     address: str | None = None
     cpus: int = 1
     gpus: float = 0.0
-    at_once: int | None = None
+    max_concurrent: int | None = None
     retries: int = 3
 
     @property
@@ -90,234 +91,258 @@ class RayExecutor:
         return self.cpus
 
     def check(self, tasks: Iterable[Task], device: str) -> None:
-        """What the nodes can do, they tell when they do it."""
+        """Check nothing: only the nodes know what they support."""
 
-    def execute(self, tasks: Tasks, setup: Setup) -> Generator[Event, None, None]:
-        """Do every task, and tell what happens while it happens.
+    def execute(self, tasks: Tasks, context: RunContext) -> Generator[Event, None, None]:
+        """Execute the tasks and yield the events.
 
         Raises:
-            ExecutorError: if the cluster cannot be reached, or a task cannot be done as asked.
+            ExecutorError: if the cluster cannot be reached or a task cannot be executed.
         """
         if not tasks:
             return
         with _connected(self.address):
-            yield from _Driver(self, setup, tasks).run()
+            yield from _Driver(self, context, tasks).run()
 
 
 @dataclass
-class _UnderWay:
-    """A task that has been given to Ray.
+class _SubmittedTask:
+    """A task that has been submitted to Ray.
 
     Attributes:
-        task: what is being done.
-        gpus: share of a GPU that it takes.
+        task: the task.
+        gpus: fraction of a GPU that it takes.
         losses: how often its process or node was lost.
-        told: whether its beginning has been told.
-        node: where it has begun; empty while it waits for room.
-        begun_at: when it has, on this process's monotonic clock.
+        reported: whether its start has been reported.
+        node: node where it has started; empty while it is pending.
+        started_at: time of the start on this process's monotonic clock.
     """
 
     task: Task
     gpus: float
     losses: int = 0
-    told: bool = False
+    reported: bool = False
     node: str = ""
-    begun_at: float = 0.0
+    started_at: float = 0.0
 
 
 @dataclass
 class _Driver:
-    """One grid on a cluster, seen from the driver."""
+    """Execution of one grid on a cluster.
+
+    Attributes:
+        executor: the executor's settings.
+        context: what the runs share.
+        tasks: source of tasks.
+        submitted: submitted tasks by Ray's reference to their return value.
+        stopped: whether the runs have been asked to stop.
+    """
 
     executor: RayExecutor
-    setup: Setup
-    waiting: Tasks
-    under_way: dict[Any, _UnderWay] = field(default_factory=dict)  # by the reference to come
+    context: RunContext
+    tasks: Tasks
+    submitted: dict[Any, _SubmittedTask] = field(default_factory=dict)
     stopped: bool = False
 
     def __post_init__(self) -> None:
         self.gpus = self.executor.gpus
-        self.shelf = _Shelf(self.setup)
+        self.shared = _SharedObjects(self.context)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here)
-        self.desk = desk.remote(self.setup.results.absolute(), self.setup.owner)
+        actor = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here)
+        store = self.context.store
+        self.mailbox = actor.remote(store.root.absolute(), store.owner)
 
     def run(self) -> Iterator[Event]:
+        """Execute all tasks and yield the events."""
         try:
             while True:
-                if self.waiting.stopping and not self.stopped:
-                    yield from self.stop()
-                room = (self.executor.at_once or WINDOW) - len(self.under_way)
-                for task in islice(iter(self.waiting), room):
-                    self.give(_UnderWay(task, self.gpus))
-                if not self.under_way:
+                if self.tasks.stopping and not self.stopped:
+                    yield from self.request_stop()
+                free = (self.executor.max_concurrent or MAX_PENDING_TASKS) - len(self.submitted)
+                for task in islice(iter(self.tasks), free):
+                    self.submit(_SubmittedTask(task, self.gpus))
+                if not self.submitted:
                     return
-                ended, _ = ray.wait(
-                    list(self.under_way), timeout=SECONDS_BETWEEN_LOOKS, fetch_local=False
-                )
-                yield from self.news()
+                ended, _ = ray.wait(list(self.submitted), timeout=POLL_SECONDS, fetch_local=False)
+                yield from self.collect_events()
                 for reference in ended:
                     yield from self.finish(reference)
                 yield from self.end_hung()
         except RayError as error:
-            # What has begun ends by itself when it finds the desk gone. Cancelled at that moment,
-            # it would have Ray abort this process (github.com/ray-project/ray/pull/54738).
-            self.under_way = {r: one for r, one in self.under_way.items() if not one.node}
+            # Started runs end by themselves when they find the mailbox gone. Cancelled at that
+            # moment, they would have Ray abort this process
+            # (github.com/ray-project/ray/pull/54738).
+            self.submitted = {r: s for r, s in self.submitted.items() if not s.node}
             reason = str(error).splitlines()[0]
             raise ExecutorError(
-                f"the Ray cluster cannot be talked to: {reason}; the same command goes on"
+                f"the Ray cluster does not answer: {reason}; repeat the command to continue"
             ) from error
         finally:
-            for reference in self.under_way:
+            for reference in self.submitted:
                 ray.cancel(reference, force=True)
-            ray.kill(self.desk)
+            ray.kill(self.mailbox)
 
-    def give(self, one: _UnderWay) -> None:
-        task = one.task
-        inherited = artifacts(self.setup.store, task.run) if task.stored is not None else {}
-        # What is lost comes back to the driver, who knows then that it is not under way.
-        remote = ray.remote(work).options(
-            num_cpus=self.executor.cpus, num_gpus=one.gpus, max_retries=0
+    def submit(self, submitted: _SubmittedTask) -> None:
+        """Submit a task to Ray."""
+        task, store = submitted.task, self.context.store
+        artifacts = read_artifacts(store, task.run) if task.stored is not None else {}
+        # Ray must not repeat a lost task itself: the driver counts its losses.
+        remote = ray.remote(execute_on_node).options(
+            num_cpus=self.executor.cpus, num_gpus=submitted.gpus, max_retries=0
         )
-        images, cached = self.shelf.images(task), self.shelf.cache(task)
-        reference = remote.remote(task, self.setup, images, cached, inherited, self.desk)
-        self.under_way[reference] = one
+        images, cached = self.shared.images(task), self.shared.cache(task)
+        reference = remote.remote(task, self.context, images, cached, artifacts, self.mailbox)
+        self.submitted[reference] = submitted
 
-    def stop(self) -> Iterator[Event]:
-        """Ask what has begun to stop at the end of its epoch, and take back what has not."""
+    def request_stop(self) -> Iterator[Event]:
+        """Ask started runs to stop at the end of their epoch, and cancel pending ones."""
         self.stopped = True
-        ray.get(self.desk.stop.remote())
-        yield from self.news()
-        for reference, one in self.under_way.items():
-            if not one.node:
+        ray.get(self.mailbox.stop.remote())
+        yield from self.collect_events()
+        for reference, submitted in self.submitted.items():
+            if not submitted.node:
                 ray.cancel(reference)
 
-    def news(self) -> Iterator[Event]:
-        """What runs under way have told; one that is done again starts but once."""
-        by_key = {one.task.run.key: one for one in self.under_way.values()}
-        for event, node in ray.get(self.desk.take.remote()):
-            one = by_key.get(event.run.key)
-            if one is None:
+    def collect_events(self) -> Iterator[Event]:
+        """Yield the events of the nodes; a repeated run is reported as started only once."""
+        by_key = {submitted.task.run.key: submitted for submitted in self.submitted.values()}
+        for event, node in ray.get(self.mailbox.collect.remote()):
+            submitted = by_key.get(event.run.key)
+            if submitted is None:
                 continue
             if isinstance(event, Started):
-                one.node, one.begun_at = node, time.monotonic()
-                if one.told:
+                submitted.node, submitted.started_at = node, time.monotonic()
+                if submitted.reported:
                     continue
-                one.told = True
+                submitted.reported = True
             yield event
 
     def finish(self, reference: Any) -> Iterator[Event]:
-        one = self.under_way.pop(reference)
-        run = one.task.run
+        """Store the result of an ended task, or repeat it."""
+        submitted = self.submitted.pop(reference)
+        run = submitted.task.run
         try:
             result, log = ray.get(reference)
         except RayTaskError as error:
-            fault = error.cause if isinstance(error.cause, UserError) else error
-            raise ExecutorError(f"{run.key}: {fault}") from error
+            cause = error.cause if isinstance(error.cause, UserError) else error
+            raise ExecutorError(f"{run.key}: {cause}") from error
         except RayError as error:
-            if self.stopped:
-                yield from self.put_back_stopped(one)
-            elif one.losses < self.executor.retries:
-                one.losses, one.node = one.losses + 1, ""
-                self.give(one)
-            else:
-                times = one.losses + 1
-                yield from self.fail(one, f"lost {times} times: {type(error).__name__}: {error}")
+            yield from self.handle_loss(submitted, error)
             return
-        self.keep_log(run, log)
-        if isinstance(result, Done):
-            event = store_result(one.task, result.record, self.setup.store, result.files)
-            Checkpoint(self.setup.store.files, run.key).remove()
+        self.append_log(run, log)
+        if isinstance(result, TaskCompleted):
+            store = self.context.store
+            event = store_result(submitted.task, result.record, store, result.files)
+            Checkpoint(store.files, run.key).remove()
             yield event
         elif isinstance(result, OutOfMemory):
-            yield from self.give_more_room(one, result.reason)
+            yield from self.handle_out_of_memory(submitted, result.reason)
         else:
-            yield from self.put_back_stopped(one)
+            yield from self.requeue_stopped(submitted)
 
-    def put_back_stopped(self, one: _UnderWay) -> Iterator[Event]:
-        if one.told:
-            yield PutBack(one.task.run, "stopped")
+    def handle_loss(self, submitted: _SubmittedTask, error: RayError) -> Iterator[Event]:
+        """Repeat a task whose process or node was lost, unless that happened too often."""
+        if self.stopped:
+            yield from self.requeue_stopped(submitted)
+        elif submitted.losses < self.executor.retries:
+            submitted.losses, submitted.node = submitted.losses + 1, ""
+            self.submit(submitted)
+        else:
+            reason = f"lost {submitted.losses + 1} times: {type(error).__name__}: {error}"
+            yield from self.record_failure(submitted, reason)
 
-    def give_more_room(self, one: _UnderWay, reason: str) -> Iterator[Event]:
-        """Have fewer runs beside each other on a GPU, and do the one again that had no room."""
-        if not 0 < one.gpus < 1:
-            yield from self.fail(one, f"{reason}, with nothing beside it")
+    def requeue_stopped(self, submitted: _SubmittedTask) -> Iterator[Event]:
+        """Report a stopped run, if its start was reported."""
+        if submitted.reported:
+            yield Requeued(submitted.task.run, "stopped")
+
+    def handle_out_of_memory(self, submitted: _SubmittedTask, reason: str) -> Iterator[Event]:
+        """Repeat a task with a larger share of a GPU; a task that had a whole GPU fails."""
+        if not 0 < submitted.gpus < 1:
+            yield from self.record_failure(submitted, f"{reason}, with no other run on the GPU")
             return
-        self.gpus = max(self.gpus, min(1.0, 2 * one.gpus))
-        yield PutBack(one.task.run, f"{reason}; going on with {self.gpus:g} of a GPU for each run")
-        self.give(_UnderWay(one.task, self.gpus))
+        self.gpus = max(self.gpus, min(1.0, 2 * submitted.gpus))
+        yield Requeued(
+            submitted.task.run, f"{reason}; continuing with {self.gpus:g} of a GPU for each run"
+        )
+        self.submit(_SubmittedTask(submitted.task, self.gpus))
 
     def end_hung(self) -> Iterator[Event]:
-        """End runs that have taken longer than they may."""
-        limit = self.setup.time_limit
+        """End runs that exceed the time limit."""
+        limit = self.context.time_limit
         if limit is None:
             return
-        since = time.monotonic() - limit - SECONDS_FOR_STACK
-        late = [r for r, one in self.under_way.items() if one.node and one.begun_at < since]
+        before = time.monotonic() - limit - DUMP_SECONDS
+        late = [r for r, s in self.submitted.items() if s.node and s.started_at < before]
         for reference in late:
             ended, _ = ray.wait([reference], timeout=0, fetch_local=False)
             if not ended:
-                one = self.under_way.pop(reference)
+                submitted = self.submitted.pop(reference)
                 ray.cancel(reference, force=True)
                 with suppress(RayError):
-                    ray.get(reference, timeout=SECONDS_TO_END)
-                yield from self.fail(one, f"not finished within the time limit of {limit:g} s")
+                    ray.get(reference, timeout=END_SECONDS)
+                reason = f"not finished within the time limit of {limit:g} s"
+                yield from self.record_failure(submitted, reason)
 
-    def fail(self, one: _UnderWay, reason: str) -> Iterator[Event]:
-        """Record a task whose process is gone, with its last words if its node is there."""
-        run = one.task.run
-        if not one.told:
+    def record_failure(self, submitted: _SubmittedTask, reason: str) -> Iterator[Event]:
+        """Record a task whose process is gone, with the end of its log if its node is there."""
+        run, store = submitted.task.run, self.context.store
+        if not submitted.reported:
             yield Started(run)
-        if one.node:
-            where = NodeAffinitySchedulingStrategy(one.node, soft=False)
-            remote = ray.remote(taken_log).options(num_cpus=0, scheduling_strategy=where)
+        if submitted.node:
+            there = NodeAffinitySchedulingStrategy(submitted.node, soft=False)
+            remote = ray.remote(pop_log).options(num_cpus=0, scheduling_strategy=there)
             with suppress(RayError):
-                words = remote.remote(self.setup.results, run.key)
-                self.keep_log(run, ray.get(words, timeout=SECONDS_FOR_LAST_WORDS))
-        record = death_record(one.task, reason, self.setup.store, "cpu")
-        yield store_result(one.task, record, self.setup.store)
+                log = remote.remote(store.root, run.key)
+                self.append_log(run, ray.get(log, timeout=LOG_SECONDS))
+        record = failure_record(submitted.task, reason, store, "cpu")
+        yield store_result(submitted.task, record, store)
 
-    def keep_log(self, run: Run, content: bytes) -> None:
+    def append_log(self, run: Run, content: bytes) -> None:
+        """Append to the log of a run in the driver's results folder."""
         if content:
-            path = self.setup.store.log_path(run.key)
+            path = self.context.store.log_path(run.key)
             with as_store_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("ab") as file:
                     file.write(content)
 
 
-class _Shelf:
-    """What runs share, put into Ray's object store when it is first asked for."""
+class _SharedObjects:
+    """Objects that runs share, put into Ray's object store when they are first needed."""
 
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
         self._images: dict[tuple[str, int], Any] = {}
         self._cache: dict[tuple[Any, ...], Any] = {}
 
     def images(self, task: Task) -> Any:
-        """Reference to the task's dataset."""
+        """Return the reference to the task's dataset."""
         cell = task.run.cell
-        wanted = cell.dataset, cell.image_size
-        if wanted not in self._images:
-            self._images[wanted] = ray.put(Images.of(self._load(task)))
-        return self._images[wanted]
+        key = cell.dataset, cell.image_size
+        if key not in self._images:
+            self._images[key] = ray.put(Images.of(self._load(task)))
+        return self._images[key]
 
     def cache(self, task: Task) -> Any:
-        """Reference to files that metrics made of the dataset: here, so that all have the same."""
+        """Return the reference to the files that the task's metrics prepare from the dataset.
+
+        The driver prepares them, so that all nodes use the same.
+        """
         cell = task.run.cell
         preparing = [name for name in task.metrics if isinstance(METRICS[name], PreparingMetric)]
-        wanted = cell.dataset, cell.image_size, cell.training.train_images, *sorted(preparing)
-        if wanted not in self._cache:
+        key = cell.dataset, cell.image_size, cell.training.train_images, *sorted(preparing)
+        if key not in self._cache:
             files: dict[str, bytes] = {}
             if preparing:
                 data = self._load(task).first_train_images(cell.training.train_images)
                 for name in preparing:
-                    files |= self._prepared(METRICS[name], data, cell.dataset)
-            self._cache[wanted] = ray.put(files)
-        return self._cache[wanted]
+                    files |= self._prepare(METRICS[name], data, cell.dataset)
+            self._cache[key] = ray.put(files)
+        return self._cache[key]
 
-    def _prepared(self, metric: Any, data: ImageData, dataset: str) -> FileContents:
-        root = self._setup.results / "cache"
+    def _prepare(self, metric: Any, data: ImageData, dataset: str) -> FileContents:
+        root = self._context.store.root / "cache"
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         paths = metric.prepare(data, dataset, root, device)
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
@@ -325,22 +350,22 @@ class _Shelf:
     def _load(self, task: Task) -> ImageData:
         cell = task.run.cell
         dataset = resolve_dataset(cell.dataset)
-        return dataset.load(self._setup.data_root, image_size=cell.image_size)
+        return dataset.load(self._context.data_root, image_size=cell.image_size)
 
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
-    """A connection to the cluster for as long as the block takes; one that is there is used."""
+    """Connect to the cluster for the duration of the block, unless already connected."""
     if ray.is_initialized():
         yield
         return
-    # Without an address Ray would join whatever cluster is on this machine.
+    # Without an address Ray would join any cluster that runs on this machine.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     dashboard = False if address == "local" else None
     try:
-        with handlers_kept():  # Ray has SIGTERM end the process.
+        with preserve_signal_handlers():  # Ray would have SIGTERM end the process.
             ray.init(address, include_dashboard=dashboard, log_to_driver=False)
-    except Exception as error:  # Of a node that does not start in time, Ray says no more than that.
+    except Exception as error:  # Ray raises a bare Exception if a node does not start in time.
         raise ExecutorError(
             f"no Ray cluster can be reached at {address}: {error}; "
             "start one with `ray start --head` and name its address with --ray-address"

@@ -1,11 +1,11 @@
-"""What the driver and the nodes of a Ray cluster tell each other while runs are under way.
+"""Messages between the driver and the nodes of a Ray cluster while runs are under way.
 
-The desk is an actor on the driver's node. It holds what nodes have told until the driver takes it,
-and keeps their checkpoints in the driver's results folder, where a run that is done again on
-another node, or by another start, finds them.
+The mailbox is an actor on the driver's node. It holds the nodes' events until the driver collects
+them, and keeps their checkpoints in the driver's results folder, where a repeated run on another
+node, or of a later start, finds them.
 
-What a run writes to its terminal stays on its node until the run ends, or the driver asks for the
-last words of one that died. Nothing here imports torch: the actor is to start quickly.
+The log of a run stays on its node until the run ends, or until the driver asks for the log of a run
+that died. Nothing here imports torch, so that the actor starts quickly.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from hgmvae_bench.execution.tasks import Event
 from hgmvae_bench.utils.atomic_files import LocalFiles
 
 
-class News(NamedTuple):
-    """What a node has told.
+class MailboxMessage(NamedTuple):
+    """An event that a node has sent.
 
     Attributes:
-        event: of a run that is under way.
-        node: Ray's id of the node where it is.
+        event: the event.
+        node: Ray's id of the node.
     """
 
     event: Event
     node: str
 
 
-class Desk:
-    """The driver's end of the talk with the nodes.
+class Mailbox:
+    """The driver's end of the communication with the nodes.
 
     Args:
         results: the driver's results folder.
@@ -42,24 +42,24 @@ class Desk:
 
     def __init__(self, results: Path, owner: str) -> None:
         self._files = LocalFiles(results, owner)
-        self._news: list[News] = []
+        self._messages: list[MailboxMessage] = []
         self._stopping = False
 
-    def tell(self, event: Event, node: str) -> bool:
-        """Leave an event; the answer is whether the run is to stop."""
-        self._news.append(News(event, node))
+    def post(self, event: Event, node: str) -> bool:
+        """Leave an event for the driver; return whether the run has to stop."""
+        self._messages.append(MailboxMessage(event, node))
         return self._stopping
 
-    def take(self) -> list[News]:
-        """Everything told since the last time, in order."""
-        news, self._news = self._news, []
-        return news
+    def collect(self) -> list[MailboxMessage]:
+        """Return the messages since the last call, in order."""
+        messages, self._messages = self._messages, []
+        return messages
 
     def stop(self) -> None:
-        """Answer from now on that runs are to stop."""
+        """Have runs stop when they post their next event."""
         self._stopping = True
 
-    def keep(self, path: str, content: bytes) -> None:
+    def write_file(self, path: str, content: bytes) -> None:
         """Write a file of the results folder.
 
         Raises:
@@ -67,8 +67,8 @@ class Desk:
         """
         self._files.write(path, content)
 
-    def kept(self, path: str) -> bytes:
-        """Content of a file of the results folder; empty if it cannot be read."""
+    def read_file(self, path: str) -> bytes:
+        """Return the content of a file of the results folder; empty if it cannot be read."""
         try:
             return self._files.read(path)
         except OSError:
@@ -76,13 +76,13 @@ class Desk:
 
 
 def node_folder(results: Path) -> Path:
-    """Where a node keeps what belongs to a results folder of the driver."""
+    """Return the node's folder for the cache and the logs of a results folder."""
     origin = hashlib.sha256(str(results.absolute()).encode()).hexdigest()
     return user_cache_path("hgmvae-bench") / "nodes" / origin[:16]
 
 
-def taken_log(results: Path, key: str) -> bytes:
-    """What a run on this node has written to its terminal; it is removed from here."""
+def pop_log(results: Path, key: str) -> bytes:
+    """Return the log of a run on this node and remove it; empty if there is none."""
     log = node_folder(results) / "logs" / f"{key}.log"
     try:
         content = log.read_bytes()

@@ -31,9 +31,9 @@ from hgmvae_bench.execution.local_pool import PRELOADED
 from hgmvae_bench.execution.speed.trainers import (
     Epoch,
     bare_loop,
+    concurrent_seeds,
     new_trainer,
     pythae_trainer,
-    seeds_side_by_side,
     stacked_seeds,
     train_epoch,
 )
@@ -180,7 +180,7 @@ def measure(
         on_progress(f"training {cell.model}")
         alone = new_trainer(cell, images.to(device), device, seed=0)
         trained += alone.group.models
-        with seeds_side_by_side(cell, images, device, side_by_side, threads) as suite:
+        with concurrent_seeds(cell, images, device, side_by_side, threads) as suite:
             contenders: dict[str, Epoch] = {
                 "suite": suite,
                 "suite, one seed": partial(train_epoch, [alone]),

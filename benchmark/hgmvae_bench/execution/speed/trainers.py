@@ -76,7 +76,7 @@ def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int
 
 
 @contextmanager
-def seeds_side_by_side(
+def concurrent_seeds(
     cell: Cell, images: Tensor, device: torch.device, n_seeds: int, threads: int
 ) -> Iterator[Epoch]:
     """Several seeds as ``run`` trains them.

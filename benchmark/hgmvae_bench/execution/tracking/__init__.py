@@ -20,7 +20,7 @@ from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from hgmvae_bench.execution.runner import Plan
+    from hgmvae_bench.execution.plan import ExecutionPlan
     from hgmvae_bench.execution.tasks import Event
     from hgmvae_bench.grid import Run
     from hgmvae_bench.storage.schema import Record, ScoreRecord
@@ -49,7 +49,7 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True)
-class Occasion:
+class TrackingContext:
     """What is tracked.
 
     Attributes:
@@ -61,13 +61,13 @@ class Occasion:
     results: Path | None
 
 
-def _mlflow(where: str | None, occasion: Occasion) -> Tracker:
+def _mlflow(where: str | None, occasion: TrackingContext) -> Tracker:
     from hgmvae_bench.execution.tracking.to_mlflow import MlflowTracker
 
     return MlflowTracker(where, experiment=f"hgmvae-bench/{occasion.grid}")
 
 
-def _tensorboard(where: str | None, occasion: Occasion) -> Tracker:
+def _tensorboard(where: str | None, occasion: TrackingContext) -> Tracker:
     from hgmvae_bench.execution.tracking.to_tensorboard import TensorBoardTracker
 
     if where is not None:
@@ -80,14 +80,14 @@ def _tensorboard(where: str | None, occasion: Occasion) -> Tracker:
     return TensorBoardTracker(occasion.results / "tensorboard")
 
 
-TRACKERS: Mapping[str, Callable[[str | None, Occasion], Tracker]] = {
+TRACKERS: Mapping[str, Callable[[str | None, TrackingContext], Tracker]] = {
     "mlflow": _mlflow,
     "tensorboard": _tensorboard,
 }
 """What ``--track NAME`` or ``--track NAME:WHERE`` opens."""
 
 
-def open_tracker(name: str, occasion: Occasion) -> Tracker:
+def open_tracker(name: str, occasion: TrackingContext) -> Tracker:
     """The tracker called ``name``, which may say where to: ``mlflow:http://localhost:5000``.
 
     Raises:
@@ -122,10 +122,10 @@ class TrackingReporter:
         self._thread = threading.Thread(target=self._work, name=f"track {name}", daemon=True)
         self._thread.start()
 
-    def planned(self, plan: Plan) -> None:
+    def on_plan(self, plan: ExecutionPlan) -> None:
         """Nothing to track yet."""
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Queue an event for the tracker."""
         from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
 
@@ -176,7 +176,7 @@ class TrackingReporter:
 
 @contextmanager
 def tracking(
-    names: list[str], occasion: Occasion, warn: Callable[[str], None]
+    names: list[str], occasion: TrackingContext, warn: Callable[[str], None]
 ) -> Iterator[list[TrackingReporter]]:
     """A reporter for each tracker named, closed when the block ends.
 

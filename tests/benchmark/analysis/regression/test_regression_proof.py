@@ -12,6 +12,7 @@ from hgmvae_bench.analysis.regression.baseline import (
 )
 from hgmvae_bench.analysis.regression.check import compare_with_baseline, format_check
 from hgmvae_bench.execution import run as execution
+from hgmvae_bench.execution.tasks import RunContext
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.storage.store import Store
 
@@ -61,7 +62,7 @@ def train(runs, grid, data, store):
     torch.set_num_threads(1)
     for run in runs:
         metrics = grid.cells[run.cell]
-        execution.execute(run, data, metrics, store=store, device=torch.device("cpu"))
+        execution.execute_run(run, data, metrics, RunContext(store))
 
 
 def checked(baseline, grid, data, store, first):
@@ -139,7 +140,7 @@ def test_codes_sampled_instead_of_means_are_caught(digits, tmp_path, monkeypatch
     break_model(monkeypatch, sample_codes)
     for run in runs:
         stored, metrics = store.runs()[run.key], grid.cells[run.cell]
-        execution.rescore(stored, run, digits, metrics, store=store, device=torch.device("cpu"))
+        execution.rescore(stored, run, digits, metrics, RunContext(store))
     shifts = {
         shift.measure for shift in compare_with_baseline(baseline, grid, runs, store.runs()).shifts
     }
