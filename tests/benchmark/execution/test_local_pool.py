@@ -317,7 +317,7 @@ def test_seeds_that_come_to_grief_together_are_done_each_by_itself(gpu, how, mon
         events, reason = list(gpu.receive(worker)), "ValueError: no"
     else:
         object.__setattr__(gpu.context, "time_limit", 30.0)
-        worker.begun_at -= 31
+        worker.started_at -= 31
         monkeypatch.setattr("os.kill", lambda pid, number: None)
         events, reason = list(gpu.end_hung()), "not finished within the time limit of 30 s"
     assert events == [Requeued(task.run, f"{reason}; retried separately") for task in seeds]
