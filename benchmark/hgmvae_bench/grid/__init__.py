@@ -1,9 +1,8 @@
-"""Grids: which cells to run, with which settings, for which tables.
+"""Grids: the cells to run, their settings, and the tables that need them.
 
-A grid is a YAML file. It names its tables; each table names datasets, models, latent dims and
-metrics. The cells of the grid are the union of its tables' cells, so what several tables need is
-trained once, and a cell computes just the metrics that its tables (and the grid's own ``metrics``)
-ask for.
+A grid is a YAML file that names its tables. Each table names datasets, models, latent dimensions
+and metrics. The cells of the grid are the union of its tables' cells, so a cell that several tables
+need is trained once. A cell computes the metrics of its tables and those of the grid's ``metrics``.
 """
 
 from hgmvae_bench.grid.cells import PROTOCOL_VERSION, Cell, Grid, Run, flatten, slugify

@@ -1,4 +1,4 @@
-"""Cells and runs: what a grid expands to."""
+"""Cells and runs, to which a grid expands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import yaml
+from pydantic import ValidationError
 
 from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.grid.errors import GridError, Location, check_name
+from hgmvae_bench.grid.errors import GridError, check_name, describe_validation_error
 from hgmvae_bench.grid.spec import (
     Axis,
     DatasetVariant,
@@ -23,26 +23,27 @@ from hgmvae_bench.grid.spec import (
     TableSpec,
     TrainingSettings,
 )
+from hgmvae_bench.grid.yaml12 import Location, dump
 from hgmvae_bench.plugins.protocols import Setting, UnknownNameError
 from hgmvae_bench.plugins.registry import resolve_model
 from hgmvae_bench.utils.seeding import digest
 
-# Part of every run key: raised when code changes what a run computes without changing a setting.
 PROTOCOL_VERSION = 1
+"""Part of every run key, raised when a change of code changes results but no setting."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """Dataset × model × latent dim with every setting that decides the result.
+    """Dataset × model × latent dim with every setting that affects the result.
 
-    Two cells are equal if their settings are.
+    Cells with equal settings are equal.
 
     Attributes:
         dataset, model: registered names.
         image_size: side in pixels.
         latent_dim: L.
         model_settings: every setting of the model, defaults included.
-        network, training: as in the grid.
+        network, training: settings of the grid.
     """
 
     dataset: str
@@ -61,7 +62,7 @@ class Cell:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the result, apart from the data's content and the seed."""
+        """Everything that affects the result, except the content of the data and the seed."""
         return {
             "protocol": PROTOCOL_VERSION,
             "dataset": {"name": self.dataset, "image_size": self.image_size},
@@ -73,25 +74,27 @@ class Cell:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of ``settings``: what the runs of a cell have in common in a results folder."""
+        """Hash (16 hex digits) of ``settings``, which the records of the cell's runs share."""
         return identity_of(self.settings)
 
     @cached_property
     def slug(self) -> str:
-        """Readable name, such as ``mnist_hgmvae-u_L8``."""
+        """Readable name, for example ``mnist_hgmvae-u_L8``."""
         return f"{slugify(self.dataset)}_{slugify(self.model)}_L{self.latent_dim}"
 
 
 def identity_of(settings: Mapping[str, Any]) -> str:
-    """The identity of the cell with these settings."""
+    """Return the identity of the cell with these settings."""
     return digest(settings)[:16]
 
 
 class Run(NamedTuple):
-    """A cell and one seed, on data of known content. A grid may have a million of them.
+    """A cell and one seed, on data of known content.
+
+    A named tuple, because a large grid has a million of them.
 
     Attributes:
-        cell: what to train.
+        cell: dataset, model and settings.
         seed: 0, 1, … within the cell.
         data_digest: SHA-256 of the images and labels.
     """
@@ -102,7 +105,7 @@ class Run(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The run key: readable slug and hash; every random number of the run derives from it."""
+        """The run key: readable slug and hash. Every random number of the run derives from it."""
         identity = f"{self.cell.identity}\n{self.data_digest}\n{self.seed}"
         short = hashlib.sha256(identity.encode()).hexdigest()[:16]
         return f"{self.cell.slug}_s{self.seed}_{short}"
@@ -110,12 +113,13 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """A validated grid, ready to expand.
+    """A validated grid.
 
     Attributes:
-        spec: what is to be run.
-        whole: the same before cells were filtered out, kept with the results.
-        told: gives a fault as a line: the grid's file, the line and key there, and what is wrong.
+        spec: the part of the grid that the filters leave.
+        full_spec: the grid before `select`, which is stored with the results.
+        format_error: formats the location and message of an error as a line with the grid's file,
+            the line in it and the key.
     """
 
     spec: GridSpec
@@ -124,17 +128,16 @@ class Grid:
 
     @property
     def text(self) -> str:
-        """The whole grid as a grid file."""
-        content = self.full_spec.model_dump(mode="json", exclude_defaults=True)
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        """The grid before `select`, as a grid file."""
+        return dump(self.full_spec.model_dump(mode="json", exclude_defaults=True))
 
     @property
     def sha256(self) -> str:
-        """Hash (hex) of the whole grid file as it is kept with the results."""
+        """SHA-256 (hex) of ``text``."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def cell(self, dataset: str, model: str, latent_dim: int) -> Cell:
-        """The cell behind one entry of a table, named as the table names it."""
+        """Return the cell of one table entry, given the names that the table uses."""
         names = dataset, model, latent_dim
         if names not in self._cells:
             data_name, image_size = self._resolved_datasets[dataset]
@@ -150,17 +153,21 @@ class Grid:
             )
         return self._cells[names]
 
-    # Looked up once: a large grid asks for each of them many times.
+    # Cached, because every entry of a large grid looks these up.
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str, int], Cell]:
         return {}
 
+    def _axis_values(self, axis: Axis) -> list[Any]:
+        """Values of one axis in any table, each once."""
+        return list(dict.fromkeys(v for table in self.spec.tables for v in table.axis(axis)))
+
     @cached_property
     def _resolved_datasets(self) -> dict[str, tuple[str, int]]:
         """Registered name and image size by the name that tables use."""
         resolved = {}
-        for name in dict.fromkeys(name for table in self.spec.tables for name in table.datasets):
+        for name in self._axis_values("dataset"):
             variant = self.spec.datasets.get(name, DatasetVariant())
             registered = variant.dataset or name
             size = variant.image_size or resolve_dataset(registered).image_size
@@ -171,24 +178,24 @@ class Grid:
     def _resolved_models(self) -> dict[str, tuple[str, dict[str, Setting]]]:
         """Registered name and all settings by the name that tables use."""
         resolved = {}
-        for name in dict.fromkeys(name for table in self.spec.tables for name in table.models):
+        for name in self._axis_values("model"):
             variant = self.spec.models.get(name, ModelVariant())
             registered = variant.model or name
             resolved[name] = registered, {**resolve_model(registered).settings, **variant.settings}
         return resolved
 
     def dataset_title(self, dataset: str) -> str:
-        """A dataset's name in tables."""
+        """Return a dataset's title in tables."""
         variant = self.spec.datasets.get(dataset, DatasetVariant())
         return variant.title or resolve_dataset(variant.dataset or dataset).title
 
     def model_title(self, model: str) -> str:
-        """A model's name in tables."""
+        """Return a model's title in tables."""
         variant = self.spec.models.get(model, ModelVariant())
         return variant.title or resolve_model(variant.model or model).title
 
     def table(self, name: str) -> TableSpec:
-        """One of the grid's tables.
+        """Return the table called ``name``.
 
         Raises:
             UnknownNameError: if the grid has no table of that name.
@@ -200,7 +207,7 @@ class Grid:
 
     @cached_property
     def cells(self) -> dict[Cell, list[str]]:
-        """Every cell once, in the tables' order, with the metrics that it needs."""
+        """Every cell once, in the order of the tables, with its metrics."""
         cells: dict[str, tuple[Cell, dict[str, None]]] = {}
         for table in self.spec.tables:
             metrics = dict.fromkeys([*table.metrics, *self.spec.metrics])
@@ -211,7 +218,7 @@ class Grid:
 
     @cached_property
     def cell_names(self) -> dict[Cell, tuple[str, str, int]]:
-        """Dataset, model and latent dim of every cell as the tables name them, the first first."""
+        """Dataset, model and latent dim of every cell, by the first name that a table uses."""
         names: dict[Cell, tuple[str, str, int]] = {}
         for table in self.spec.tables:
             for entry in itertools.product(table.datasets, table.models, table.latent_dims):
@@ -219,25 +226,27 @@ class Grid:
         return names
 
     def with_models(self, models: list[str]) -> Grid:
-        """The grid with those of the models that have an argument (``pythae:NAME``) in every table.
+        """Return the grid with models that take an argument (``pythae:NAME``) in every table.
 
-        No grid can list all of these; naming one is enough. Other names are left to `select`.
+        A grid cannot list all of these, so naming one is enough to add it. Names without an
+        argument are ignored; `select` handles them.
 
         Raises:
-            GridError: if one is not known or cannot be used.
+            GridError: if a model is unknown or its argument invalid.
         """
         new = [name for name in models if ":" in name]
-        for _, fault in itertools.chain.from_iterable(check_name(resolve_model, n) for n in new):
-            raise GridError(fault)
+        for name in new:
+            for _, message in check_name(resolve_model, name):
+                raise GridError(message)
 
-        def joined(spec: GridSpec) -> GridSpec:
+        def extend(spec: GridSpec) -> GridSpec:
             tables = [
                 table.with_models([name for name in new if name not in table.models])
                 for table in spec.tables
             ]
             return spec.model_copy(update={"tables": tables})
 
-        return replace(self, spec=joined(self.spec), full_spec=joined(self.full_spec))
+        return replace(self, spec=extend(self.spec), full_spec=extend(self.full_spec))
 
     def select(
         self,
@@ -248,65 +257,89 @@ class Grid:
         image_size: int | None = None,
         precision: str | None = None,
     ) -> Grid:
-        """The part of the grid that filters leave; a table left without cells goes.
+        """Return the cells that pass the filters; a table without any of them is left out.
 
-        ``seeds``, ``image_size`` and ``precision``, if given, take the place of the grid's own.
+        ``seeds``, ``image_size`` and ``precision`` replace the grid's own settings.
 
         Raises:
-            UnknownNameError: if a filter names nothing that the grid has.
+            UnknownNameError: if a filter names something that the grid does not have.
+            GridError: if no cell passes, or a replaced setting is out of range.
         """
-        wanted: dict[Axis, list[Any] | None] = {
+        filters: dict[Axis, list[Any] | None] = {
             "dataset": datasets,
             "model": models,
             "latent_dim": latent_dims,
         }
-        for axis, values in wanted.items():
-            known = list(dict.fromkeys(v for table in self.spec.tables for v in table.axis(axis)))
+        tables = self._filtered_tables(filters)
+        changes: dict[str, Any] = {}
+        if seeds is not None:
+            changes["seeds"] = seeds
+        if precision is not None:
+            changes["training"] = {**dict(self.spec.training), "precision": precision}
+        if image_size is not None:
+            changes["datasets"] = {
+                name: {
+                    **dict(self.spec.datasets.get(name, DatasetVariant())),
+                    "image_size": image_size,
+                }
+                for name in self._axis_values("dataset")
+            }
+        return replace(
+            self,
+            spec=_replaced(self.spec, {**changes, "tables": tables}),
+            full_spec=_replaced(self.full_spec, changes),
+        )
+
+    def _filtered_tables(self, filters: Mapping[Axis, list[Any] | None]) -> list[TableSpec]:
+        """Tables with the values that the filters name; None keeps every value of an axis."""
+        for axis, values in filters.items():
+            known = self._axis_values(axis)
             for value in values or []:
                 if value not in known:
-                    raise UnknownNameError(
-                        f"{axis} of grid {self.spec.name}", str(value), [str(v) for v in known]
-                    )
+                    kind = f"{axis} of grid {self.spec.name}"
+                    raise UnknownNameError(kind, str(value), [str(each) for each in known])
         tables = []
         for table in self.spec.tables:
             kept = {
                 f"{axis}s": [v for v in table.axis(axis) if values is None or v in values]
-                for axis, values in wanted.items()
+                for axis, values in filters.items()
             }
             if all(kept.values()):
                 tables.append(table.model_copy(update=kept))
         if not tables:
             raise GridError(
-                f"grid {self.spec.name}: the filters leave no cell; "
-                "no single table has all of the datasets, models and latent dims that they name"
+                f"grid {self.spec.name}: no cell passes the filters, because no single table has "
+                "all of the datasets, models and latent dims that they name"
             )
-        changes: dict[str, Any] = {}
-        if seeds is not None:
-            changes["seeds"] = seeds
-        if precision is not None:
-            changes["training"] = self.spec.training.model_copy(update={"precision": precision})
-        if image_size is not None:
-            names = dict.fromkeys(name for table in self.spec.tables for name in table.datasets)
-            changes["datasets"] = {
-                name: self.spec.datasets.get(name, DatasetVariant()).model_copy(
-                    update={"image_size": image_size}
-                )
-                for name in names
-            }
-        return replace(
-            self,
-            spec=self.spec.model_copy(update={**changes, "tables": tables}),
-            full_spec=self.full_spec.model_copy(update=changes),
-        )
+        return tables
+
+
+def _replaced(spec: GridSpec, changes: Mapping[str, Any]) -> GridSpec:
+    """Return a specification with changes, which are validated.
+
+    Raises:
+        GridError: if a change is out of range.
+    """
+    try:
+        return GridSpec.model_validate({**dict(spec), **changes})
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, each['loc']))}: {describe_validation_error(each)}"
+            for each in error.errors()
+        ]
+        raise GridError(f"grid {spec.name}: {'; '.join(dict.fromkeys(lines))}") from error
 
 
 def slugify(name: str) -> str:
-    """A registered name as part of a file's name: a folder's is a path. Keys tell by their hash."""
+    """Make a registered name, which may hold a path, fit for a part of a file name.
+
+    Different names may have the same slug; the hash in a run key tells them apart.
+    """
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings, such as settings, as one, with dots between the keys."""
+    """Flatten nested mappings, such as settings, to one with dotted keys."""
     values: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):

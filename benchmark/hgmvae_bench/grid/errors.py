@@ -1,109 +1,137 @@
-"""Faults of a grid: names that no plug-in answers to, settings that a model does not have."""
+"""Errors in grid files: unknown names and settings, and invalid values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.grid.spec import GridSpec
+from hgmvae_bench.grid.spec import GridSpec, TableSpec
+from hgmvae_bench.grid.yaml12 import Location
 from hgmvae_bench.plugins.protocols import PluginError, Setting, UnknownNameError
 from hgmvae_bench.plugins.registry import METRICS, resolve_model
 from hgmvae_bench.utils.errors import UserError
-
-Location = tuple[str | int, ...]
-"""Keys and places from the top of a grid file to a value in it."""
+from hgmvae_bench.utils.text import quote
 
 LocatedError = tuple[Location, str]
-"""Where something is wrong, and what."""
+"""Where a grid file has an error, and the message."""
+
+MAX_LINES = 20
+"""Maximum number of errors that a message lists."""
+
+MAX_RUNS = 2_000_000
+"""Maximum number of runs of a grid; those of a cell in several tables count several times."""
 
 
 class GridError(UserError, ValueError):
-    """A grid file that cannot be used; one line per fault: file, line, key, what was expected."""
+    """A grid file that cannot be used; a line per error: file, line, key and what was expected."""
 
 
 EXPECTED = {
     "dict_type": "expected keys with values",
+    "finite_number": "expected a finite number",
     "float_parsing": "expected a number",
     "float_type": "expected a number",
+    "greater_than": "expected a number above {gt:g}",
+    "greater_than_equal": "expected at least {ge:g}",
     "int_type": "expected an integer",
+    "less_than_equal": "expected at most {le:,}",
     "list_type": "expected a list",
     "string_pattern_mismatch": (
         "expected letters, digits, spaces and any of . _ + -, a letter or digit first"
     ),
+    "string_too_long": "expected at most {max_length:,} characters",
     "string_too_short": "expected text",
     "string_type": "expected text",
     "too_short": "expected at least one entry",
 }
-"""What pydantic's kinds of faults mean to a reader; of the others it speaks plainly itself."""
+"""Messages for pydantic's types of errors; its own messages serve for the others."""
 
 
-def describe_validation_error(fault: Any) -> str:
-    """One of pydantic's faults in plain words: what was expected, and what was got."""
-    kind, message = fault["type"], fault["msg"]
+def describe_validation_error(error: Any) -> str:
+    """Describe one of pydantic's errors: what was expected, and the value."""
+    kind, message = error["type"], error["msg"]
     if kind == "value_error":
-        return str(fault["ctx"]["error"])  # whole sentences of our own
-    got = "nothing" if fault["input"] is None else repr(fault["input"])
-    return f"{EXPECTED.get(kind, message[0].lower() + message[1:])}, got {got}"
+        return str(error["ctx"]["error"])  # raised by a validator of the suite
+    if kind in EXPECTED:
+        message = EXPECTED[kind].format_map(error.get("ctx", {}))
+    else:
+        message = message[0].lower() + message[1:]
+    value = "nothing" if error["input"] is None else quote(error["input"])
+    return f"{message}, got {value}"
+
+
+def join_lines(lines: Iterable[str]) -> str:
+    """Join the messages of errors, each once; the first `MAX_LINES` and the number of others."""
+    unique = list(dict.fromkeys(lines))
+    more = len(unique) - MAX_LINES
+    return "\n".join([*unique[:MAX_LINES], *([f"and {more:,} more errors"] if more > 0 else [])])
 
 
 def find_errors(spec: GridSpec) -> Iterator[LocatedError]:
-    """Names that no plug-in answers to, and settings that a model does not have."""
+    """Find what no single value shows: unknown names and settings, and a grid that is too large."""
+    runs = sum(len(t.datasets) * len(t.models) * len(t.latent_dims) for t in spec.tables)
+    if (runs := runs * spec.seeds) > MAX_RUNS:
+        yield ("tables",), f"the grid has {runs:,} runs, the limit is {MAX_RUNS:,}"
+        return
     for key, dataset in spec.datasets.items():
         yield from check_name(resolve_dataset, dataset.dataset or key, ("datasets", key))
     for key, variant in spec.models.items():
-        name = variant.model or key
-        faults = list(check_name(resolve_model, name, ("models", key)))
-        yield from faults
-        if not faults:
-            defaults = resolve_model(name).settings
-            for setting, value in variant.settings.items():
-                location = ("models", key, "settings", setting)
-                if setting not in defaults:
-                    yield (
-                        location,
-                        str(UnknownNameError(f"setting of {name}", setting, list(defaults))),
-                    )
-                elif not _same_kind(value, defaults[setting]):
-                    yield (
-                        location,
-                        (f"expected a value like the default {defaults[setting]!r}, got {value!r}"),
-                    )
-    for i, metric in enumerate(spec.metrics):
-        yield from _lookup(METRICS, metric, ("metrics", i))
-    names = [table.name for table in spec.tables]
-    for t, table in enumerate(spec.tables):
-        if table.name in names[:t]:
-            yield ("tables", t, "name"), f"a second table is called '{table.name}'"
-        for i, name in enumerate(table.datasets):
-            if name not in spec.datasets:
-                yield from check_name(resolve_dataset, name, ("tables", t, "datasets", i))
-        for i, name in enumerate(table.models):
-            if name not in spec.models:
-                yield from check_name(resolve_model, name, ("tables", t, "models", i))
-        for i, name in enumerate(table.metrics):
-            yield from _lookup(METRICS, name, ("tables", t, "metrics", i))
+        yield from _check_settings(variant.model or key, variant.settings, ("models", key))
+    yield from _check_metrics(spec.metrics, ("metrics",))
+    names: set[str] = set()
+    for i, table in enumerate(spec.tables):
+        if table.name in names:
+            yield ("tables", i, "name"), f"a second table is called '{table.name}'"
+        names.add(table.name)
+        yield from _check_table(spec, table, ("tables", i))
 
 
-def _lookup(registry: Any, name: str, location: Location) -> Iterator[LocatedError]:
-    try:
-        registry.entry(name)
-    except UnknownNameError as error:
-        yield location, str(error)
+def _check_settings(
+    model: str, settings: dict[str, Setting], at: Location
+) -> Iterator[LocatedError]:
+    """Check a model's name, and the names and types of its settings."""
+    if errors := list(check_name(resolve_model, model, at)):
+        yield from errors
+        return
+    defaults = resolve_model(model).settings
+    for name, value in settings.items():
+        if name not in defaults:
+            message = str(UnknownNameError(f"setting of {model}", name, list(defaults)))
+            yield (*at, "settings", name), message
+        elif not _same_type(value, defaults[name]):
+            message = f"expected a value like the default {defaults[name]!r}, got {quote(value)}"
+            yield (*at, "settings", name), message
+
+
+def _check_table(spec: GridSpec, table: TableSpec, at: Location) -> Iterator[LocatedError]:
+    for i, name in enumerate(table.datasets):
+        if name not in spec.datasets:
+            yield from check_name(resolve_dataset, name, (*at, "datasets", i))
+    for i, name in enumerate(table.models):
+        if name not in spec.models:
+            yield from check_name(resolve_model, name, (*at, "models", i))
+    yield from _check_metrics(table.metrics, (*at, "metrics"))
+
+
+def _check_metrics(names: list[str], at: Location) -> Iterator[LocatedError]:
+    for i, name in enumerate(names):
+        # Without importing the metric, which needs libraries that the grid may not need.
+        yield from check_name(METRICS.entry, name, (*at, i))
 
 
 def check_name(
     resolve: Callable[[str], object], name: str, location: Location = ()
 ) -> Iterator[LocatedError]:
-    """What ``resolve`` has against a name; nothing if it finds what the name means."""
+    """Yield the error that ``resolve`` raises for a name, if it does."""
     try:
         resolve(name)
     except (LookupError, PluginError, ValueError) as error:
         yield location, str(error)
 
 
-def _same_kind(value: Setting, default: Setting) -> bool:
-    """Whether a setting's value is of its default's type (an int serves as a float)."""
+def _same_type(value: Setting, default: Setting) -> bool:
+    """Whether a setting's value is of its default's type; an int serves as a float."""
     if default is None or value is None:
         return True
     if isinstance(default, bool) or isinstance(value, bool):

@@ -1,9 +1,8 @@
-"""Grid files: reading them, and saying where in the file a fault lies."""
+"""Reading and validating grid files."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -11,16 +10,19 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from hgmvae_bench.grid import yaml12
 from hgmvae_bench.grid.cells import Grid
 from hgmvae_bench.grid.errors import (
     GridError,
     LocatedError,
-    Location,
     describe_validation_error,
     find_errors,
+    join_lines,
 )
 from hgmvae_bench.grid.spec import GridSpec
+from hgmvae_bench.grid.yaml12 import Location
 from hgmvae_bench.plugins.protocols import UnknownNameError
+from hgmvae_bench.utils.text import escape_controls
 
 
 def grid_names() -> list[str]:
@@ -41,7 +43,11 @@ def load_grid(name_or_path: str) -> Grid:
     """
     if Path(name_or_path).suffix in {".yaml", ".yml"}:
         try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
+            with Path(name_or_path).open("rb") as stream:
+                content = stream.read(yaml12.MAX_BYTES + 1)
+            if len(content) > yaml12.MAX_BYTES:
+                raise _too_large(name_or_path)
+            text = content.decode().replace("\r\n", "\n")
         except (OSError, UnicodeDecodeError) as error:
             raise GridError(f"cannot read grid file {name_or_path}: {error}") from error
         return parse_grid(text, name_or_path)
@@ -52,16 +58,39 @@ def load_grid(name_or_path: str) -> Grid:
 
 
 def parse_grid(text: str, filename: str) -> Grid:
-    """Validate the text of a grid file; ``filename`` is for messages.
+    """Validate the text of a grid file.
+
+    Args:
+        text: YAML 1.2.
+        filename: the file's name, for messages.
 
     Raises:
-        GridError: with a line per fault: file, line, key and what was expected.
+        GridError: if the text is not YAML, is too large, or does not describe a grid. There is one
+            line per error with the file, the line, the key and what was expected.
     """
+    node, content, errors = _read(text, filename)
+    format_error = functools.partial(yaml12.format_error, filename, node)
+    spec: GridSpec | None = None
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        # Before the content is made: that writes merged keys (<<) into the mappings.
-        faults = list(_duplicate_keys(node))
+        spec = GridSpec.model_validate(content)
+    except ValidationError as error:
+        errors += [(each["loc"], _describe(each)) for each in error.errors(include_url=False)]
+    if spec is not None:
+        errors += find_errors(spec)
+    if spec is None or errors:
+        raise GridError(join_lines(format_error(*each) for each in errors))
+    return Grid(spec, spec, format_error)
+
+
+def _read(text: str, filename: str) -> tuple[yaml.Node | None, Any, list[LocatedError]]:
+    """Parse YAML into nodes and Python objects, and find duplicate keys."""
+    if len(text) > yaml12.MAX_BYTES:
+        raise _too_large(filename)
+    try:
+        loader = yaml12.Loader(text)
+        node = yaml12.compose(loader)
+        # Before the content is constructed: that merges the keys of `<<` into the mappings.
+        errors = [(each, "this key stands twice") for each in yaml12.duplicate_keys(node)]
         content = None if node is None else loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -74,100 +103,31 @@ def parse_grid(text: str, filename: str) -> Grid:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
+        problem = escape_controls(str(getattr(error, "problem", None) or error))
         raise GridError(f"{filename}{place}: not valid YAML: {problem}") from error
-
-    told = functools.partial(_told, filename, node)
-    spec: GridSpec | None = None
-    try:
-        spec = GridSpec.model_validate(content)
-    except ValidationError as error:
-        faults += [(fault["loc"], _explain(fault)) for fault in error.errors()]
-    if spec is not None:
-        faults += find_errors(spec)
-    if spec is None or faults:
-        raise GridError("\n".join(told(*fault) for fault in faults))
-    return Grid(spec, spec, told)
+    return node, content, errors
 
 
-class _Loader(yaml.SafeLoader):
-    """A loader whose every refusal is a ``YAMLError``, also that of the 13th month."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, AttributeError) as error:
-            raise yaml.constructor.ConstructorError(
-                None, None, str(error), node.start_mark
-            ) from error
+def _too_large(filename: str) -> GridError:
+    return GridError(f"{filename}: the grid file is larger than {yaml12.MAX_BYTES:,} bytes")
 
 
-def _explain(fault: Any) -> str:
-    kind, location = fault["type"], fault["loc"]
+def _describe(error: Any) -> str:
+    """Describe one of pydantic's errors in a grid file."""
+    kind, location = error["type"], error["loc"]
     if kind == "missing":
         return "this key is required"
     if kind == "extra_forbidden":
         return str(UnknownNameError("key", str(location[-1]), _keys(location[:-1])))
     if kind == "model_type":
-        fault["msg"] = f"expected keys with values ({', '.join(_keys(location))})"
-    return describe_validation_error(fault)
+        error = {**error, "msg": f"expected keys with values ({', '.join(_keys(location))})"}
+    return describe_validation_error(error)
 
 
 def _keys(location: Location) -> list[str]:
-    """The keys that a part of a grid file may have."""
+    """Keys that a section of a grid file may have."""
     section: Any = GridSpec
     if location:
         annotation = GridSpec.model_fields[str(location[0])].annotation
         *_, section = get_args(annotation) or (annotation,)
     return list(section.model_fields)
-
-
-def _duplicate_keys(node: yaml.Node | None) -> Iterator[LocatedError]:
-    """Keys that a mapping has twice: YAML forbids them, PyYAML silently keeps the last."""
-    stack: list[tuple[Location, yaml.Node | None]] = [((), node)]
-    visited: set[yaml.Node] = set()  # Aliases lead to a node again, and may lead round in a circle.
-    while stack:
-        location, current = stack.pop()
-        if current is None or current in visited:
-            continue
-        visited.add(current)
-        if isinstance(current, yaml.MappingNode):
-            seen: set[str] = set()
-            # Keys that are no scalars are refused when the content is made.
-            scalars = (item for item in current.value if isinstance(item[0], yaml.ScalarNode))
-            for key, value in scalars:
-                if key.value in seen:
-                    yield (*location, key.value), "this key stands twice"
-                seen.add(key.value)
-                stack.append(((*location, key.value), value))
-        elif isinstance(current, yaml.SequenceNode):
-            stack.extend(((*location, i), item) for i, item in enumerate(current.value))
-
-
-def _told(filename: str, node: yaml.Node | None, location: Location, message: str) -> str:
-    return f"{filename}:{_line(node, location)}: {_dotted(location)}{message}"
-
-
-def _line(node: yaml.Node | None, location: Location) -> int:
-    """Line (from 1) of the innermost part of ``location`` that stands in the file."""
-    line = 1
-    for part in location:
-        child = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    line, child = key.start_mark.line + 1, value
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            child = node.value[part] if part < len(node.value) else None
-            line = child.start_mark.line + 1 if child is not None else line
-        if child is None:
-            break
-        node = child
-    return line
-
-
-def _dotted(location: Location) -> str:
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return f"{path}: " if path else ""

@@ -1,29 +1,60 @@
-"""What a grid file says, validated."""
+"""The content of a grid file, validated by pydantic."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from hgmvae_bench.plugins.protocols import Setting
+from hgmvae_bench.utils.text import escape_controls, is_control, quote
 
 Axis = Literal["dataset", "metric", "model", "latent_dim"]
-Name = Annotated[str, Field(min_length=1)]
-# Files are called after it.
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$")]
-# YAML's ``true`` and ``yes`` would pass for 1.
-Count = Annotated[int, Field(ge=1, strict=True)]
 
 
-def _no_boolean(value: object) -> object:
+def _refuse_controls(text: str) -> str:
+    """Refuse characters that change what a terminal or a page shows around them."""
+    for i, character in enumerate(text, start=1):
+        if is_control(character):
+            raise ValueError(
+                f"character {i} is the control character {escape_controls(character)}; remove it"
+            )
+    return text
+
+
+def _refuse_booleans(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError(f"expected a number, got {value!r}")
     return value
 
 
-# Not strict: YAML takes ``1e-3``, without a point, for text.
-Number = Annotated[float, BeforeValidator(_no_boolean)]
+def _check_setting(value: Setting) -> Setting:
+    """Refuse numbers that are not finite, and control characters."""
+    if isinstance(value, str):
+        return _refuse_controls(value)
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f"expected a finite number, got {number}")
+    return value
+
+
+# A name may be a path: folder:PATH.
+Name = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_refuse_controls)]
+# Part of the names of files.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_length=100)]
+# Strict, because true is an integer to Python.
+Integer = Annotated[int, Field(strict=True)]
+LatentDim = Annotated[int, Field(ge=1, le=65_536, strict=True)]
+Number = Annotated[float, BeforeValidator(_refuse_booleans), Field(allow_inf_nan=False)]
+SettingValue = Annotated[Setting, AfterValidator(_check_setting)]
 
 
 class _Strict(BaseModel):
@@ -34,30 +65,32 @@ class NetworkSettings(_Strict):
     """Size of the shared network.
 
     Attributes:
-        width: channels of the first of five convolutions; each further one doubles them.
+        width: channels of the first of five convolutions, at most 1,024; each further convolution
+            doubles them.
     """
 
-    width: Count = 32
+    width: Integer = Field(default=32, ge=1, le=1024)
 
 
 class TrainingSettings(_Strict):
-    """How every model of the grid is trained (AdamW).
+    """Training settings of every model of the grid; the optimiser is AdamW.
 
     Attributes:
-        epochs: passes over the training images, any pretraining counted in.
-        batch_size: images per step; an incomplete last batch is left out of the epoch.
-        learning_rate: AdamW's.
-        weight_decay: AdamW's.
-        train_images: train on only the first so many images; all if not given.
-        precision: of the networks' arithmetic: ``float32``; ``tf32`` (NVIDIA GPUs); ``bf16``.
-            Metrics are float32 always, and loss terms too, but for their products in ``tf32``.
+        epochs: passes over the training images, pretraining included; at most 100,000.
+        batch_size: images per step, 2 to 65,536; an incomplete last batch is left out of the epoch.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        train_images: number of training images, the first of the dataset; all if None.
+        precision: arithmetic of the networks: ``float32``, ``tf32`` (NVIDIA GPUs) or ``bf16``.
+            Metrics and loss terms are always computed in float32, except for the matrix products
+            of loss terms in ``tf32``.
     """
 
-    epochs: Count = 10
-    batch_size: int = Field(default=128, ge=2, strict=True)
+    epochs: Integer = Field(default=10, ge=1, le=100_000)
+    batch_size: Integer = Field(default=128, ge=2, le=65_536)
     learning_rate: Number = Field(default=1e-3, gt=0)
     weight_decay: Number = Field(default=1e-2, ge=0)
-    train_images: int | None = Field(default=None, ge=2, strict=True)
+    train_images: Annotated[Integer, Field(ge=2)] | None = None
     precision: Literal["float32", "tf32", "bf16"] = "float32"
 
 
@@ -65,54 +98,54 @@ class DatasetVariant(_Strict):
     """A dataset as a grid uses it.
 
     Attributes:
-        dataset: registered name; the key in ``datasets`` if not given.
-        title: name in tables; the plug-in's if not given.
-        image_size: side in pixels; the plug-in's if not given.
+        dataset: registered name; the key in ``datasets`` if None.
+        title: name in tables; the plug-in's if None.
+        image_size: side in pixels, at most 1,024; the plug-in's if None.
     """
 
     dataset: Name | None = None
     title: Name | None = None
-    image_size: Count | None = None
+    image_size: Annotated[Integer, Field(ge=1, le=1024)] | None = None
 
 
 class ModelVariant(_Strict):
-    """A model as a grid uses it: several variants of one model may stand side by side.
+    """A model as a grid uses it. A grid may have several variants of one model.
 
     Attributes:
-        model: registered name; the key in ``models`` if not given.
-        title: name in tables; the plug-in's if not given.
-        settings: the model's settings that differ from its defaults.
+        model: registered name; the key in ``models`` if None.
+        title: name in tables; the plug-in's if None.
+        settings: settings that differ from the model's defaults.
     """
 
     model: Name | None = None
     title: Name | None = None
-    settings: dict[str, Setting] = Field(default_factory=dict)
+    settings: dict[str, SettingValue] = Field(default_factory=dict)
 
 
 class TableSpec(_Strict):
-    """One table: the cells that it needs and how it is laid out.
+    """One table: the cells that it needs, and its layout.
 
     Attributes:
-        name: what ``hgmvae-bench table NAME`` asks for.
+        name: argument of ``hgmvae-bench table``.
         title: caption.
-        datasets, models: names, or keys of the grid's ``datasets`` and ``models``.
-        latent_dims: latent dimensions L.
+        datasets, models: registered names, or keys of the grid's ``datasets`` and ``models``.
+        latent_dims: latent dimensions L, at most 65,536.
         metrics: registered names.
-        rows, columns: the axes from the outside in. Together they are all four axes; an axis with
-            a single value may be left out.
+        rows, columns: axes, outermost first. Together they name every axis that has several
+            values.
     """
 
     name: FileName
     title: Name
     datasets: list[Name] = Field(min_length=1)
     models: list[Name] = Field(min_length=1)
-    latent_dims: list[Count] = Field(min_length=1)
+    latent_dims: list[LatentDim] = Field(min_length=1)
     metrics: list[Name] = Field(min_length=1)
     rows: list[Axis]
     columns: list[Axis]
 
     def axis(self, axis: Axis) -> list[Any]:
-        """The values along one axis."""
+        """Return the values along one axis."""
         values: dict[Axis, list[Any]] = {
             "dataset": self.datasets,
             "metric": self.metrics,
@@ -122,12 +155,12 @@ class TableSpec(_Strict):
         return values[axis]
 
     def with_metrics(self, metrics: list[str]) -> TableSpec:
-        """The same table for other metrics."""
+        """Return the table with other metrics."""
         rows = self.rows if "metric" in [*self.rows, *self.columns] else [*self.rows, "metric"]
         return TableSpec(**{**dict(self), "metrics": metrics, "rows": rows})
 
     def with_models(self, names: list[str]) -> TableSpec:
-        """The same table with more entries on the axis of models, such as controls."""
+        """Return the table with more models, such as controls, after its own."""
         if not names:
             return self
         rows = self.rows if "model" in [*self.rows, *self.columns] else [*self.rows, "model"]
@@ -139,14 +172,14 @@ class TableSpec(_Strict):
         for axis in ("dataset", "metric", "model", "latent_dim"):
             values = self.axis(axis)
             if len(set(values)) < len(values):
-                raise ValueError(f"the table names a {axis} twice: {values}")
+                raise ValueError(f"the table names a {axis} twice: {quote(values)}")
             if len(values) > 1 and axis not in named:
                 raise ValueError(
-                    f"the table has {len(values)} values of {axis}, so {axis} must "
-                    "stand in rows or columns"
+                    f"the table has {len(values)} values of {axis}, so rows or columns must "
+                    f"contain {axis}"
                 )
         if len(set(named)) < len(named):
-            raise ValueError(f"an axis stands twice in rows and columns: {named}")
+            raise ValueError(f"rows and columns contain an axis twice: {quote(named)}")
         return self
 
 
@@ -154,18 +187,18 @@ class GridSpec(_Strict):
     """The content of a grid file.
 
     Attributes:
-        name: for messages and file names.
+        name: used in messages and file names.
         title: one line for ``hgmvae-bench list grids``.
-        seeds: runs per cell.
+        seeds: runs per cell, at most 10,000.
         network, training: settings of every run.
-        datasets, models: settings of single datasets and models, by the name that tables use.
-        metrics: computed for every cell beyond what its tables ask for.
-        tables: what the grid is for.
+        datasets, models: variants of datasets and models, by the name that tables use.
+        metrics: computed for every cell, in addition to those of its tables.
+        tables: at least one; their cells make up the grid.
     """
 
     name: FileName
     title: Name
-    seeds: Count = 10
+    seeds: Integer = Field(default=10, ge=1, le=10_000)
     network: NetworkSettings = NetworkSettings()
     training: TrainingSettings = TrainingSettings()
     datasets: dict[Name, DatasetVariant] = Field(default_factory=dict)

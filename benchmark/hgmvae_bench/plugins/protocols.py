@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.text import escape_controls, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_KNOWN_NAMES = 50
+"""Maximum number of known names that a message lists."""
+
 Setting = bool | int | float | str | list[float] | None
 ReconstructionLoss = Literal["bce", "mse"]
 Direction = Literal["higher", "lower"]
@@ -31,11 +35,22 @@ Need = Literal[
 
 
 class UnknownNameError(UserError, LookupError):
-    """A name that no plug-in, grid or table answers to; the message lists the nearest ones."""
+    """A name that no plug-in, grid or table has; the message suggests the nearest known names.
+
+    Args:
+        kind: what the name should be, such as ``model``.
+        name: the unknown name.
+        known: the names that exist.
+        advice: added to the end of the message.
+    """
 
     def __init__(self, kind: str, name: str, known: list[str], advice: str = "") -> None:
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}"
+        name = escape_controls(shorten(name))
+        if nearest := difflib.get_close_matches(name, known, n=3, cutoff=0.5):
+            hint = f"did you mean {' or '.join(nearest)}?"
+        else:
+            more = ", …" if len(known) > MAX_KNOWN_NAMES else ""
+            hint = f"known: {', '.join(known[:MAX_KNOWN_NAMES])}{more}"
         super().__init__(f"unknown {kind} '{name}'; {hint}{advice}")
 
 

@@ -1,6 +1,51 @@
-"""Words in messages."""
+"""Text for messages."""
+
+from __future__ import annotations
+
+import reprlib
+import unicodedata
+
+MAX_QUOTED = 60
+"""Maximum length of a quoted value in a message, in characters."""
+
+# Marks and overrides that reorder the text around them on a terminal or a page.
+_BIDIRECTIONAL = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 3, 6, 4
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = MAX_QUOTED
 
 
 def pluralize(number: int, noun: str) -> str:
-    """A number of things: ``1 run``, ``2 runs``."""
+    """Format a number with its noun: ``1 run``, ``2 runs``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def shorten(text: str, limit: int = MAX_QUOTED) -> str:
+    """Cut text to ``limit`` characters, the ellipsis included."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def quote(value: object) -> str:
+    """Return the ``repr`` of a value, cut to about `MAX_QUOTED` characters."""
+    try:
+        return shorten(_REPR.repr(value))
+    except ValueError:  # an integer with more digits than Python converts
+        return f"a large {type(value).__name__}"
+
+
+def is_control(character: str) -> bool:
+    """Whether a character is a control, line separator, surrogate or bidirectional mark."""
+    return (
+        unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or character in _BIDIRECTIONAL
+    )
+
+
+def escape_controls(text: str) -> str:
+    r"""Escape control characters as in a Python string: ESC becomes ``\x1b``."""
+    return "".join(
+        character.encode("unicode_escape").decode() if is_control(character) else character
+        for character in text
+    )

@@ -40,7 +40,7 @@ COMMANDS = {
         (
             "seeds: 2",
             "models: { x: { model: gmvae, settings: { n_components: -3 } } }",
-            r"^tiny.yaml:4: models.x.settings.n_components: input should be greater .*, got -3$",
+            r"^tiny.yaml:4: models.x.settings.n_components: expected a.* [01], got -3$",
         ),
         ("[vae, wae-imq]", "[hgmvae-u]", r"^tiny.yaml:6: training.epochs: hgmvae-u: .*too few"),
         ("[vae, wae-imq]", "[vade]", r"^tiny.yaml:6: training.epochs: vade: .*epoch"),

@@ -31,7 +31,7 @@ def test_the_paper_grid_computes_the_svm_only_for_table_2():
 
 
 @pytest.mark.parametrize("name", grid_names())
-def test_every_grid_that_comes_along_is_valid(name):
+def test_every_preset_is_valid(name):
     grid = load_grid(name)
     assert grid.spec.name == name
     assert all(metrics for metrics in grid.cells.values())
@@ -106,14 +106,14 @@ def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_t
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("seeds: 2", "seeds: 0", r"g.yaml:4: seeds: .*greater than or equal to 1, got 0"),
+        ("seeds: 2", "seeds: 0", r"g.yaml:4: seeds: expected at least 1, got 0$"),
         ("seeds: 2", "sedes: 2", r"g.yaml:4: sedes: unknown key 'sedes'; did you mean seeds"),
         ("epochs: 1", "epoch: 1", r"g.yaml:6: training.epoch: .*'epoch'; did you mean epochs\?$"),
         ("seeds: 2", "models: { x: { setings: {} } }", r"g.yaml:4: .*; did you mean settings\?"),
         ("    rows:", "    row:", r"g.yaml:14: tables\[0\].row: .*; did you mean rows\?"),
         ("seeds: 2", "seeds: true", r"g.yaml:4: seeds: expected an integer, got True$"),
         ("batch_size: 64", "batch_size: yes", r"training.batch_size: expected an integer, got"),
-        ("train_images: 128", "train_images: on", r"train_images: expected an integer, got True"),
+        ("train_images: 128", "train_images: on", r"train_images: expected an integer, got 'on'"),
         ("epochs: 1", "learning_rate: true", r"learning_rate: expected a number, got True$"),
         ("epochs: 1", "learning_rate: high", r"learning_rate: expected a number, got 'high'$"),
         ("network: { width: 2 }", "network: 5", r"network: expected keys with .*width\), got 5$"),
@@ -134,9 +134,13 @@ def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_t
         ("seeds: 2", "seeds: [", r"g.yaml:\d+: not valid YAML"),
         ("seeds: 2", "seeds: \a", r"g.yaml:4: not valid YAML: the character '\\x07'"),
         ("seeds: 2", "? [a, b]\n: c", r"g.yaml:4: not valid YAML: found unhashable key"),
-        ("seeds: 2", "seeds: 2026-13-01", r"g.yaml:4: not valid YAML: month must be in 1..12"),
+        (
+            "seeds: 2",
+            "seeds: 2026-13-01",
+            r"g.yaml:4: seeds: .* integer, got '2026-13-01'",
+        ),
         ("seeds: 2", f"seeds: {'[' * 5000}", r"g.yaml: not valid YAML: nested too deeply"),
-        ("seeds: 2", "seeds: &a { a: *a }", r"g.yaml:4: seeds: .*integer, got {'a': {...}}"),
+        ("seeds: 2", "seeds: &a { a: *a }", r"g.yaml:4: not valid YAML: an alias refers to"),
         (
             "seeds: 2",
             "models: { vae: { settings: { beta: 1 } } }",
@@ -149,23 +153,23 @@ def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_t
         ),
     ],
 )
-def test_a_fault_is_named_with_its_line_and_key(tiny_text, old, new, message):
+def test_an_error_names_file_line_and_key(tiny_text, old, new, message):
     assert old in tiny_text
     with pytest.raises(GridError, match=message):
         parse_grid(tiny_text.replace(old, new), "g.yaml")
 
 
-def test_a_file_that_says_nothing_is_told_which_keys_there_are():
+def test_the_error_for_an_empty_file_lists_the_keys():
     with pytest.raises(GridError, match=r"^g.yaml:1: expected keys .*\(name, .*\), got nothing$"):
         parse_grid("", "g.yaml")
 
 
-def test_numbers_may_be_written_as_yaml_takes_for_text(tiny_text):
+def test_numbers_may_have_an_exponent_without_a_point(tiny_text):
     text = tiny_text.replace("epochs: 1,", "epochs: 1, learning_rate: 1e-3,")
     assert parse_grid(text, "g.yaml").spec.training.learning_rate == 1e-3
 
 
-def test_filters_leave_the_cells_that_they_name(tiny_grid):
+def test_select_keeps_the_named_cells_and_refuses_unknown_names(tiny_grid):
     assert [c.model for c in tiny_grid.select(models=["vae"]).cells] == ["vae"]
     assert tiny_grid.select(seeds=7).spec.seeds == 7
     with pytest.raises(UnknownNameError, match=r"unknown model of grid tiny 'gmvae'"):
@@ -174,7 +178,7 @@ def test_filters_leave_the_cells_that_they_name(tiny_grid):
         tiny_grid.select(latent_dims=[3])
 
 
-def test_other_seeds_and_sizes_are_kept_with_the_results_and_filters_are_not(tiny_grid):
+def test_the_stored_grid_has_replaced_settings_but_every_cell(tiny_grid):
     selected = tiny_grid.select(models=["vae"], seeds=7, image_size=64)
     assert {cell.image_size for cell in selected.cells} == {64}
     kept = parse_grid(selected.text, "kept.yaml")
@@ -182,12 +186,12 @@ def test_other_seeds_and_sizes_are_kept_with_the_results_and_filters_are_not(tin
     assert [(cell.model, cell.image_size) for cell in kept.cells] == [("vae", 64), ("wae-imq", 64)]
 
 
-def test_a_grid_survives_being_written(tiny_grid):
+def test_a_written_grid_reads_back_with_equal_cells(tiny_grid):
     assert list(parse_grid(tiny_grid.text, "g.yaml").cells) == list(tiny_grid.cells)
 
 
-def test_filters_that_no_table_satisfies_together_are_an_error():
-    with pytest.raises(GridError, match="leave no cell"):
+def test_filters_that_no_single_table_satisfies_are_refused():
+    with pytest.raises(GridError, match="no cell passes the filters"):
         load_grid("paper").select(datasets=["celeba"], latent_dims=[2])
 
 
@@ -207,14 +211,14 @@ def test_a_missing_grid_file_and_an_unknown_grid_are_named(tmp_path):
         ("vae:RAE_L2", "the model 'vae' takes no argument, got 'vae:RAE_L2'"),
     ],
 )
-def test_a_model_with_an_argument_that_cannot_be_had_says_why(tiny_text, tiny_grid, name, message):
+def test_an_invalid_model_argument_is_refused_with_the_reason(tiny_text, tiny_grid, name, message):
     with pytest.raises(GridError, match=message):
         tiny_grid.with_models([name])
     with pytest.raises(GridError, match=rf"g.yaml:11: tables\[0\].models\[0\]: {message}"):
         parse_grid(tiny_text.replace("[vae, wae-imq]", f"['{name}', wae-imq]"), "g.yaml")
 
 
-def test_a_model_with_an_argument_joins_every_table(tiny_grid):
+def test_a_model_with_an_argument_is_added_to_every_table(tiny_grid):
     joined = tiny_grid.with_models(["vae", "pythae:RAE_L2"])
     assert [cell.model for cell in joined.cells] == ["vae", "wae-imq", "pythae:RAE_L2"]
     (cell,) = joined.select(models=["pythae:RAE_L2"]).cells
