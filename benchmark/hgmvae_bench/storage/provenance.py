@@ -1,8 +1,9 @@
-"""Where a result comes from: versions, hardware, precision, code."""
+"""Provenance of results: versions, hardware and git commit."""
 
 from __future__ import annotations
 
 import functools
+import json
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,11 @@ import torch
 
 from hgmvae_bench.plugins import local_files
 from hgmvae_bench.utils.threads import available_cores
+
+PACKAGE = Path(__file__).parents[1]
+
+BUILD_INFO = "_build_info.json"
+"""File of an installed wheel with the commit that it was built from."""
 
 PACKAGES = (
     "hgmvae-bench",
@@ -29,7 +35,10 @@ PACKAGES = (
 
 
 def collect_provenance(device: torch.device) -> dict[str, Any]:
-    """JSON of everything about this process that a reader of a record may want to know."""
+    """Versions, hardware and code of this process, as JSON.
+
+    `hgmvae_bench.storage.schema.ProvenanceView` has the types of the entries that are read again.
+    """
     return {
         "python": platform.python_version(),
         "packages": _package_versions(),
@@ -43,7 +52,7 @@ def collect_provenance(device: torch.device) -> dict[str, Any]:
         else None,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cores": available_cores(),
-        "code": _code_version(),
+        "code": code_version(PACKAGE),
         "plugins": {plugin.name: plugin.digest for plugin in local_files.active_plugins()},
     }
 
@@ -71,16 +80,23 @@ def _cpu_name() -> str:
 
 
 @functools.cache
-def _code_version() -> dict[str, str | bool] | None:
-    """Commit of the checkout that the code runs from, and whether it has uncommitted changes.
+def code_version(package: Path) -> dict[str, str | bool] | None:
+    """Git commit of the code, and whether the checkout had uncommitted changes.
 
-    None where this file is not under version control, as in an installed wheel.
+    An installed wheel holds the commit that it was built from in a file, which the build hook
+    (``benchmark/hatch_build.py``) writes.
+
+    Args:
+        package: folder of ``hgmvae_bench``.
+
+    Returns:
+        The entries of `hgmvae_bench.storage.schema.CodeVersion`; None if neither git nor the file
+        gives the commit.
     """
-    file = Path(__file__)
 
     def git(*arguments: str) -> str:
         return subprocess.run(  # noqa: S603
-            ["git", "-C", str(file.parent), *arguments],  # noqa: S607
+            ["git", "-C", str(package), *arguments],  # noqa: S607
             capture_output=True,
             text=True,
             check=True,
@@ -88,8 +104,17 @@ def _code_version() -> dict[str, str | bool] | None:
         ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", file.name)
+        git("ls-files", "--error-unmatch", "__init__.py")
         commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return _built_from(package)
     return {"commit": commit, "dirty": bool(changes)}
+
+
+def _built_from(package: Path) -> dict[str, str | bool] | None:
+    """Commit that the installed wheel was built from; None if it does not hold one."""
+    try:
+        built: dict[str, str | bool] = json.loads((package / BUILD_INFO).read_bytes())
+    except FileNotFoundError:
+        return None
+    return built
