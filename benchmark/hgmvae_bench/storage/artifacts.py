@@ -1,6 +1,6 @@
-"""The files that a run leaves beside its record: weights and test codes, as safetensors.
+"""Artifacts of a run: weights and test codes as safetensors files.
 
-Nothing here executes anything when it is read.
+Loading them executes no code.
 """
 
 from __future__ import annotations
@@ -21,23 +21,31 @@ CODES = "codes.safetensors"
 
 
 class ArtifactError(UserError, RuntimeError):
-    """A file of a run that is absent, damaged or of another model; the message names it."""
+    """An artifact is missing, damaged or of another model; the message names the file."""
 
 
 def artifact_files(model: BenchmarkModel, test_codes: Codes) -> dict[str, bytes]:
-    """Artifact files by name: every parameter and buffer, and the deterministic codes (N, L)."""
+    """Serialize a run's artifacts.
+
+    Args:
+        model: its parameters and buffers are saved.
+        test_codes: deterministic codes (N, L) of the test images.
+
+    Returns:
+        Content of each file, by name.
+    """
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    # Copies, since safetensors refuses tensors that share memory or have gaps.
+    # safetensors rejects tensors that share memory or are not contiguous.
     weights = {name: tensor.clone().contiguous() for name, tensor in state.items()}
     codes = {"test_codes": torch.from_numpy(test_codes)}
     return {WEIGHTS: save(weights), CODES: save(codes)}
 
 
 def load_weights(model: BenchmarkModel, folder: Path) -> None:
-    """Read parameters and buffers into ``model``, which is built with the run's settings.
+    """Load a run's parameters and buffers into ``model``, which must have the run's settings.
 
     Raises:
-        ArtifactError: if the file is absent or damaged, or holds another model's weights.
+        ArtifactError: if the file is missing or damaged, or holds another model's weights.
     """
     path = folder / WEIGHTS
     state = _load(path, "weights")
@@ -48,15 +56,15 @@ def load_weights(model: BenchmarkModel, folder: Path) -> None:
 
 
 def load_codes(folder: Path) -> Codes:
-    """Read the deterministic test codes (N, L).
+    """Load the deterministic codes (N, L) of the test images.
 
     Raises:
-        ArtifactError: if the file is absent or damaged, or holds no such codes.
+        ArtifactError: if the file is missing or damaged, or has no such codes.
     """
     path = folder / CODES
     codes = _load(path, "codes").get("test_codes")
     if codes is None or codes.ndim != 2:
-        raise ArtifactError(f"{path}: damaged: no test codes (N, L) in it")
+        raise ArtifactError(f"{path}: damaged: it has no test codes of shape (N, L)")
     array: Codes = codes.numpy()
     return array
 
@@ -65,6 +73,6 @@ def _load(path: Path, what: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: not there; the run's {what} were not kept") from error
+        raise ArtifactError(f"{path}: missing; the run's {what} were not saved") from error
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path}: damaged: {error}") from error

@@ -1,16 +1,16 @@
-"""Several processes at one results folder: who does which run.
+"""Leases that keep two processes from working on the same run of a results folder.
 
 ::
 
-    leases/<owner>.alive               rewritten every few seconds by a process that runs a grid
-    leases/<record name>.<number>      whose the run is that will write this record
+    leases/<owner>.alive               heartbeat, rewritten every few seconds by a running process
+    leases/<record name>.<number>      owner of the lease on the run that writes this record
 
-A claim holds while its owner lives. Whether an owner of this machine lives, the operating system
-knows; one elsewhere counts as dead when its file has not changed for a minute of this process's own
-monotonic clock, so that no clock that is wrong or jumps, here or there, frees or keeps a run.
+A lease is valid as long as its owner is alive. For an owner on this machine the operating system
+knows. An owner on another machine counts as dead when its heartbeat file has not changed for a
+minute on the monotonic clock of the process that looks, so wrong or jumping clocks do no harm.
 
-A dead owner's claim is not removed but outnumbered: whoever makes the file of the next number,
-which only one can, has the run. Leases go when their record is there and nobody needs them.
+A dead owner's lease is not removed. Another process takes the run over by creating the file with
+the next number, which only one process can do. Leases are removed once their record is written.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ ALIVE = ".alive"
 
 
 class Leases:
-    """The runs of a results folder that this process has taken.
+    """Leases of this process on runs of a results folder.
 
-    Used as a context manager: while the block lasts, the process counts as alive.
+    As a context manager, it keeps the process's heartbeat going for the duration of the block.
 
     Args:
-        files: the folder's.
-        owner: a name that no other process has.
-        heartbeat: seconds between signs of life.
-        expiry: seconds without a sign after which a process elsewhere counts as dead.
+        files: files of the results folder.
+        owner: unique id of this process, see `new_owner_id`.
+        heartbeat: seconds between heartbeats.
+        expiry: seconds without a heartbeat after which a process on another machine counts as dead.
     """
 
     def __init__(
@@ -51,23 +51,26 @@ class Leases:
         self.owner = owner
         self._files = files
         self._heartbeat, self._expiry = heartbeat, expiry
-        self._seen: dict[str, tuple[str, float]] = {}
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._last_seen: dict[str, tuple[str, float]] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
-        self._give_sign(0)
+        self._write_heartbeat(0)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
+        self._stopping.set()
         self._thread.join()
         with suppress(OSError):
             self._files.remove(f"{FOLDER}/{self.owner}{ALIVE}")
 
     def acquire(self, name: str) -> bool:
-        """Claim the run that will write the record called ``name``; False if another has it.
+        """Acquire the lease on the run that writes the record file ``name``.
+
+        Returns:
+            Whether this process holds the lease; False if another live process does.
 
         Raises:
             OSError: if leases cannot be read or written.
@@ -76,7 +79,7 @@ class Leases:
         if number:
             try:
                 owner = self._files.read(f"{FOLDER}/{name}.{number - 1}").decode()
-            except FileNotFoundError:  # its record has just been written
+            except FileNotFoundError:  # Released, since its record has just been written.
                 return False
             if owner == self.owner:
                 return True
@@ -85,19 +88,22 @@ class Leases:
         return self._files.create(f"{FOLDER}/{name}.{number}", self.owner.encode())
 
     def release(self, name: str) -> None:
-        """Remove the leases of a record that is there."""
+        """Remove the leases on a record that has been written."""
         with suppress(OSError):
             for number in reversed(range(self._next_number(name))):
                 self._files.remove(f"{FOLDER}/{name}.{number}")
 
-    def release_recorded(self, recorded: Callable[[str], bool]) -> None:
-        """Remove the leases of every record that is there; who wrote it may have died since."""
+    def release_recorded(self, is_recorded: Callable[[str], bool]) -> None:
+        """Remove the leases on every written record, whoever holds them.
+
+        A process that dies after it has written a record leaves its lease behind.
+        """
         names = {name.rpartition(".")[0] for name, _ in self._files.scan(FOLDER)}
-        for name in filter(recorded, names):
+        for name in filter(is_recorded, names):
             self.release(name)
 
     def live_owners(self) -> set[str]:
-        """Owners that live; the signs that dead ones left are removed."""
+        """Ids of live owners; the heartbeat files of dead owners are removed."""
         owners = {
             name.removesuffix(ALIVE) for name, _ in self._files.scan(FOLDER) if name.endswith(ALIVE)
         }
@@ -108,20 +114,20 @@ class Leases:
         return living
 
     def is_alive(self, owner: str) -> bool:
-        """Whether a process that takes leases is alive, as far as can be known from here."""
+        """Whether a process is alive, as far as this machine can tell."""
         path = f"{FOLDER}/{owner}{ALIVE}"
         version = self._files.version(path)
         if version is None:
             return False
         with suppress(OSError, ValueError, KeyError, TypeError):
-            sign = json.loads(self._files.read(path))
-            if sign["machine"] is not None and sign["machine"] == _machine():
-                return bool(_process_start(int(sign["pid"])) == sign["start"])
-        seen, since = self._seen.get(owner, ("", 0.0))
-        if seen != version:
-            self._seen[owner] = version, time.monotonic()
+            heartbeat = json.loads(self._files.read(path))
+            if heartbeat["machine"] is not None and heartbeat["machine"] == _machine():
+                return bool(_process_start(int(heartbeat["pid"])) == heartbeat["start"])
+        last_version, seen_at = self._last_seen.get(owner, ("", 0.0))
+        if last_version != version:
+            self._last_seen[owner] = version, time.monotonic()
             return True
-        return time.monotonic() - since < self._expiry
+        return time.monotonic() - seen_at < self._expiry
 
     def _next_number(self, name: str) -> int:
         number = 0
@@ -129,36 +135,36 @@ class Leases:
             number += 1
         return number
 
-    def _beat(self) -> None:
+    def _keep_alive(self) -> None:
         count = 0
-        while not self._ended.wait(self._heartbeat):
+        while not self._stopping.wait(self._heartbeat):
             count += 1
-            # On a full disk the file of before stays, and on this machine that is enough.
+            # On a full disk the previous file stays, which is enough for processes on this machine.
             with suppress(OSError):
-                self._give_sign(count)
+                self._write_heartbeat(count)
 
-    def _give_sign(self, count: int) -> None:
+    def _write_heartbeat(self, count: int) -> None:
         pid = os.getpid()
-        sign = {
+        heartbeat = {
             "host": socket.gethostname(),
             "machine": _machine(),
             "pid": pid,
             "start": _process_start(pid),
             "count": count,
         }
-        self._files.write(f"{FOLDER}/{self.owner}{ALIVE}", json.dumps(sign).encode())
+        self._files.write(f"{FOLDER}/{self.owner}{ALIVE}", json.dumps(heartbeat).encode())
 
 
 def new_owner_id() -> str:
-    """A name that no other process has."""
+    """Unique id for this process."""
     return uuid.uuid4().hex[:16]
 
 
 @functools.cache
 def _machine() -> str | None:
-    """What processes have in common that can see each other; None where that cannot be known.
+    """Id of the boot and PID namespace, in which a PID is unique; None where it is unknown.
 
-    A container shares its host's boot, but numbers its processes itself.
+    A container shares its host's boot id but has a PID namespace of its own.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -168,11 +174,14 @@ def _machine() -> str | None:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process began, in ticks since boot: a number is used again, with another start."""
+    """Start time of a process in ticks since boot, or None if it has ended.
+
+    PIDs are reused, so that only both together identify a process.
+    """
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     fields = state.rpartition(")")[2].split()
-    # A zombie has ended, and only waits for its parent to notice.
+    # A zombie has ended and waits for its parent to collect it.
     return None if fields[0] in "ZX" else fields[19]

@@ -1,13 +1,13 @@
-"""Results folders of several machines into one.
+"""Merging of results folders, for example of several machines.
 
-Runs that the target lacks are copied with all their files, byte for byte. Of a run that both have,
-one record counts: a complete one before one that is not, then the one that finished first, then the
-one with the smaller hash. The rule looks at nothing but the two records, so that the order in which
-folders are merged does not change what counts. Nothing is taken away: a record of the target that
-no longer counts stays beside the one that does.
+Runs that the target lacks are copied byte for byte with all their files. If both folders have a
+run, one of the two records takes precedence: a complete one over one that is not, then the one that
+finished first, then the one with the smaller hash. Precedence depends on the two records alone, so
+the order of merging does not matter. Nothing is deleted: a superseded record of the target stays
+next to the new one.
 
-Metrics that were added to a record later come along where the target lacks them; one that is
-missing takes no value's place.
+Metrics that were added to a record later are copied if the target lacks them; a missing metric
+does not replace a value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hgmvae_bench.storage.leases import FOLDER as LEASES
 from hgmvae_bench.storage.leases import Leases, new_owner_id
 from hgmvae_bench.storage.record_file import as_store_errors, parse_file_name, record_file_name
 from hgmvae_bench.storage.schema import ControlRecord, MetricValue, ScoreRecord
-from hgmvae_bench.storage.store import Store
+from hgmvae_bench.storage.store import RECORDS, Store
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.errors import UserError
 
@@ -30,19 +30,19 @@ Scored = TypeVar("Scored", ScoreRecord, ControlRecord)
 
 
 class MergeError(UserError, RuntimeError):
-    """Folders that cannot be merged; the message says why."""
+    """The folders cannot be merged; the message says why."""
 
 
 @dataclass
 class MergeReport:
-    """What became of the records of one source.
+    """Outcome for each run of the source.
 
     Attributes:
         copied: keys of runs that the target lacked.
-        identical: keys of runs whose record is the same in both.
-        equivalent: keys of runs that were done in both, with the same results in other times.
-        superseded: keys of runs that differ and whose record of the source counts now.
-        kept: keys of runs that differ and whose record of the target counts.
+        identical: keys of runs whose record is the same in both folders.
+        equivalent: keys of runs with the same results but, for example, other times.
+        superseded: keys of runs that differ and for which the source's record takes precedence.
+        kept: keys of runs that differ and for which the target's record takes precedence.
         differing_grids: names of grids that differ; the target's stay.
     """
 
@@ -55,122 +55,152 @@ class MergeReport:
 
 
 def merge(source: Path, target: Path) -> MergeReport:
-    """Bring everything that ``source`` knows into ``target``; ``source`` stays as it is.
+    """Copy everything that ``target`` lacks from ``source``, which stays unchanged.
 
-    It can be broken off and called again: a run's record is copied after its other files.
+    An interrupted merge can be repeated: a run's record is copied after its other files.
 
     Raises:
-        MergeError: if there is no such source, or it is the target.
-        StoreError: if records are damaged, or the target cannot be written.
+        MergeError: if the source is no results folder or is the target, or if another process
+            works on one of the runs in the target.
+        StoreError: if a record is damaged or invalid, or the target cannot be written.
     """
-    if not (source / "records").is_dir():
-        raise MergeError(f"{source} is not a results folder: it has no folder records")
+    if not (source / RECORDS).is_dir():
+        raise MergeError(f"{source} is not a results folder: it has no folder {RECORDS}")
     if source.resolve() == target.resolve():
         raise MergeError(f"{source} cannot be merged into itself")
-    ours, theirs = Store(target, new_owner_id()), Store(source)
-    known, found = ours.runs(), theirs.runs()
-    known_controls, found_controls = ours.controls(), theirs.controls()
-    files = theirs.record_files()
-    merged = MergeReport()
-    with as_store_errors(target / LEASES), Leases(ours.files, ours.owner) as leases:
-        for key, run in found.items():
-            _merge_run(theirs, ours, leases, files[key], run, known.get(key), merged)
-    for path in sorted((source / "grids").glob("*.yaml")):
-        if not _copy_file(path, target / "grids" / path.name):
-            merged.differing_grids.append(path.stem)
-    for scored in theirs.control_records():
-        mine = known_controls.get(scored.key)
-        lacking = _lacking(mine.metrics if mine else {}, found_controls[scored.key].metrics)
-        if part := _part(scored, lacking):
-            ours.add_control(part)
-    for path in (source / "cache").glob("**/*"):
-        if path.is_file() and path.suffix != ".index" and not path.name.startswith("."):
-            _copy_file(path, target / path.relative_to(source))
-    return merged
+    merger = _Merger(Store(source), Store(target, new_owner_id()))
+    merger.merge_runs_and_controls()
+    merger.merge_grids()
+    merger.copy_cache()
+    return merger.report
 
 
-def _merge_run(
-    theirs: Store,
-    ours: Store,
-    leases: Leases,
-    names: list[str],
-    run: StoredRun,
-    mine: StoredRun | None,
-    merged: MergeReport,
-) -> None:
-    """Bring one run, with the record files of these names, to where it may be known already."""
-    key = run.record.key
-    if mine is None:
-        _lease(ours, leases, key)
-        _copy_extras(theirs, ours, key)
+@dataclass
+class _Merger:
+    """Merges one results folder into another.
+
+    Attributes:
+        source: store to copy from.
+        target: store to copy to.
+        report: outcome so far.
+    """
+
+    source: Store
+    target: Store
+    report: MergeReport = field(default_factory=MergeReport)
+
+    def merge_runs_and_controls(self) -> None:
+        # Everything is read first, so that an invalid record stops the merge before it writes.
+        found, known = self.source.runs(), self.target.runs()
+        found_controls, known_controls = self.source.controls(), self.target.controls()
+        names = self.source.record_files()
+        leases = Leases(self.target.files, self.target.owner)
+        with as_store_errors(self.target.root / LEASES), leases:
+            for key, run in found.items():
+                if key in known:
+                    self._merge_known_run(names[key], run, known[key])
+                else:
+                    self._copy_run(names[key], key, leases)
+        for record in self.source.control_records():
+            own = known_controls[record.key].metrics if record.key in known_controls else {}
+            missing = _missing_metrics(own, found_controls[record.key].metrics)
+            if part := _restricted(record, missing):
+                self.target.add_control(part)
+
+    def merge_grids(self) -> None:
+        for path in sorted((self.source.root / "grids").glob("*.yaml")):
+            if not _copy_new_file(path, self.target.root / "grids" / path.name):
+                self.report.differing_grids.append(path.stem)
+
+    def copy_cache(self) -> None:
+        for path in (self.source.root / "cache").glob("**/*"):
+            if path.is_file() and not path.name.startswith("."):
+                _copy_new_file(path, self.target.root / path.relative_to(self.source.root))
+
+    def _copy_run(self, names: list[str], key: str, leases: Leases) -> None:
+        """Copy a run that the target lacks, with the record files of these names."""
+        first = record_file_name(key, "retry", 0)
+        if not leases.acquire(first) or self.target.has_record_file(first):
+            raise MergeError(
+                f"another process works on {key} in {self.target.root} or has just recorded it; "
+                "merge again when it has ended (runs that were copied stay)"
+            )
+        self._copy_other_files(key)
         for name in names:
-            _copy_record(theirs, ours, name, name)
-        leases.release(record_file_name(key, "retry", 0))
-        merged.copied.append(key)
-    elif mine.sha256 == run.sha256:
-        merged.identical.append(key)
-        _copy_scores(theirs, ours, names, run, mine)
-    elif _precedence(run) < _precedence(mine):
-        _copy_extras(theirs, ours, key)
-        newest = record_file_name(key, "retry", run.retries)
-        _copy_record(theirs, ours, newest, record_file_name(key, "retry", mine.retries + 1))
-        (merged.equivalent if _same_results(run, mine) else merged.superseded).append(key)
-        _copy_scores(theirs, ours, names, run, mine)
-    else:
-        (merged.equivalent if _same_results(run, mine) else merged.kept).append(key)
+            self._copy_record(name, name)
+        leases.release(first)
+        self.report.copied.append(key)
+
+    def _merge_known_run(self, names: list[str], run: StoredRun, known: StoredRun) -> None:
+        """Merge a run that both folders have."""
+        key = run.record.key
+        if known.sha256 == run.sha256:
+            self.report.identical.append(key)
+            self._copy_scores(names, run, known.metrics)
+            return
+        same = _same_results(run, known)
+        if _precedence(run) < _precedence(known):
+            self._copy_other_files(key)
+            self._copy_record(
+                record_file_name(key, "retry", run.retries),
+                record_file_name(key, "retry", known.retries + 1),
+            )
+            (self.report.equivalent if same else self.report.superseded).append(key)
+            self._copy_scores(names, run, run.record.metrics)
+        else:
+            (self.report.equivalent if same else self.report.kept).append(key)
+
+    def _copy_record(self, name: str, new_name: str) -> None:
+        with as_store_errors(self.source.root / RECORDS / name, "read"):
+            content = self.source.files.read(f"{RECORDS}/{name}")
+        with as_store_errors(self.target.root / RECORDS / new_name):
+            self.target.files.create(f"{RECORDS}/{new_name}", content)
+
+    def _copy_scores(
+        self, names: list[str], run: StoredRun, known: Mapping[str, MetricValue]
+    ) -> None:
+        """Copy metrics that were added to the run's record and that are not ``known``."""
+        missing = _missing_metrics(known, run.metrics)
+        if not missing:
+            return
+        for name in names:
+            if parse_file_name(name).kind == "scores":
+                scores = self.source.score_record(name)
+                if scores.record_sha256 == run.sha256 and (part := _restricted(scores, missing)):
+                    self.target.add_scores(part)
+
+    def _copy_other_files(self, key: str) -> None:
+        """Copy a run's artifacts and log, replacing those of the target."""
+        artifacts = self.source.artifact_folder(key)
+        if artifacts.is_dir():
+            with self.target.replacing_artifacts(key) as folder:
+                shutil.copytree(artifacts, folder, copy_function=_copy_file, dirs_exist_ok=True)
+        log, target_log = self.source.log_path(key), self.target.log_path(key)
+        if log.is_file():
+            with as_store_errors(target_log):
+                target_log.parent.mkdir(parents=True, exist_ok=True)
+            _copy_file(log, target_log)
 
 
-def _lease(ours: Store, leases: Leases, key: str) -> None:
-    """Take a run that the target lacked, lest another process stores it meanwhile."""
-    name = record_file_name(key, "retry", 0)
-    if not leases.acquire(name) or ours.has_record_file(name):
-        raise MergeError(
-            f"another process is doing {key} in {ours.root}, or has just done it; "
-            "what was copied stays: call again when that has ended"
-        )
+def _same_results(run: StoredRun, other: StoredRun) -> bool:
+    """Whether two records differ at most in times, provenance and fingerprints."""
 
-
-def _same_results(one: StoredRun, other: StoredRun) -> bool:
-    """Whether two records of a run tell the same of it, time and place aside."""
-
-    def told(run: StoredRun) -> tuple[str, dict[str, list[float]], dict[str, float | None]]:
+    def results(run: StoredRun) -> tuple[str, dict[str, list[float]], dict[str, float | None]]:
         values = {name: metric.value for name, metric in run.record.metrics.items()}
         return run.record.status, run.record.history, values
 
-    return told(one) == told(other)
+    return results(run) == results(other)
 
 
 def _precedence(run: StoredRun) -> tuple[bool, float, str]:
-    """The lesser counts."""
+    """Sort key; the lesser record takes precedence."""
     return run.record.status != "complete", run.record.finished_at.timestamp(), run.sha256
 
 
-def _copy_record(source: Store, target: Store, name: str, new_name: str) -> None:
-    with as_store_errors(source.root / "records" / name, "read"):
-        content = source.files.read(f"records/{name}")
-    with as_store_errors(target.root / "records" / new_name):
-        target.files.create(f"records/{new_name}", content)
-
-
-def _copy_scores(
-    source: Store, target: Store, names: list[str], run: StoredRun, mine: StoredRun
-) -> None:
-    """Add the metrics that were added to a record later and that the target does not have."""
-    known = mine.metrics if mine.sha256 == run.sha256 else run.record.metrics
-    lacking = _lacking(known, run.metrics)
-    if not lacking:
-        return
-    for name in names:
-        if parse_file_name(name)[1] == "scores":
-            scores = source.score_record(name)
-            if scores.record_sha256 == run.sha256 and (part := _part(scores, lacking)):
-                target.add_scores(part)
-
-
-def _lacking(
+def _missing_metrics(
     known: Mapping[str, MetricValue], found: Mapping[str, MetricValue]
 ) -> dict[str, MetricValue]:
-    """What was found and is not known, or is known as missing and was found with a value."""
+    """Found metrics that are not known, or are known as missing and found with a value."""
     return {
         name: metric
         for name, metric in found.items()
@@ -178,35 +208,22 @@ def _lacking(
     }
 
 
-def _part(scored: Scored, lacking: Mapping[str, MetricValue]) -> Scored | None:
-    """A record with those of its metrics alone that count and are lacking; None if none do."""
-    metrics = {name: m for name, m in scored.metrics.items() if lacking.get(name) == m}
+def _restricted(scored: Scored, wanted: Mapping[str, MetricValue]) -> Scored | None:
+    """The record with the wanted metrics alone; None if it has none of them."""
+    metrics = {name: m for name, m in scored.metrics.items() if wanted.get(name) == m}
     return scored.model_copy(update={"metrics": metrics}) if metrics else None
 
 
-def _copy_extras(source: Store, target: Store, key: str) -> None:
-    """Copy what a run left beside its record, in place of what is there."""
-    if source.artifact_folder(key).is_dir():
-        with target.replacing_artifacts(key) as folder:
-            shutil.copytree(
-                source.artifact_folder(key), folder, copy_function=_copy, dirs_exist_ok=True
-            )
-    if source.log_path(key).is_file():
-        with as_store_errors(target.log_path(key)):
-            target.log_path(key).parent.mkdir(parents=True, exist_ok=True)
-        _copy(source.log_path(key), target.log_path(key))
-
-
-def _copy(path: str | Path, target: str | Path) -> None:
-    """Copy a file in place of what is there."""
+def _copy_file(path: str | Path, target: str | Path) -> None:
+    """Copy a file, replacing the target."""
     with as_store_errors(Path(path), "read"):
         content = Path(path).read_bytes()
     with as_store_errors(Path(target)):
         Path(target).write_bytes(content)
 
 
-def _copy_file(path: Path, target: Path) -> bool:
-    """Copy a file unless there is one; False if there is another."""
+def _copy_new_file(path: Path, target: Path) -> bool:
+    """Copy a file unless the target exists; False if the target differs."""
     with as_store_errors(path, "read"):
         content = path.read_bytes()
     with as_store_errors(target):

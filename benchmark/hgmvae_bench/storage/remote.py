@@ -1,13 +1,13 @@
-"""Results that lie elsewhere: a URL such as ``s3://bucket/folder`` in place of a results folder.
+"""Remote results: a URL such as ``s3://bucket/folder`` instead of a results folder.
 
-A command works on a copy of the results below the user's cache folder. It brings the records that
-the copy lacks when it starts, sends each run when it is recorded, and what else was made when it
-ends. Records are written once and never edited, so the copies of any number of machines can only
-lack records, not contradict each other: a record goes up with a conditional write, and where
-another machine has stored that run first, its record counts here too. A write is whole or not at
-all, since an object store shows an object only when all of it has arrived.
+A command works on a local copy in the user's cache folder. At its start it downloads the records
+that the copy lacks, it uploads each run when the run is recorded, and at its end it uploads
+everything else. Records are written once and never edited, so two copies may lack records but
+cannot contradict each other. Records are uploaded with a conditional write: if another machine has
+uploaded the same run first, its record counts here too. Object stores show an object only when it
+is complete, so no reader sees a partial file.
 
-The files that a run left (its artifacts) go up before its record, and come down when asked for.
+The artifacts of a run are uploaded before its record, and downloaded when a command needs them.
 """
 
 from __future__ import annotations
@@ -28,47 +28,48 @@ from hgmvae_bench.storage.record_file import RecordFileError, parse_file_name
 from hgmvae_bench.utils.atomic_files import LocalFiles
 from hgmvae_bench.utils.errors import UserError
 
-ORIGIN = "remote.url"
-"""File of a copy that says what it is a copy of."""
+URL_FILE = "remote.url"
+"""File of a local copy that holds the URL."""
 
-IN_STEP = "remote.json"
-"""File of a copy that says in which version its rewritten files are as they are there."""
+SYNC_STATE_FILE = "remote.json"
+"""File of a local copy that holds the last synchronized version of each mutable file."""
 
 RECORDS = "records"
-WRITTEN_ONCE = (RECORDS, "controls")
-REWRITTEN = ("grids", "tables", "figures", "logs")
+IMMUTABLE_FOLDERS = (RECORDS, "controls")
+MUTABLE_FOLDERS = ("grids", "tables", "figures", "logs")
 ARTIFACTS = "artifacts"
 
-# Objects that are read at once.
-AT_ONCE = 200
+# Objects in one download request.
+DOWNLOAD_BATCH_SIZE = 200
 
 
 class RemoteError(UserError, RuntimeError):
-    """Results elsewhere that cannot be read or written; the message names them."""
+    """Remote results cannot be read or written; the message holds the URL."""
 
 
 def is_url(results: str) -> bool:
-    """Whether these results lie elsewhere."""
+    """Whether ``results`` is a URL and not a folder."""
     return "://" in results
 
 
 @dataclass
 class RemoteResults:
-    """Results at a URL, and the copy of them on this machine.
+    """Results at a URL and their local copy.
 
     Attributes:
         url: of the results.
-        root: of the copy.
+        root: folder of the local copy.
+        owner: id of the writing process, as in `LocalFiles`.
     """
 
     url: str
     root: Path
     owner: str = ""
-    _present: set[str] | None = None  # up there, as far as is known
+    _present: set[str] | None = None  # Names of the remote files, as last listed.
 
     @classmethod
     def at(cls, url: str) -> RemoteResults:
-        """The results at ``url``, with their copy in the user's cache folder."""
+        """Results at ``url`` with a local copy in the user's cache folder."""
         url = url.rstrip("/")
         readable = re.sub(r"\W+", "-", url).strip("-")[-60:]
         name = f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
@@ -76,49 +77,48 @@ class RemoteResults:
 
     @classmethod
     def of(cls, root: Path, owner: str = "") -> RemoteResults | None:
-        """What the folder ``root`` is a copy of, if it is one; ``owner`` as of `LocalFiles`."""
+        """Remote results that ``root`` is the local copy of; None if it is an ordinary folder."""
         try:
-            return cls((root / ORIGIN).read_text(encoding="utf-8"), root, owner)
+            return cls((root / URL_FILE).read_text(encoding="utf-8"), root, owner)
         except FileNotFoundError:
             return None
 
     def pull(self) -> None:
-        """Bring what the copy lacks, artifacts excepted.
+        """Download the files that the local copy lacks, except artifacts.
 
-        What has been rewritten here and not been sent, since that was refused or the process was
-        killed, stays as it is here.
+        Mutable files with local changes that have not been uploaded are not overwritten.
 
         Raises:
             RemoteError: if the results cannot be read.
         """
         files = LocalFiles(self.root)
-        files.write(ORIGIN, self.url.encode())
-        with self._named():
+        files.write(URL_FILE, self.url.encode())
+        with self._as_remote_errors():
             fs, base = self._open()
-            present = self._look(fs, base)
-            known = {name: v for name, v in self._in_step().items() if name in present}
-            lacking = [
+            present = self._list_remote(fs, base)
+            known = {name: v for name, v in self._read_sync_state().items() if name in present}
+            missing = [
                 name
                 for name in sorted(present)
-                if name.startswith((*WRITTEN_ONCE, *REWRITTEN))
+                if name.startswith((*IMMUTABLE_FOLDERS, *MUTABLE_FOLDERS))
                 and files.version(name) in (None, known.get(name))
             ]
-            for start in range(0, len(lacking), AT_ONCE):
-                some = lacking[start : start + AT_ONCE]
-                contents = fs.cat([f"{base}/{name}" for name in some])
-                for name in some:
+            for start in range(0, len(missing), DOWNLOAD_BATCH_SIZE):
+                batch = missing[start : start + DOWNLOAD_BATCH_SIZE]
+                contents = fs.cat([f"{base}/{name}" for name in batch])
+                for name in batch:
                     files.write(name, contents[f"{base}/{name}"])
-                    if name.startswith(REWRITTEN):
+                    if name.startswith(MUTABLE_FOLDERS):
                         known[name] = str(files.version(name))
-            self._keep(known)
+            self._write_sync_state(known)
 
     def fetch_artifacts(self, key: str) -> None:
-        """Bring the files that a run left, if they are there.
+        """Download the artifacts of a run, if there are any.
 
         Raises:
             RemoteError: if they cannot be read.
         """
-        with self._named():
+        with self._as_remote_errors():
             fs, base = self._open()
             paths = _find(fs, f"{base}/{ARTIFACTS}/{key}")
             if not paths:
@@ -132,54 +132,55 @@ class RemoteResults:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def push_records(self) -> None:
-        """Send records that are not there, each after the files that its run left.
+        """Upload new records, each after the artifacts of its run.
 
         Raises:
             RemoteError: if they cannot be written.
         """
-        with self._named():
+        with self._as_remote_errors():
             fs, base = self._open()
-            present = self._look(fs, base) if self._present is None else self._present
-            for name, path in self._local(WRITTEN_ONCE):
+            present = self._list_remote(fs, base) if self._present is None else self._present
+            for name, path in self._local_files(IMMUTABLE_FOLDERS):
                 if name not in present:
-                    # What is no record stays here, for whoever reads the copy to name.
+                    # Other files stay here; `Store.runs` reports them.
                     with suppress(RecordFileError):
                         self._push_record(fs, base, name, path, present)
                         present.add(name)
 
     def push(self) -> None:
-        """Send everything that is not there, or has changed.
+        """Upload all new and changed files.
 
         Raises:
-            RemoteError: if it cannot be written.
+            RemoteError: if they cannot be written.
         """
         self._present = None
         self.push_records()
-        with self._named():
+        with self._as_remote_errors():
             fs, base = self._open()
-            known, files = self._in_step(), LocalFiles(self.root)
+            known, files = self._read_sync_state(), LocalFiles(self.root)
             try:
-                for name, path in self._local(REWRITTEN):
+                for name, path in self._local_files(MUTABLE_FOLDERS):
                     if known.get(name) != (version := str(files.version(name))):
                         fs.pipe_file(f"{base}/{name}", path.read_bytes())
                         known[name] = version
             finally:
-                self._keep(known)
+                self._write_sync_state(known)
 
     def _push_record(self, fs: Any, base: str, name: str, path: Path, present: set[str]) -> None:
-        """Send a record that was not there, or take that of another machine that was first."""
-        there, (key, kind, _) = f"{base}/{name}", parse_file_name(path.name)
-        # Asked anew, so that what belongs to the other's record is not replaced.
-        if not fs.exists(there):
+        """Upload a record, or replace it by that of another machine that was first."""
+        remote_path, (key, kind, _) = f"{base}/{name}", parse_file_name(path.name)
+        # The listing may be old; another machine's artifacts must not be overwritten.
+        if not fs.exists(remote_path):
             self._push_artifacts(fs, base, key, present)
-            if _create(fs, there, path.read_bytes()):
+            if _create(fs, remote_path, path.read_bytes()):
                 return
-        theirs = fs.cat_file(there)
-        if theirs == path.read_bytes():
+        content = fs.cat_file(remote_path)
+        if content == path.read_bytes():
             return
-        LocalFiles(self.root).write(name, theirs)
+        LocalFiles(self.root).write(name, content)
         if path.parent.name == RECORDS and kind == "retry":
-            # Ours are of another training; theirs come when they are asked for.
+            # The local artifacts belong to the replaced record; those of the other machine are
+            # downloaded when they are needed.
             shutil.rmtree(self.root / ARTIFACTS / key, ignore_errors=True)
 
     def _push_artifacts(self, fs: Any, base: str, key: str, present: set[str]) -> None:
@@ -189,57 +190,59 @@ class RemoteResults:
                 fs.pipe_file(f"{base}/{name}", path.read_bytes())
                 present.add(name)
 
-    def _in_step(self) -> dict[str, str]:
-        """The versions in which rewritten files have been sent or brought."""
+    def _read_sync_state(self) -> dict[str, str]:
+        """Last synchronized version of each mutable file, by name."""
         try:
-            versions: dict[str, str] = json.loads((self.root / IN_STEP).read_bytes())
+            versions: dict[str, str] = json.loads((self.root / SYNC_STATE_FILE).read_bytes())
         except FileNotFoundError:
             return {}
         return versions
 
-    def _keep(self, versions: dict[str, str]) -> None:
-        LocalFiles(self.root).write(IN_STEP, json.dumps(versions, indent=1).encode())
+    def _write_sync_state(self, versions: dict[str, str]) -> None:
+        LocalFiles(self.root).write(SYNC_STATE_FILE, json.dumps(versions, indent=1).encode())
 
-    def _look(self, fs: Any, base: str) -> set[str]:
-        """Names of everything that is there now."""
+    def _list_remote(self, fs: Any, base: str) -> set[str]:
+        """Names of all remote files, listed anew."""
         self._present = {path.removeprefix(f"{base}/") for path in _find(fs, base)}
         return self._present
 
-    def _local(self, folders: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    def _local_files(self, folders: Iterable[str]) -> Iterator[tuple[str, Path]]:
+        """Name and path of the complete files in these folders of the local copy."""
         for folder in folders:
             for path in _files(self.root / folder):
                 yield path.relative_to(self.root).as_posix(), path
 
     def _open(self) -> tuple[Any, str]:
-        """The file system and the path in it, listed anew."""
+        """File system (fsspec) of the URL, with empty caches, and the path in it."""
         import fsspec
 
         try:
             fs, base = fsspec.core.url_to_fs(self.url)
         except ImportError as error:
             raise RemoteError(
-                f"{self.url} needs a package that is not here: {error}; "
-                "python -m pip install 'hgmvae-bench[s3]' brings the one for S3"
+                f"{self.url} needs a package that is not installed: {error}; "
+                "for S3, run python -m pip install 'hgmvae-bench[s3]'"
             ) from error
         fs.invalidate_cache()
         return fs, base.rstrip("/")
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _as_remote_errors(self) -> Iterator[None]:
+        """Turn every exception into a `RemoteError` that holds the URL."""
         try:
             yield
         except RemoteError:
             raise
-        except Exception as error:  # of as many kinds as there are file systems
+        except Exception as error:  # Each fsspec file system raises exceptions of its own.
             raise RemoteError(
-                f"{self.url}: {type(error).__name__}: {error}; what is finished is kept in "
-                f"{self.root} and goes up with the next command"
+                f"{self.url}: {type(error).__name__}: {error}; finished runs are kept in "
+                f"{self.root}, and the next command uploads them"
             ) from error
 
 
 @contextmanager
 def local_copy(url: str) -> Iterator[Path]:
-    """A folder to work on in place of the results at ``url``, brought at first and sent at last.
+    """Local copy of the results at ``url``, downloaded first and uploaded when the block ends.
 
     Raises:
         RemoteError: if the results cannot be read or written.
@@ -253,7 +256,7 @@ def local_copy(url: str) -> Iterator[Path]:
 
 
 def _find(fs: Any, folder: str) -> list[str]:
-    """Every file below a folder, none if it is not there."""
+    """Every file below a folder; none if it does not exist."""
     try:
         return [str(path) for path in fs.find(folder)]
     except FileNotFoundError:
@@ -261,17 +264,17 @@ def _find(fs: Any, folder: str) -> list[str]:
 
 
 def _create(fs: Any, path: str, content: bytes) -> bool:
-    """Write a new object; False if it is there.
+    """Create an object; False if it exists.
 
-    Of two machines that do so at one time, one gets True where the server knows conditional writes
-    (S3 and Google Cloud do); elsewhere the later one overwrites an equal record.
+    If two machines do so at once, one of them gets False, provided that the server supports
+    conditional writes (S3 and Google Cloud do). Otherwise the later write wins.
     """
     try:
         fs.pipe_file(path, content, mode="create")
     except FileExistsError:
         return False
     except OSError:
-        # Refused by a precondition, in as many words as there are servers.
+        # Servers report a failed precondition in different ways.
         fs.invalidate_cache()
         if not fs.exists(path):
             raise
@@ -280,7 +283,7 @@ def _create(fs: Any, path: str, content: bytes) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files below a folder that are not half-written."""
+    """Complete files below a folder, without temporary ones."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if path.is_file() and not any(part.startswith(".") for part in parts):

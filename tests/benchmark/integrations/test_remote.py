@@ -167,7 +167,7 @@ def test_what_cannot_be_sent_is_kept_and_sent_by_the_next_command(tiny_grid, tmp
     with monkeypatch.context() as patch:
         patch.setattr(type(fs), "pipe_file", refuse)
         with (
-            pytest.raises(RemoteError, match="goes up with the next command"),
+            pytest.raises(RemoteError, match="next command uploads"),
             local_copy(url) as root,
         ):
             add(Store(root), record(tiny_grid, 0))

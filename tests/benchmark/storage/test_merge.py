@@ -238,7 +238,7 @@ def test_a_run_that_another_process_is_doing_is_left_to_it(tiny_grid, tmp_path):
     busy = record(tiny_grid, 1).key
     with Leases(Store(target).files, "another") as leases:
         leases.acquire(f"{busy}.json")
-        with pytest.raises(MergeError, match=rf"another process is doing {busy} in .*call again"):
+        with pytest.raises(MergeError, match=rf"another process works on {busy} .*merge again"):
             merge(a, target)
         assert not (target / "artifacts" / busy).exists()
         # It ends, with a record of its own.
