@@ -8,7 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from hgmvae.plugin import HGMVAE_G, HGMVAE_G_NOFISHER, HGMVAE_U, HGMVAE_U_NOFISHER
+from hgmvae.plugin import (
+    HGMVAE_G,
+    HGMVAE_G_NOFISHER,
+    HGMVAE_U,
+    HGMVAE_U_NOFISHER,
+    HGMVAE_U_SINGLE,
+    HGMVAE_U_SINGLE_NOFISHER,
+)
 
 if TYPE_CHECKING:
     from hgmvae.config import HGMVAEConfig
@@ -21,6 +28,8 @@ __all__ = [
     "HGMVAE_G_NOFISHER",
     "HGMVAE_U",
     "HGMVAE_U_NOFISHER",
+    "HGMVAE_U_SINGLE",
+    "HGMVAE_U_SINGLE_NOFISHER",
     "HGMVAEConfig",
     "HGMVAESampler",
 ]

@@ -27,7 +27,9 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
     Attributes:
         reconstruction_loss: ``bce`` or ``mse``, summed over pixels.
         coefficient_prior: p(w); ``gaussian`` is HGMVAE-G, ``uniform`` is HGMVAE-U.
-        n_components: K, sub-Gaussians of an image and clusters of the global mixture.
+        n_components: K, clusters of the global mixture and, by default, Gaussians of an image's
+            posterior.
+        posterior_components: P, Gaussians of an image's posterior; None stands for K.
         subcomponents: components of the global mixture per cluster (M = K · subcomponents).
         mixture_fits: fits of the global mixture; the one with the most even clusters counts.
         w_prior_weight: weight of KL(q(w|y) ‖ p(w)).
@@ -60,6 +62,7 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
     reconstruction_loss: Literal["bce", "mse"] = "mse"
     coefficient_prior: Literal["gaussian", "uniform"] = "uniform"
     n_components: int = 10
+    posterior_components: int | None = None
     subcomponents: int = 4
     mixture_fits: int = 4
     w_prior_weight: float = 0.01
@@ -77,18 +80,31 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {
+        minima = {
             "latent_dim": 1,
             "n_components": 1,
+            "posterior_components": 1,
             "subcomponents": 1,
             "mixture_fits": 1,
             "warmup_epochs": 0,
             "fisher_delay": 0,
         }
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}")
+        for name, minimum in minima.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ValueError(f"{name} is {value}; it must be at least {minimum}")
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if name.endswith("_weight") and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}; it must be finite and at least 0")
+        if self.conditional_prior == "shared" and self.n_gaussians != self.n_components:
+            raise ValueError(
+                f"conditional_prior 'shared' takes the weights of an image's {self.n_gaussians} "
+                f"Gaussians for those of {self.n_components} clusters; posterior_components must "
+                "equal n_components"
+            )
+
+    @property
+    def n_gaussians(self) -> int:
+        """P, the number of Gaussians of an image's posterior."""
+        return self.posterior_components or self.n_components

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from hgmvae.aggregate import LOG_2PI
 from hgmvae.expectation_maximisation import Gaussians, fit_gaussians
@@ -23,11 +24,27 @@ LOG_SCALE_LIMIT = 8.0
 """Bound on the log of every diagonal entry of a precision factor."""
 
 KMEANS_ITERATIONS = 30
-"""Of the first guess that expectation-maximisation begins with."""
+"""Iterations of the k-means that expectation-maximisation starts from."""
+
+MAX_CODES = 15_000
+"""Maximum number of codes that a mixture is fitted to."""
+
+SUBCOMPONENTS = 4
+"""Default number of Gaussians per cluster."""
+
+MIXTURE_FITS = 4
+"""Default number of fits, of which the one with the most even clusters is taken."""
 
 
-def latent_moments(weights: Tensor, mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the latent x = Σ_k w_k z_k (Eq. 1) given the coefficients.
+class Moments(NamedTuple):
+    """Mean and variance of the latents of a batch, both (B, L)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def latent_moments(weights: Tensor, mean: Tensor, log_var: Tensor) -> Moments:
+    """Moments of the latent x = Σ_k w_k z_k (Eq. 1) given the coefficients.
 
     Args:
         weights: coefficients w (B, K).
@@ -38,7 +55,15 @@ def latent_moments(weights: Tensor, mean: Tensor, log_var: Tensor) -> tuple[Tens
         Σ_k w_k μ_k and Σ_k w_k² σ_k², both (B, L).
     """
     weights = weights.unsqueeze(-1)
-    return (weights * mean).sum(-2), (weights.square() * log_var.exp()).sum(-2)
+    return Moments((weights * mean).sum(-2), (weights.square() * log_var.exp()).sum(-2))
+
+
+def precision_factor(covariance: Tensor) -> Tensor:
+    """Upper triangular U with positive diagonal and U Uᵀ = Σ⁻¹, for covariances Σ (..., L, L)."""
+    root = torch.linalg.cholesky(covariance)
+    identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    inverse_root: Tensor = torch.linalg.solve_triangular(root, identity, upper=False)
+    return inverse_root.mT
 
 
 class Components(NamedTuple):
@@ -57,6 +82,24 @@ class Components(NamedTuple):
     log_det: Tensor
     log_weights: Tensor
     of_cluster: Tensor
+
+    @classmethod
+    def of(cls, mixture: Gaussians, cluster: Tensor, n_clusters: int) -> Components:
+        """Build the components of a mixture that `fit_clusters` has fitted.
+
+        Args:
+            mixture: the Gaussians.
+            cluster: index in 0..K-1 of each Gaussian's cluster (M,).
+            n_clusters: K.
+        """
+        factor = precision_factor(mixture.covariances)
+        return cls(
+            mean=mixture.means,
+            factor=factor,
+            log_det=factor.diagonal(dim1=-2, dim2=-1).log().sum(-1),
+            log_weights=mixture.weights.log(),
+            of_cluster=one_hot(cluster, n_clusters).to(mixture.means),
+        )
 
     def log_density(self, x: Tensor) -> Tensor:
         """Log N(x; μ̂_m, Σ̂_m) of latents (B, L) under every component, (B, M)."""
@@ -161,48 +204,65 @@ class GlobalMixture(nn.Module):
 
     @torch.no_grad()
     def fit(self, codes: Tensor, noise: Tensor, seed: int, n_fits: int = 1) -> None:
-        """Fit the mixture to codes by expectation-maximisation, then group its components.
+        """Fit the mixture to codes (see `fit_clusters`).
 
-        The fits are made on the codes' device; k-means, which they begin with, on the CPU.
-        The M components are grouped into K clusters by spectral clustering of their overlap
-        (mean products of their responsibilities): components that claim the same codes belong
-        together, so that clusters follow the valleys of the density whatever their shape. Both
-        steps end in local optima. The usual bad one has two classes in one cluster and a class in
-        two, so that of several fits the one counts whose clusters have the most even weights (the
-        greatest entropy), as the priors p(w), which know no cluster from another, expect. At last
-        the posterior variance widens every component, because the prior meets latents, which
-        scatter around their codes. Torch's global generator is left alone: several models of a
-        process may be fitted at once.
+        The mean posterior variance widens every component, because the prior is compared with
+        latents, which scatter around their codes.
 
         Args:
             codes: (N, L). Fewer than M are repeated with a jitter of 1% of their spread.
-            noise: mean posterior variance of the latents (L,), positive.
-            seed: decides all randomness, in [0, 2³² - n_fits].
-            n_fits: how many fits to choose from.
+            noise: mean posterior variance of the latents (L,), at least 0.
+            seed: seed of all random numbers, in [0, 2³² - n_fits].
+            n_fits: number of fits, of which the one with the most even clusters is taken.
         """
-        n_components = len(self.logits)
-        codes = codes.double()
-        spread = codes.var(0, correction=0).mean().clamp_min(torch.finfo(torch.float32).eps)
-        if len(codes) < n_components:
-            codes = codes.repeat(math.ceil(n_components / len(codes)), 1)
-            jitter = torch.randn(
-                codes.shape, dtype=codes.dtype, generator=torch.Generator().manual_seed(seed)
-            )
-            codes = codes + 0.01 * spread.sqrt() * jitter.to(codes)
-        fits = [
-            _fit(codes, n_components, self.n_clusters, 1e-3 * float(spread), seed + i)
-            for i in range(n_fits)
-        ]
-        mixture, clusters = max(fits, key=lambda fit: _evenness(fit[0].weights, fit[1]))
-        covariance = mixture.covariances + noise.double().diag()
-        root = torch.linalg.cholesky(covariance)
-        identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-        factor = torch.linalg.solve_triangular(root, identity, upper=False).mT
+        mixture, clusters = fit_clusters(codes, len(self.logits), self.n_clusters, seed, n_fits)
+        factor = precision_factor(mixture.covariances + noise.double().diag())
         self.mean.copy_(mixture.means)
         self.log_scale.copy_(factor.diagonal(dim1=-2, dim2=-1).log())
         self.skew.copy_(factor)
         self.logits.copy_(mixture.weights.clamp_min(1e-6).log())
-        self.cluster.copy_(torch.from_numpy(clusters))
+        self.cluster.copy_(clusters)
+
+
+@torch.no_grad()
+def fit_clusters(
+    codes: Tensor, n_components: int, n_clusters: int, seed: int, n_fits: int = 1
+) -> tuple[Gaussians, Tensor]:
+    """Fit many Gaussians to codes and merge them into fewer clusters.
+
+    Expectation-maximisation fits M Gaussians. Spectral clustering of their overlap (the mean
+    products of their responsibilities) merges those that claim the same codes, so that clusters
+    follow the valleys of the density whatever their shape. Both steps end in local optima; in a
+    typical bad one, two classes share a cluster and a third class is split. Of several fits, the
+    one with the most even cluster weights (the greatest entropy) is therefore taken. This assumes
+    clusters of similar size, as the symmetric priors p(w) do.
+
+    K-means and the spectral clustering run on the CPU, the rest on the device of the codes.
+    Torch's global generator is not used, because several models of a process may be fitted
+    concurrently.
+
+    Args:
+        codes: (N, L). Fewer than M are repeated with a jitter of 1% of their spread.
+        n_components: M.
+        n_clusters: K.
+        seed: seed of all random numbers, in [0, 2³² - n_fits].
+        n_fits: number of fits.
+
+    Returns:
+        The mixture, in float64, and the index in 0..K-1 of each Gaussian's cluster (M,).
+    """
+    codes = codes.double()
+    spread = codes.var(0, correction=0).mean().clamp_min(torch.finfo(torch.float32).eps)
+    if len(codes) < n_components:
+        codes = codes.repeat(math.ceil(n_components / len(codes)), 1)
+        jitter = torch.randn(
+            codes.shape, dtype=codes.dtype, generator=torch.Generator().manual_seed(seed)
+        )
+        codes = codes + 0.01 * spread.sqrt() * jitter.to(codes)
+    floor = 1e-3 * float(spread)
+    fits = [_fit(codes, n_components, n_clusters, floor, seed + i) for i in range(n_fits)]
+    mixture, clusters = max(fits, key=lambda fit: _evenness(fit[0].weights, fit[1]))
+    return mixture, torch.from_numpy(clusters).to(mixture.means.device)
 
 
 def _fit(

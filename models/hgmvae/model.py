@@ -1,4 +1,8 @@
-"""HGMVAE: a VAE whose images have Gaussian mixtures of their own as posteriors."""
+"""HGMVAE: a VAE in which the posterior of an image is a Gaussian mixture of its own.
+
+Shapes: B images, P Gaussians of an image's posterior, K clusters and M Gaussians of the global
+mixture, L latent dimensions. P equals K by default. Equation numbers are those of the paper.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +18,27 @@ from torch import Tensor, nn
 from hgmvae import losses
 from hgmvae.aggregate import gaussian_aggregate, weighted_aggregate
 from hgmvae.config import HGMVAEConfig
-from hgmvae.mixture import Components, GlobalMixture, latent_moments
+from hgmvae.mixture import MAX_CODES, Components, GlobalMixture, Moments, latent_moments
 
 LOG_VAR_RANGE = (-10.0, 4.0)
-"""Posterior log-variances are clamped to this range: standard deviations from 0.007 to 7.4."""
-
-MAX_CODES = 15_000
-"""Codes to which the global mixture is fitted: the newest of the last warm-up epoch."""
+"""Range to which posterior log-variances are clamped: standard deviations from 0.007 to 7.4."""
 
 BATCH_FISHER = {
     "batch_log": losses.fisher_by_dimension,
     "batch_log_det": losses.fisher_log_det,
     "batch_share": losses.fisher_share,
 }
-"""The forms of the Fisher term that need clusters."""
+"""Forms of the Fisher term that need clusters."""
 
 
 class Posterior(NamedTuple):
-    """q(z|y) and q(w|y) of a batch.
+    """Parameters of q(z|y) and q(w|y) for a batch.
 
     Attributes:
-        component_mean: μ (B, K, L).
-        component_log_var: log σ² (B, K, L).
-        coefficient_mean: E[w] (B, K); on the simplex if p(w) is uniform.
-        coefficient_log_var: log-variances of w (B, K); None where w is deterministic (uniform).
+        component_mean: μ (B, P, L).
+        component_log_var: log σ² (B, P, L).
+        coefficient_mean: E[w] (B, P); on the simplex if p(w) is uniform.
+        coefficient_log_var: log-variances of w (B, P); None if w is deterministic (uniform p(w)).
     """
 
     component_mean: Tensor
@@ -46,8 +47,34 @@ class Posterior(NamedTuple):
     coefficient_log_var: Tensor | None
 
 
+class Draw(NamedTuple):
+    """One draw of the coefficients, components and latents of a batch.
+
+    Attributes:
+        coefficients: w ~ q(w|y) (B, P).
+        components: z ~ q(z|y) (B, P, L).
+        latent: x = Σ_k w_k z_k (Eq. 1), (B, L).
+    """
+
+    coefficients: Tensor
+    components: Tensor
+    latent: Tensor
+
+
+class Assignment(NamedTuple):
+    """Soft assignment of a batch of latents to the Gaussians of the global mixture.
+
+    Attributes:
+        components: the Gaussians and clusters of the mixture.
+        responsibilities: posterior probabilities of the Gaussians (B, M).
+    """
+
+    components: Components
+    responsibilities: Tensor
+
+
 class FeatureMLP(BaseEncoder):  # type: ignore[misc]
-    """The default trunk: one hidden layer from any image shape to features (B, 512)."""
+    """Default trunk: one hidden layer from images of any shape to features (B, 512)."""
 
     feature_dim = 512
 
@@ -67,16 +94,16 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
 
     Args:
         model_config: the settings.
-        encoder: a trunk whose output's ``embedding`` is features (B, F), with F as its attribute
+        encoder: a trunk that returns features (B, F) as ``embedding`` and has F as its attribute
             ``feature_dim``; a small MLP if None.
         decoder: a pythae decoder from latents (B, L); pythae's MLP if None.
 
     Attributes:
-        mixture: the global mixture; None where no term of the objective uses one.
+        mixture: the global mixture; None if no term of the objective uses it.
 
     Raises:
-        AttributeError: if ``encoder`` has no ``feature_dim``, or if a default network is asked
-            for without ``model_config.input_dim``.
+        AttributeError: if ``encoder`` has no ``feature_dim``, or if ``model_config.input_dim`` is
+            missing and a default network is needed.
     """
 
     def __init__(
@@ -88,35 +115,24 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         super().__init__(model_config=model_config, decoder=decoder)
         self.model_name = "HGMVAE"
         self.model_config.uses_default_encoder = encoder is None
-        if encoder is None:
-            if model_config.input_dim is None:
-                raise AttributeError("the default encoder needs 'input_dim' in the model's config")
-            encoder = FeatureMLP(model_config.input_dim)
+        encoder = encoder or self._default_encoder()
         if not hasattr(encoder, "feature_dim"):
             raise AttributeError(
-                f"{type(encoder).__name__} has no 'feature_dim': HGMVAE needs to know how many "
-                "features its encoder returns as 'embedding'"
+                f"{type(encoder).__name__} has no 'feature_dim', the number of features that it "
+                "returns as 'embedding'"
             )
         self.set_encoder(encoder)
-
-        n_components, n_features = model_config.n_components, encoder.feature_dim
-        self.component_mean = nn.Linear(n_features, n_components * self.latent_dim)
-        self.component_log_var = nn.Linear(n_features, n_components * self.latent_dim)
-        self.coefficient_mean = nn.Linear(n_features, n_components)
-        self.coefficient_log_var = (
-            nn.Linear(n_features, n_components)
-            if model_config.coefficient_prior == "gaussian"
-            else None
-        )
+        self._add_heads(encoder.feature_dim)
         uses_mixture = (
             model_config.conditional_prior != "none" or model_config.fisher in BATCH_FISHER
         )
         self.mixture = (
-            GlobalMixture(n_components, model_config.subcomponents, self.latent_dim)
+            GlobalMixture(model_config.n_components, model_config.subcomponents, self.latent_dim)
             if uses_mixture
             else None
         )
-        # A ring of the newest codes, written in place: a step may be replayed from a CUDA graph.
+        # A ring buffer of the newest codes. It is written in place because a CUDA graph may replay
+        # the step.
         self._codes: Tensor
         self._variances: Tensor
         self._n_codes: Tensor
@@ -126,16 +142,42 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         self.register_buffer("_n_codes", torch.zeros((), dtype=torch.long), persistent=False)
         self._fit_seed = int(torch.randint(2**31 - 1, ()))
 
+    def _default_encoder(self) -> FeatureMLP:
+        """Build the default trunk."""
+        if self.model_config.input_dim is None:
+            raise AttributeError("the default encoder needs 'input_dim' in the model's config")
+        return FeatureMLP(self.model_config.input_dim)
+
+    def _add_heads(self, n_features: int) -> None:
+        """Add the linear heads from features to the parameters of the posterior.
+
+        On the simplex a single coefficient is 1 and needs no head.
+        """
+        config = self.model_config
+        n_gaussians, gaussian_prior = config.n_gaussians, config.coefficient_prior == "gaussian"
+        self.component_mean = nn.Linear(n_features, n_gaussians * self.latent_dim)
+        self.component_log_var = nn.Linear(n_features, n_gaussians * self.latent_dim)
+        self.coefficient_mean = (
+            nn.Linear(n_features, n_gaussians) if gaussian_prior or n_gaussians > 1 else None
+        )
+        self.coefficient_log_var = nn.Linear(n_features, n_gaussians) if gaussian_prior else None
+
     def posterior(self, data: Tensor) -> Posterior:
         """Encode images (B, C, H, W)."""
         features = self.encoder(data)["embedding"]
-        shape = (-1, self.model_config.n_components, self.latent_dim)
-        coefficients = self.coefficient_mean(features)
+        shape = (-1, self.model_config.n_gaussians, self.latent_dim)
+        coefficient_mean = (
+            features.new_ones(len(features), 1)
+            if self.coefficient_mean is None
+            else self.coefficient_mean(features)
+        )
         return Posterior(
             component_mean=self.component_mean(features).view(shape),
             component_log_var=self.component_log_var(features).view(shape).clamp(*LOG_VAR_RANGE),
             coefficient_mean=(
-                coefficients.softmax(-1) if self.coefficient_log_var is None else coefficients
+                coefficient_mean.softmax(-1)
+                if self.coefficient_log_var is None
+                else coefficient_mean
             ),
             coefficient_log_var=(
                 None
@@ -151,17 +193,16 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         dataset_size: int | None = None,
         **kwargs: Any,
     ) -> ModelOutput:
-        """The objective on a batch.
+        """Compute the objective on a batch.
 
-        The loss has the value of the whole objective in every stage, and the gradient of the
-        stage's terms alone. Values of different stages can so be compared, as pythae's trainer
-        does when it keeps the best epoch's model.
+        In every stage the loss has the value of the whole objective and the gradient of the
+        stage's terms alone. Losses of different stages are therefore comparable, which pythae's
+        trainer relies on when it keeps the model of the best epoch.
 
         Args:
             inputs: ``data``, images (B, C, H, W) in [0, 1].
-            epoch: the epoch, from 1; None is past all stages.
-            dataset_size: number of training images, for the ``weighted`` estimator; the batch's
-                size if None.
+            epoch: the epoch, from 1; None is after the last stage.
+            dataset_size: number of training images, for the ``weighted`` estimator; B if None.
             **kwargs: ignored (pythae's trainer passes ``uses_ddp``).
 
         Returns:
@@ -169,41 +210,34 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             latent x of Eq. 1, (B, L); and, unweighted and in nats, ``recon_loss``, ``w_prior``,
             ``z_prior`` (undivided), its parts ``mutual_information``,
             ``total_correlation_components``, ``total_correlation_dimensions`` and
-            ``dimension_kl``, ``conditional_prior`` and ``fisher`` (each 0 where left out).
+            ``dimension_kl``, ``conditional_prior`` and ``fisher`` (0 if left out).
         """
         config, data = self.model_config, inputs["data"]
         posterior = self.posterior(data)
-        mean, log_var = posterior.component_mean, posterior.component_log_var
-        weights = self._sample_coefficients(posterior)
-        sample = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
-        latent = (weights.unsqueeze(-1) * sample).sum(1)
-        recon_x = self.decoder(latent)["reconstruction"]
+        draw = self._draw(posterior)
+        recon_x = self.decoder(draw.latent)["reconstruction"]
 
         recon_loss = losses.reconstruction_term(recon_x, data, config.reconstruction_loss)
-        w_prior = (
-            losses.uniform_w_prior(weights)
-            if posterior.coefficient_log_var is None
-            else losses.gaussian_w_prior(posterior.coefficient_mean, posterior.coefficient_log_var)
-        )
+        w_prior = self._w_prior(posterior)
         z_prior, parts, weighted_z_prior = self._z_prior(
-            sample, mean, log_var, dataset_size or len(data)
+            posterior, draw.components, dataset_size or len(data)
         )
-        moments = latent_moments(weights, mean, log_var)
+        moments = latent_moments(
+            draw.coefficients, posterior.component_mean, posterior.component_log_var
+        )
         if self.training and self.mixture is not None and epoch == config.warmup_epochs:
-            self._keep(self._code(posterior), moments[1])
-        components = None if self.mixture is None else self.mixture.components()
-        responsibilities = None if components is None else components.responsibilities(latent)
-        conditional = self._conditional_prior(
-            weights, mean, log_var, moments, components, responsibilities
-        )
-        fisher = self._fisher(weights, mean, log_var, moments, components, responsibilities)
+            self._keep(self._code(posterior), moments.variance)
+        assignment = self._assignment(draw.latent)
+        conditional_prior = self._conditional_prior(posterior, draw, moments, assignment)
+        fisher = self._fisher(posterior, draw, moments, assignment)
 
         loss = recon_loss + config.w_prior_weight * w_prior + weighted_z_prior
-        for term, weight, start in (
-            (conditional, config.conditional_prior_weight, config.warmup_epochs),
-            (fisher, -config.fisher_weight, config.warmup_epochs + config.fisher_delay),
-        ):
-            loss = loss + weight * (term if epoch is None or epoch > start else term.detach())
+        loss = loss + config.conditional_prior_weight * _started(
+            conditional_prior, epoch, config.warmup_epochs
+        )
+        loss = loss + -config.fisher_weight * _started(
+            fisher, epoch, config.warmup_epochs + config.fisher_delay
+        )
         return ModelOutput(
             loss=loss,
             recon_loss=recon_loss,
@@ -213,16 +247,16 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             total_correlation_components=parts.component_correlation,
             total_correlation_dimensions=parts.dimension_correlation,
             dimension_kl=parts.dimension_kl,
-            conditional_prior=conditional,
+            conditional_prior=conditional_prior,
             fisher=fisher,
             recon_x=recon_x,
-            z=latent,
+            z=draw.latent,
         )
 
     def stage(self, epoch: int) -> int:
-        """Number of the stage; a training step of one stage may be replayed in its epochs.
+        """Return the number of the stage; epochs of one stage have the same training step.
 
-        The warm-up's last epoch is one of its own, because it keeps the codes.
+        The last warm-up epoch is a stage of its own, because it keeps the codes.
         """
         config = self.model_config
         starts = (config.warmup_epochs - 1, config.warmup_epochs)
@@ -230,25 +264,41 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
 
     @torch.no_grad()
     def _keep(self, codes: Tensor, variances: Tensor) -> None:
-        """Keep codes and their variances (B, L) for the fit, in place of the oldest."""
+        """Store codes and their variances (B, L) for the fit, in place of the oldest."""
         codes, variances = codes[-MAX_CODES:], variances[-MAX_CODES:]
         rows = (self._n_codes + torch.arange(len(codes), device=codes.device)) % MAX_CODES
         self._codes.index_put_((rows,), codes)
         self._variances.index_put_((rows,), variances)
         self._n_codes.add_(len(codes))
 
-    def _sample_coefficients(self, posterior: Posterior) -> Tensor:
-        """Draw w (B, K) from q(w|y)."""
-        mean, log_var = posterior.coefficient_mean, posterior.coefficient_log_var
-        if log_var is None:
-            return mean
-        return mean + torch.randn_like(mean) * (0.5 * log_var).exp()
+    def _draw(self, posterior: Posterior) -> Draw:
+        """Draw coefficients, components and latents (Eq. 1)."""
+        coefficients = posterior.coefficient_mean
+        if posterior.coefficient_log_var is not None:
+            deviation = (0.5 * posterior.coefficient_log_var).exp()
+            coefficients = coefficients + torch.randn_like(coefficients) * deviation
+        mean, log_var = posterior.component_mean, posterior.component_log_var
+        components = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
+        return Draw(coefficients, components, (coefficients.unsqueeze(-1) * components).sum(1))
+
+    def _w_prior(self, posterior: Posterior) -> Tensor:
+        """Compute the divergence of q(w|y) from the configured p(w), first term of Eq. 3."""
+        if posterior.coefficient_log_var is None:
+            return losses.uniform_w_prior(posterior.coefficient_mean)
+        return losses.gaussian_w_prior(posterior.coefficient_mean, posterior.coefficient_log_var)
 
     def _z_prior(
-        self, sample: Tensor, mean: Tensor, log_var: Tensor, dataset_size: int
+        self, posterior: Posterior, components: Tensor, dataset_size: int
     ) -> tuple[Tensor, losses.ZPrior, Tensor]:
-        """The z-prior undivided, its parts, and the weighted sum that is trained."""
+        """Compute the undivided z-prior, its parts, and the weighted sum that is trained.
+
+        Args:
+            posterior: parameters of q(z|y).
+            components: z drawn from it (B, P, L).
+            dataset_size: number of training images.
+        """
         config = self.model_config
+        mean, log_var = posterior.component_mean, posterior.component_log_var
         weights = (
             config.mutual_information_weight,
             config.component_correlation_weight,
@@ -256,16 +306,16 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             config.dimension_kl_weight,
         )
         plain = losses.plain_z_prior(mean, log_var)
-        # Equal weights make the sum a multiple of the closed form: the parts are for the history.
-        alike = len(set(weights)) == 1
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not alike):
+        # With equal weights the sum is a multiple of the closed form; the parts are only recorded.
+        equal_weights = len(set(weights)) == 1
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not equal_weights):
             aggregate = (
                 gaussian_aggregate(mean, log_var)
                 if config.estimator == "gaussian"
-                else weighted_aggregate(sample, mean, log_var, dataset_size)
+                else weighted_aggregate(components, mean, log_var, dataset_size)
             )
             parts = losses.decompose_z_prior(mean, log_var, aggregate)
-        if alike:
+        if equal_weights:
             return plain, parts, weights[0] * plain
         weighted = sum(
             (weight * part for weight, part in zip(weights, parts, strict=True)),
@@ -273,51 +323,53 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         )
         return plain, parts, weighted
 
+    def _assignment(self, latent: Tensor) -> Assignment | None:
+        """Assign latents (B, L) to the global mixture; None if the model has none."""
+        if self.mixture is None:
+            return None
+        components = self.mixture.components()
+        return Assignment(components, components.responsibilities(latent))
+
     def _conditional_prior(
-        self,
-        weights: Tensor,
-        mean: Tensor,
-        log_var: Tensor,
-        moments: tuple[Tensor, Tensor],
-        components: Components | None,
-        responsibilities: Tensor | None,
+        self, posterior: Posterior, draw: Draw, moments: Moments, assignment: Assignment | None
     ) -> Tensor:
-        """The configured reading of Eq. 4."""
+        """Compute the configured reading of Eq. 4, a scalar."""
         reading = self.model_config.conditional_prior
-        if components is None or responsibilities is None or reading == "none":
-            return weights.new_zeros(())
+        if assignment is None or reading == "none":
+            return draw.latent.new_zeros(())
+        components = assignment.components
         if reading == "responsibility":
+            divergence = components.divergence(*moments)
             return losses.responsibility_prior(
-                responsibilities, components.log_weights, components.divergence(*moments)
+                assignment.responsibilities, components.log_weights, divergence
             )
-        own = self._mixture_weights(weights)
-        other = own if reading == "shared" else torch.full_like(own, 1 / own.shape[-1])
-        return losses.mixture_cross_kl(
-            own, components.by_component(other), components.divergence(mean, log_var.exp())
+        own = self._mixture_weights(draw.coefficients)
+        n_clusters = self.model_config.n_components
+        clusters = (
+            own if reading == "shared" else own.new_full((len(own), n_clusters), 1 / n_clusters)
         )
+        divergence = components.divergence(
+            posterior.component_mean, posterior.component_log_var.exp()
+        )
+        return losses.mixture_cross_kl(own, components.by_component(clusters), divergence)
 
     def _fisher(
-        self,
-        weights: Tensor,
-        mean: Tensor,
-        log_var: Tensor,
-        moments: tuple[Tensor, Tensor],
-        components: Components | None,
-        responsibilities: Tensor | None,
+        self, posterior: Posterior, draw: Draw, moments: Moments, assignment: Assignment | None
     ) -> Tensor:
-        """The configured form of the Fisher term."""
+        """Compute the configured form of the Fisher term (Eqs. 8 to 13), a scalar."""
         form = self.model_config.fisher
         if form == "none":
-            return weights.new_zeros(())
-        if components is not None and responsibilities is not None and form in BATCH_FISHER:
-            membership = components.by_cluster(responsibilities)
-            scatter = losses.batch_scatter(membership, *moments)
-            return BATCH_FISHER[form](scatter)
-        criterion = losses.sample_fisher(weights, mean, log_var)
+            return draw.latent.new_zeros(())
+        if assignment is not None and form in BATCH_FISHER:
+            membership = assignment.components.by_cluster(assignment.responsibilities)
+            return BATCH_FISHER[form](losses.batch_scatter(membership, *moments))
+        criterion = losses.sample_fisher(
+            draw.coefficients, posterior.component_mean, posterior.component_log_var
+        )
         return (criterion if form == "sample_raw" else criterion.log1p()).mean()
 
     def _mixture_weights(self, coefficients: Tensor) -> Tensor:
-        """Coefficients (B, K) as the mixture weights that Eq. 4 asks for.
+        """Turn coefficients (B, P) into the mixture weights (B, P) of Eq. 4.
 
         Gaussian coefficients have either sign; their shares w² / Σ w² lie on the simplex.
         """
@@ -331,14 +383,14 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         return (posterior.coefficient_mean.unsqueeze(-1) * posterior.component_mean).sum(1)
 
     def latent_code(self, data: Tensor) -> Tensor:
-        """The deterministic code (B, L) of images (B, C, H, W): Σ_k E[w_k] μ_k, the mean of x."""
+        """Encode images (B, C, H, W) as codes (B, L): Σ_k E[w_k] μ_k, the mean of x."""
         return self._code(self.posterior(data))
 
     def latent_posterior(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance, (B, L) each, of the latent x (Eq. 1) given images (B, C, H, W).
+        """Return mean and log-variance, both (B, L), of x (Eq. 1) given images (B, C, H, W).
 
-        Given the coefficients, x is Gaussian. Random coefficients (HGMVAE-G) bring a variance of
-        their own, Σ_k Var[w_k] (μ_k² + σ_k²); the Gaussian of these moments stands for q(x|y) then.
+        Given the coefficients, x is Gaussian. Random coefficients (HGMVAE-G) add the variance
+        Σ_k Var[w_k] (μ_k² + σ_k²); the Gaussian with these moments approximates q(x|y).
         """
         posterior = self.posterior(data)
         component_mean, component_log_var = posterior.component_mean, posterior.component_log_var
@@ -353,10 +405,10 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         return mean, variance.log()
 
     def component_probabilities(self, data: Tensor) -> Tensor:
-        """How far images (B, C, H, W) belong to each of K components, (B, K).
+        """Return the probabilities of the clusters given images (B, C, H, W).
 
-        With a global mixture, the responsibilities of its clusters for the code; without one, the
-        image's own mixture weights.
+        With a global mixture they are the responsibilities of its clusters for the code, (B, K).
+        Without one they are the mixture weights of the image's own posterior, (B, P).
         """
         posterior = self.posterior(data)
         if self.mixture is None:
@@ -365,10 +417,10 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         return components.by_cluster(components.responsibilities(self._code(posterior)))
 
     def check_epochs(self, epochs: int) -> None:
-        """Refuse a training that ends before every term of the objective has been trained.
+        """Check that every term of the objective is trained.
 
         Raises:
-            ValueError: if ``epochs`` are no more than those before the last stage.
+            ValueError: if the last stage starts after ``epochs``.
         """
         config = self.model_config
         stages = {
@@ -378,15 +430,16 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         for term, (form, weight, delay) in stages.items():
             needed = config.warmup_epochs + delay + 1
             if form != "none" and weight > 0 and epochs < needed:
+                settings = f"warmup_epochs = {config.warmup_epochs}"
+                if delay:
+                    settings += f" and fisher_delay = {delay}"
                 raise ValueError(
-                    f"HGMVAE trains its {term} from epoch {needed} on, after warmup_epochs = "
-                    f"{config.warmup_epochs}"
-                    + (f" and fisher_delay = {delay}" if delay else "")
-                    + f", so that {epochs} epochs are too few; give it more epochs, or lower these"
+                    f"HGMVAE trains its {term} from epoch {needed} on ({settings}), so that "
+                    f"{epochs} epochs are too few; train for longer, or lower these settings"
                 )
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """The deterministic code (B, L), under the name that pythae gives it."""
+        """Return deterministic codes (B, L); pythae's name for `latent_code`."""
         return self.latent_code(inputs)
 
     def reconstruct(self, inputs: Tensor) -> Tensor:
@@ -395,18 +448,18 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         return reconstruction
 
     def predict(self, inputs: Tensor) -> ModelOutput:
-        """Deterministic codes ``embedding`` (B, L) and their images ``recon_x`` (B, C, H, W)."""
+        """Return codes ``embedding`` (B, L) and their images ``recon_x`` (B, C, H, W)."""
         code = self.latent_code(inputs)
         return ModelOutput(recon_x=self.decoder(code)["reconstruction"], embedding=code)
 
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:
-        """Draw latents (n_samples, L) from the prior, with torch's global generator.
+        """Draw latents (n_samples, L) from the prior with torch's global generator.
 
-        With the ``responsibility`` prior that is the global mixture; with Eq. 4 as printed the
-        same with clusters alike, because E[w] is uniform under p(w). Without a conditional prior
-        x = Σ_k w_k z_k (Eq. 1) with w ~ p(w), which on the simplex is the flat Dirichlet
-        distribution, and z ~ N(0, I).
+        With the ``responsibility`` prior this is the global mixture. With Eq. 4 as printed the
+        clusters are equally likely, because E[w] is uniform under p(w). Without a conditional prior
+        x = Σ_k w_k z_k (Eq. 1) with z ~ N(0, I) and w ~ p(w), which on the simplex is the flat
+        Dirichlet distribution.
         """
         config = self.model_config
         if self.mixture is not None and config.conditional_prior != "none":
@@ -417,7 +470,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             return mixture.sample(n_samples, mixture.by_component(clusters))
         parameter = self.component_mean.weight
         components = torch.randn(
-            n_samples, config.n_components, self.latent_dim, device=parameter.device
+            n_samples, config.n_gaussians, self.latent_dim, device=parameter.device
         )
         weights = torch.randn_like(components[..., 0])
         if config.coefficient_prior == "uniform":
@@ -427,10 +480,10 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         return (weights.unsqueeze(-1) * components).sum(1).to(parameter.dtype)
 
     def update(self) -> None:
-        """End an epoch (pythae's hook): after the warm-up's last, fit the global mixture.
+        """Fit the global mixture after the last warm-up epoch (pythae's hook after each epoch).
 
-        The warm-up's codes live until this call only, so that a checkpoint between epochs holds
-        all there is. Codes that are not finite are left alone: the loss tells.
+        The kept codes are discarded, so that a checkpoint between epochs holds the whole state.
+        Codes that are not finite are not fitted; the loss of the next step shows them.
         """
         n_codes = min(int(self._n_codes), MAX_CODES)
         if self.mixture is None or not n_codes:
@@ -442,6 +495,11 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
 
     @classmethod
     def _load_model_config_from_folder(cls, dir_path: str) -> HGMVAEConfig:
-        """Read the config; pythae's own loader knows pythae's models only."""
+        """Read the config; pythae's own loader only knows pythae's models."""
         config: HGMVAEConfig = HGMVAEConfig.from_json_file(f"{dir_path}/model_config.json")
         return config
+
+
+def _started(term: Tensor, epoch: int | None, last_epoch_without: int) -> Tensor:
+    """Detach a term from the gradient until ``last_epoch_without`` has passed."""
+    return term if epoch is None or epoch > last_epoch_without else term.detach()

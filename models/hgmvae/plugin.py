@@ -31,6 +31,7 @@ REFERENCE = (
 
 SETTINGS: Mapping[str, Setting] = {
     "n_components": 10,
+    "posterior_components": None,
     "subcomponents": 4,
     "mixture_fits": 4,
     "w_prior_weight": 0.01,
@@ -58,12 +59,15 @@ class HGMVAEPlugin:
         coefficient_prior: p(w) of the model.
         settings: the config's fields that a grid may change, with their defaults.
         reference: who published the model.
+        added_settings: names of settings that the run key leaves out while they have their
+            default, because runs without them had been stored before.
     """
 
     title: str
     coefficient_prior: Literal["gaussian", "uniform"]
     settings: Mapping[str, Setting] = field(default_factory=lambda: SETTINGS)
     reference: str = REFERENCE
+    added_settings: frozenset[str] = frozenset({"posterior_components"})
 
     def build(
         self,
@@ -102,8 +106,24 @@ class HGMVAEPlugin:
 
 
 NO_FISHER: Mapping[str, Setting] = {**SETTINGS, "fisher_weight": 0.0}
+SINGLE: Mapping[str, Setting] = {
+    **SETTINGS,
+    "posterior_components": 1,
+    "mutual_information_weight": 0.0,
+    "component_correlation_weight": 0.0,
+    "dimension_correlation_weight": 0.0,
+    "dimension_kl_weight": 0.0,
+}
+"""One Gaussian an image, whose coefficient is 1, and no z-prior."""
 
 HGMVAE_G = HGMVAEPlugin("HGMVAE-G", "gaussian")
 HGMVAE_U = HGMVAEPlugin("HGMVAE-U", "uniform")
 HGMVAE_G_NOFISHER = HGMVAEPlugin("HGMVAE-G w/o Fisher", "gaussian", NO_FISHER)
 HGMVAE_U_NOFISHER = HGMVAEPlugin("HGMVAE-U w/o Fisher", "uniform", NO_FISHER)
+HGMVAE_U_SINGLE = HGMVAEPlugin("HGMVAE-U single", "uniform", SINGLE, added_settings=frozenset())
+HGMVAE_U_SINGLE_NOFISHER = HGMVAEPlugin(
+    "HGMVAE-U single w/o Fisher",
+    "uniform",
+    {**SINGLE, "fisher_weight": 0.0},
+    added_settings=frozenset(),
+)

@@ -320,6 +320,7 @@ def test_prior_samples(name: str) -> None:
 GAUSSIAN = {
     "vae", "beta-vae", "beta-tc-vae", "factor-vae", "info-vae", "vamp", "gmvae", "vade",
     "hgmvae-g", "hgmvae-u", "hgmvae-g-nofisher", "hgmvae-u-nofisher",
+    "hgmvae-u-single", "hgmvae-u-single-nofisher",
 }  # fmt: skip
 MIXTURES = {name for name in GAUSSIAN if name.startswith("hgmvae")} | {"vamp", "gmvae", "vade"}
 POINTS = {"wae-imq", "wae-rbf", "swae"}

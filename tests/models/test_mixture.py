@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, kl_divergence
 
-from hgmvae.mixture import GlobalMixture, latent_moments
+from hgmvae.mixture import Components, GlobalMixture, fit_clusters, latent_moments
 
 NO_NOISE = torch.full((2,), 1e-6)
 
@@ -120,6 +120,16 @@ def test_fit_recovers_a_gaussian_mixture():
     torch.testing.assert_close(covariance, expected.expand(3, 2, 2), atol=0.06, rtol=0)
     weights = mixture.logits.softmax(0)[order]
     torch.testing.assert_close(weights, torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0)
+
+
+def test_components_of_a_fit_are_those_of_the_global_mixture_without_noise():
+    codes, _ = rings(300)
+    mixture = GlobalMixture(n_clusters=2, subcomponents=4, latent_dim=2).double()
+    mixture.fit(codes, torch.zeros(2), seed=3, n_fits=2)
+    fitted = Components.of(*fit_clusters(codes, 8, 2, seed=3, n_fits=2), n_clusters=2)
+    expected = mixture.components()
+    for name in Components._fields:
+        torch.testing.assert_close(getattr(fitted, name), getattr(expected, name), msg=name)
 
 
 def test_fit_follows_its_seed_alone():

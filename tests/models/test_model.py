@@ -112,6 +112,73 @@ def test_loss_is_the_weighted_sum_of_its_terms(
     assert all(name in reached and reached[name].any() for name, _ in model.named_parameters())
 
 
+@pytest.mark.parametrize("posterior_components", [1, 2])
+@every_prior
+@pytest.mark.parametrize(
+    ("conditional_prior", "fisher"),
+    [("none", "sample_log"), ("uniform", "sample_log"), ("responsibility", "batch_share")],
+)
+def test_an_image_may_have_fewer_gaussians_than_there_are_clusters(
+    conditional_prior, fisher, coefficient_prior, posterior_components
+):
+    model = build(
+        conditional_prior=conditional_prior,
+        fisher=fisher,
+        coefficient_prior=coefficient_prior,
+        posterior_components=posterior_components,
+        fisher_weight=0.2,
+    )
+    data = images()
+    posterior = model.posterior(data)
+    assert posterior.component_mean.shape == (16, posterior_components, 3)
+    assert posterior.coefficient_mean.shape == (16, posterior_components)
+    reached = gradients(model, run(model, data).loss)
+    assert all(name in reached and reached[name].any() for name, _ in model.named_parameters())
+    n_probabilities = posterior_components if model.mixture is None else 4
+    assert model.component_probabilities(data).shape == (16, n_probabilities)
+    assert model.sample_latent(5).shape == (5, 3)
+
+
+def test_one_gaussian_an_image_makes_the_model_a_vae_with_the_mixture_as_its_prior():
+    """Known answer: the latent is N(μ, σ²) and the loss the bound of a VAE, less Fisher."""
+    zero = dict.fromkeys(Z_PRIOR_WEIGHTS, 0.0)
+    model = build(posterior_components=1, fisher_weight=0.7, reconstruction_loss="bce", **zero)
+    assert model.coefficient_mean is None
+    data = images()
+    output = run(model, data)
+    posterior = model.posterior(data)
+    mean, log_var = posterior.component_mean[:, 0], posterior.component_log_var[:, 0]
+    assert torch.equal(model.latent_code(data), mean)
+    for moment, expected in zip(model.latent_posterior(data), (mean, log_var), strict=True):
+        torch.testing.assert_close(moment, expected)
+    torch.manual_seed(0)
+    latent = mean + torch.randn(16, 1, 3)[:, 0] * (log_var / 2).exp()
+    torch.testing.assert_close(output.z, latent)
+    assert output.w_prior == 0
+    components = model.mixture.components()
+    log_joint = components.log_density(latent) + components.log_weights
+    responsibilities = log_joint.softmax(1)
+    divergence = components.divergence(mean, log_var.exp())
+    bound = (responsibilities * (divergence - components.log_weights)).sum(1)
+    bound = bound + (responsibilities * responsibilities.log()).sum(1)
+    torch.testing.assert_close(output.conditional_prior, bound.mean())
+    expected_loss = output.recon_loss + output.conditional_prior - 0.7 * output.fisher
+    torch.testing.assert_close(output.loss, expected_loss)
+
+
+def test_posterior_components_of_the_number_of_clusters_are_the_default():
+    data = images()
+    torch.manual_seed(1)
+    default = run(build(), data).loss
+    torch.manual_seed(1)
+    assert run(build(posterior_components=4), data).loss == default
+
+
+def test_weights_of_an_image_can_stand_for_the_clusters_only_if_there_are_as_many():
+    with pytest.raises(ValueError, match=r"'shared'.* posterior_components"):
+        build(conditional_prior="shared", posterior_components=2)
+
+
 @every_estimator
 def test_equal_weights_take_the_closed_form(estimator):
     beta = 0.4
@@ -294,6 +361,7 @@ def test_default_encoder_needs_an_image_shape():
     ("name", "value"),
     [
         ("n_components", 0),
+        ("posterior_components", 0),
         ("subcomponents", 0),
         ("warmup_epochs", -1),
         ("fisher_weight", -1.0),
@@ -403,7 +471,7 @@ def test_component_probabilities_are_those_of_the_clusters():
         (
             {"warmup_epochs": 4, "fisher": "none"},
             5,
-            "conditional prior from epoch 5 .*= 4, so that",
+            r"conditional prior from epoch 5 .*warmup_epochs = 4\)",
         ),
         ({"warmup_epochs": 4, "conditional_prior": "none", "fisher": "none"}, 1, None),
         ({"warmup_epochs": 2, "fisher_weight": 0.0, "conditional_prior_weight": 0.0}, 1, None),

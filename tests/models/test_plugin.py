@@ -9,7 +9,15 @@ import torch
 from pythae.models.base import BaseAEConfig
 
 import hgmvae
-from hgmvae import HGMVAE_G, HGMVAE_G_NOFISHER, HGMVAE_U, HGMVAE_U_NOFISHER, HGMVAEConfig
+from hgmvae import (
+    HGMVAE_G,
+    HGMVAE_G_NOFISHER,
+    HGMVAE_U,
+    HGMVAE_U_NOFISHER,
+    HGMVAE_U_SINGLE,
+    HGMVAE_U_SINGLE_NOFISHER,
+    HGMVAEConfig,
+)
 from hgmvae_bench.training.network.encoders import Network
 
 PLUGINS = {
@@ -17,6 +25,15 @@ PLUGINS = {
     "U": (HGMVAE_U, "uniform", True),
     "G without Fisher": (HGMVAE_G_NOFISHER, "gaussian", False),
     "U without Fisher": (HGMVAE_U_NOFISHER, "uniform", False),
+    "U single": (HGMVAE_U_SINGLE, "uniform", True),
+    "U single without Fisher": (HGMVAE_U_SINGLE_NOFISHER, "uniform", False),
+}
+SINGLE = {
+    "posterior_components": 1,
+    "mutual_information_weight": 0.0,
+    "component_correlation_weight": 0.0,
+    "dimension_correlation_weight": 0.0,
+    "dimension_kl_weight": 0.0,
 }
 GIVEN_BY_THE_BENCHMARK = {"reconstruction_loss", "coefficient_prior"}
 
@@ -46,7 +63,11 @@ def test_settings_are_the_configs_own_fields(plugin, coefficient_prior, has_fish
     }
     if not has_fisher:
         expected["fisher_weight"] = 0.0
+    if plugin in (HGMVAE_U_SINGLE, HGMVAE_U_SINGLE_NOFISHER):
+        expected.update(SINGLE)
     assert plugin.settings == expected
+    assert plugin.added_settings <= expected.keys()
+    assert all(expected[name] is None for name in plugin.added_settings)
 
 
 @every_plugin

@@ -24,7 +24,7 @@ from hgmvae_bench.grid.spec import (
     TrainingSettings,
 )
 from hgmvae_bench.grid.yaml12 import Location, dump
-from hgmvae_bench.plugins.protocols import Setting, UnknownNameError
+from hgmvae_bench.plugins.protocols import HasAddedSettings, ModelPlugin, Setting, UnknownNameError
 from hgmvae_bench.plugins.registry import resolve_model
 from hgmvae_bench.utils.seeding import digest
 
@@ -42,7 +42,7 @@ class Cell:
         dataset, model: registered names.
         image_size: side in pixels.
         latent_dim: L.
-        model_settings: every setting of the model, defaults included.
+        model_settings: every setting of the model, defaults included (see `keyed_settings`).
         network, training: settings of the grid.
     """
 
@@ -176,12 +176,12 @@ class Grid:
 
     @cached_property
     def _resolved_models(self) -> dict[str, tuple[str, dict[str, Setting]]]:
-        """Registered name and all settings by the name that tables use."""
+        """Registered name and keyed settings by the name that tables use."""
         resolved = {}
         for name in self._axis_values("model"):
             variant = self.spec.models.get(name, ModelVariant())
             registered = variant.model or name
-            resolved[name] = registered, {**resolve_model(registered).settings, **variant.settings}
+            resolved[name] = registered, keyed_settings(resolve_model(registered), variant.settings)
         return resolved
 
     def dataset_title(self, dataset: str) -> str:
@@ -328,6 +328,24 @@ def _replaced(spec: GridSpec, changes: Mapping[str, Any]) -> GridSpec:
             for each in error.errors()
         ]
         raise GridError(f"grid {spec.name}: {'; '.join(dict.fromkeys(lines))}") from error
+
+
+def keyed_settings(plugin: ModelPlugin, changes: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Settings of a model that enter the run key.
+
+    These are all of its settings, except for added ones (`HasAddedSettings`) with their default.
+
+    Args:
+        plugin: the model.
+        changes: values that replace the defaults.
+    """
+    added = plugin.added_settings if isinstance(plugin, HasAddedSettings) else ()
+    settings = {**plugin.settings, **changes}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in added or value != plugin.settings[name]
+    }
 
 
 def slugify(name: str) -> str:

@@ -7,7 +7,7 @@ inside their methods, so that names and titles are listed at once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -200,7 +200,8 @@ class ModelPlugin(Protocol):
         title: the name in tables and figures.
         reference: who published the model.
         settings: every setting that a grid may change, with its default. All of them enter the
-            run key, so that a changed default is a different run.
+            run key, so that a changed default is a different run (see `HasAddedSettings` for an
+            exception).
     """
 
     title: str
@@ -234,6 +235,20 @@ class ParametricModel(Protocol):
             LookupError: if the argument names something that is not known.
             ValueError: if it cannot be used otherwise.
         """
+
+
+@runtime_checkable
+class HasAddedSettings(Protocol):
+    """A model plug-in that gained settings after runs of it had been stored.
+
+    The run key leaves out an added setting while it has its default, so that stored runs keep
+    their keys. The default must reproduce what the model computed before the setting existed.
+
+    Attributes:
+        added_settings: names of the settings that were added.
+    """
+
+    added_settings: Collection[str]
 
 
 class DatasetPlugin(Protocol):

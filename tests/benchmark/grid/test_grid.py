@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from hgmvae_bench.grid import GridError, Run, flatten, grid_names, load_grid, parse_grid
+from hgmvae_bench.grid.cells import keyed_settings
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.plugins.registry import MODELS
 
@@ -86,6 +87,23 @@ def test_a_default_of_a_model_is_part_of_the_key(tiny_grid):
     assert cell.model_settings == dict(MODELS["wae-imq"].settings)
     settings = {**cell.model_settings, "reg_weight": 5.0}
     assert dataclasses.replace(cell, model_settings=settings).identity != cell.identity
+
+
+def test_an_added_setting_enters_the_key_only_if_it_differs_from_its_default():
+    @dataclasses.dataclass
+    class Plugin:
+        settings = {"old": 1.0, "added": None}  # noqa: RUF012
+        added_settings = frozenset({"added"})
+
+    assert keyed_settings(Plugin(), {}) == {"old": 1.0}
+    assert keyed_settings(Plugin(), {"added": None}) == {"old": 1.0}
+    assert keyed_settings(Plugin(), {"added": 3, "old": 2.0}) == {"old": 2.0, "added": 3}
+
+
+def test_a_setting_that_was_added_to_hgmvae_leaves_its_keys_unchanged():
+    cell = load_grid("paper").cell("mnist", "hgmvae-u", 8)
+    assert cell.identity == "79ea6001380e7759"  # that of the committed records
+    assert "posterior_components" not in cell.model_settings
 
 
 def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_text):
