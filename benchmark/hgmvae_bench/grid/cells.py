@@ -286,8 +286,8 @@ class Grid:
             }
         return replace(
             self,
-            spec=_replaced(self.spec, {**changes, "tables": tables}),
-            full_spec=_replaced(self.full_spec, changes),
+            spec=changed_spec(self.spec, {**changes, "tables": tables}),
+            full_spec=changed_spec(self.full_spec, changes),
         )
 
     def _filtered_tables(self, filters: Mapping[Axis, list[Any] | None]) -> list[TableSpec]:
@@ -314,7 +314,7 @@ class Grid:
         return tables
 
 
-def _replaced(spec: GridSpec, changes: Mapping[str, Any]) -> GridSpec:
+def changed_spec(spec: GridSpec, changes: Mapping[str, Any]) -> GridSpec:
     """Return a specification with changes, which are validated.
 
     Raises:
