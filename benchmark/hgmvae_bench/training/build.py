@@ -1,4 +1,4 @@
-"""Building a cell's model on the suite's network."""
+"""Building of a cell's model on the suite's network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from hgmvae_bench.training.network.encoders import Network
 def build_model(cell: Cell, input_dim: tuple[int, int, int]) -> BenchmarkModel:
     """Build a cell's model with parameters drawn from torch's global generator.
 
+    Args:
+        cell: cell with the model, its settings and the network's width.
+        input_dim: image shape (C, H, W).
+
     Raises:
-        ValueError: if the images or a setting do not fit the model.
-        PluginError: if what the plug-in builds is not a model of the suite.
+        ValueError: if the image shape or a setting does not fit the model.
+        PluginError: if the plug-in returns an object without the members of `BenchmarkModel`.
     """
     model = resolve_model(cell.model).build(
         input_dim=input_dim,
@@ -23,9 +27,9 @@ def build_model(cell: Cell, input_dim: tuple[int, int, int]) -> BenchmarkModel:
         network=Network(input_dim, cell.network.width),
         settings=cell.model_settings,
     )
-    if lacking := missing_members(model, BenchmarkModel):
+    if missing := missing_members(model, BenchmarkModel):
         raise PluginError(
             f"the model '{cell.model}' builds a {type(model).__name__} without "
-            f"{', '.join(lacking)}; see hgmvae_bench.plugins.protocols.BenchmarkModel"
+            f"{', '.join(missing)}; see hgmvae_bench.plugins.protocols.BenchmarkModel"
         )
     return model

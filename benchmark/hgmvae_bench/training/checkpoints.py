@@ -1,7 +1,7 @@
-"""The state of a training, so that a long run goes on where it was stopped.
+"""Checkpoints, from which an interrupted training resumes with identical results.
 
-Between two epochs that is all that decides the further training; at its end, the trained model and
-what is known of the training, for a process that scores it.
+Between two epochs a checkpoint holds the full state of the training. At the end it holds the
+trained model and the outcome, which may be scored by another process.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ FORMAT = "1"
 
 
 class TrainingEnd(NamedTuple):
-    """How a training ended.
+    """Outcome of a finished training.
 
     Attributes:
-        divergence: what ceased to be finite, and where; None if nothing did.
-        resumed_after: the epoch after which an earlier training was taken up; 0 if none was.
-        cost: of the training, as `hgmvae_bench.execution.resource_meter.Meter` measures a stage.
+        divergence: what became non-finite, and where; None if nothing did.
+        resumed_after: epochs that were finished before the training was resumed; 0 if it was not.
+        cost: cost of the training, as measured by `hgmvae_bench.execution.resource_meter.Meter`.
     """
 
     divergence: str | None
@@ -42,13 +42,14 @@ class TrainingEnd(NamedTuple):
 
 
 class TrainingState(NamedTuple):
-    """A training between two epochs, or at its end.
+    """State of a training between two epochs, or at its end.
 
     Attributes:
-        epoch: finished epochs.
-        history: every loss term per finished epoch.
-        tensors: of the model, its optimisers and its generators; at the end of the model alone.
-        end: how it ended; None if it is to go on.
+        epoch: number of finished epochs.
+        history: mean of each loss term per finished epoch.
+        tensors: tensors of the model, its optimisers and its generators, as returned by
+            `hgmvae_bench.training.trainer.Trainer.states`; at the end, of the model alone.
+        end: outcome; None if the training goes on.
     """
 
     epoch: int
@@ -59,37 +60,36 @@ class TrainingState(NamedTuple):
 
 @dataclass
 class Checkpoint:
-    """Where one run keeps its state: ``checkpoints/<run key>.safetensors``.
+    """Checkpoint file of one run, ``checkpoints/<run key>.safetensors``.
 
-    A run that is over before the first checkpoint is due writes none.
+    A training that is shorter than the interval writes no file.
 
     Attributes:
-        files: the results folder's.
-        key: the run key.
-        device: type of the device that the run is trained on; the state of another's generators
-            does not fit it.
-        seconds: least time between two checkpoints.
+        files: files of the results folder.
+        key: run key.
+        device: type of the training device. Generator states do not fit another type.
+        interval: minimum time between two checkpoints in seconds.
     """
 
     files: LocalFiles
     key: str
     device: str = "cpu"
-    seconds: float = 20.0
+    interval: float = 20.0
     _saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def path(self) -> str:
-        """Of the file, within the results folder."""
+        """Path of the file, relative to the results folder."""
         return f"{CHECKPOINT_FOLDER}/{self.key}.safetensors"
 
     def is_due(self) -> bool:
-        """Whether there is much to lose."""
-        return time.monotonic() - self._saved_at >= self.seconds
+        """Whether the checkpoint interval has elapsed."""
+        return time.monotonic() - self._saved_at >= self.interval
 
     def save(self, state: TrainingState) -> None:
-        """Write the state in place of the one before; where that is refused, that one stays."""
+        """Replace the checkpoint. If the file cannot be written, log a warning and keep the old."""
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.tensors.items()}
-        about = {
+        metadata = {
             "format": FORMAT,
             "key": self.key,
             "torch": torch.__version__,
@@ -99,27 +99,29 @@ class Checkpoint:
             "end": json.dumps(None if state.end is None else state.end._asdict()),
         }
         try:
-            self.files.write(self.path, save(tensors, about))
+            self.files.write(self.path, save(tensors, metadata))
         except OSError as error:
             logger.warning("%s: no checkpoint after epoch %d: %s", self.key, state.epoch, error)
         self._saved_at = time.monotonic()
 
     def load(self) -> TrainingState | None:
-        """The state that was kept.
+        """Read the checkpoint.
 
-        None if there is none, or it is damaged, or of another torch or kind of device.
+        Returns:
+            The state; None if the file is missing or damaged, or was written with another version
+            of torch or on another type of device.
         """
         try:
             with safe_open(self.files.root / self.path, framework="pt") as file:
-                about = file.metadata() or {}
-                of = tuple(map(about.get, ("format", "key", "torch", "device")))
-                if of != (FORMAT, self.key, torch.__version__, self.device):
+                metadata = file.metadata() or {}
+                origin = tuple(map(metadata.get, ("format", "key", "torch", "device")))
+                if origin != (FORMAT, self.key, torch.__version__, self.device):
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                end = json.loads(about.get("end", "null"))
+                end = json.loads(metadata.get("end", "null"))
                 return TrainingState(
-                    int(about["epoch"]),
-                    json.loads(about["history"]),
+                    int(metadata["epoch"]),
+                    json.loads(metadata["history"]),
                     tensors,
                     None if end is None else TrainingEnd(**end),
                 )
@@ -127,6 +129,6 @@ class Checkpoint:
             return None
 
     def remove(self) -> None:
-        """Remove what was kept: the run is over."""
+        """Delete the file, if it exists."""
         with suppress(OSError):
             self.files.remove(self.path)

@@ -1,9 +1,9 @@
-"""The training loop: one for every model that returns a loss from ``forward``."""
+"""Training loop for one or several models."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -18,24 +18,25 @@ from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.training.checkpoints import Checkpoint, TrainingEnd, TrainingState
 from hgmvae_bench.training.precision import check_precision, tf32
 from hgmvae_bench.training.rng import RunRNG
-from hgmvae_bench.training.stacking import SingleModel, StackedModels, StackingError
+from hgmvae_bench.training.stacking import ModelGroup, SingleModel, StackedModels, StackingError
 from hgmvae_bench.training.trainer import Trainer, select_prefix, training_stage
 from hgmvae_bench.utils.errors import StopRequestedError
 
 logger = logging.getLogger(__name__)
 
 EpochCallback = Callable[[int, int, Mapping[str, float]], None]
+"""Called after an epoch with the model's index, the epoch (from 1) and the mean loss terms."""
 
 
 @dataclass(frozen=True)
 class SeededModel:
-    """A freshly built model with what decides its training.
+    """A newly built model with the seeds that decide its training.
 
     Attributes:
-        model: on the device where it is to be trained.
-        batch_seed: decides the order of the images.
-        rng: what the model was built under, and draws its noise from.
-        checkpoint: where its training is kept from epoch to epoch, if anywhere.
+        model: model on the training device.
+        batch_seed: seed of the image order.
+        rng: generators that the model was built with and draws its noise from.
+        checkpoint: checkpoint that the training resumes from and writes to; None for neither.
     """
 
     model: BenchmarkModel
@@ -46,14 +47,14 @@ class SeededModel:
 
 @dataclass
 class TrainingResult:
-    """What a training leaves beside the model's weights.
+    """Outcome of a training, beside the weights in the model.
 
     Attributes:
-        history: for every loss term, its mean over the steps of each finished epoch.
-        divergence: what ceased to be finite, and where; None if nothing did.
-        resumed_after: the epoch after which an earlier training was taken up; 0 if none was.
-        cost: of a training that was found at its end; None of one that was done here.
-        stacked: whether the model was one of a `stacking.StackedModels`.
+        history: mean of each loss term over the steps of each finished epoch.
+        divergence: what became non-finite, and where; None if nothing did.
+        resumed_after: epochs that were finished before the training was resumed; 0 if it was not.
+        cost: cost of a finished training that was loaded from its checkpoint; otherwise None.
+        stacked: whether the model was trained in a stack with others.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -63,23 +64,114 @@ class TrainingResult:
     stacked: bool = False
 
 
-@dataclass(frozen=True)
-class _Group:
-    """One model, or several that are trained as one.
+@dataclass
+class _ModelTraining:
+    """Training of one model.
 
     Attributes:
-        indices: of its models, as `train` counts them.
-        trainer: what trains them.
-        after: the epoch after which they go on; 0 if they begin.
+        index: position of the model in the arguments of `train`.
+        seeded: the model and its seeds.
+        saved: state from the checkpoint; None if there is none.
+        result: outcome so far.
+        means: mean loss terms of the last epoch; None once the model has diverged.
     """
 
-    indices: list[int]
+    index: int
+    seeded: SeededModel
+    saved: TrainingState | None
+    result: TrainingResult
+    means: dict[str, float] | None = None
+
+    @classmethod
+    def load(cls, index: int, seeded: SeededModel) -> _ModelTraining:
+        """Read the checkpoint, and the weights too if the training has ended."""
+        saved = None if seeded.checkpoint is None else seeded.checkpoint.load()
+        if saved is None:
+            result = TrainingResult()
+        elif saved.end is None:
+            result = TrainingResult(saved.history, resumed_after=saved.epoch)
+        else:
+            seeded.model.load_state_dict(select_prefix("model.", saved.tensors))
+            result = TrainingResult(saved.history, *saved.end)
+        return cls(index, seeded, saved, result)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the checkpoint holds the end of the training."""
+        return self.saved is not None and self.saved.end is not None
+
+    @property
+    def start(self) -> int:
+        """Number of epochs in the checkpoint."""
+        return 0 if self.saved is None else self.saved.epoch
+
+    def record_epoch(self, epoch: int, means: dict[str, float], error: str | None) -> None:
+        """Add an epoch to the result, unless the model has diverged."""
+        self.means = None
+        if self.result.divergence is not None:
+            return
+        if error is not None:
+            self.result.divergence = f"epoch {epoch}, {error}"
+            return
+        self.means = means
+        for name, mean in means.items():
+            self.result.history.setdefault(name, []).append(mean)
+
+    def should_save(self, *, only_due: bool) -> bool:
+        """Whether to write a checkpoint after the last epoch."""
+        checkpoint = self.seeded.checkpoint
+        if checkpoint is None or self.means is None:
+            return False
+        return checkpoint.is_due() or not only_due
+
+    def save(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write a checkpoint, if the model has one."""
+        if self.seeded.checkpoint is not None:
+            self.seeded.checkpoint.save(TrainingState(epoch, self.result.history, tensors))
+
+
+@dataclass(frozen=True)
+class _TrainingGroup:
+    """Models of one trainer: a single one or a stack.
+
+    Attributes:
+        trainer: trainer of the models.
+        trainings: their trainings, in the trainer's order.
+    """
+
     trainer: Trainer
-    after: int
+    trainings: Sequence[_ModelTraining]
+
+    def is_active(self, epoch: int) -> bool:
+        """Whether some model still has to be trained in an epoch."""
+        return self.trainings[0].start < epoch and any(
+            training.result.divergence is None for training in self.trainings
+        )
+
+    def record_epoch(self, epoch: int) -> None:
+        """Add the epoch that the trainer has run to the models' results."""
+        outcomes = self.trainer.finish_epoch()
+        for training, (means, error) in zip(self.trainings, outcomes, strict=True):
+            training.record_epoch(epoch, means, error)
+
+    def save(self, epoch: int, *, only_due: bool) -> None:
+        """Write the checkpoints of models that have not diverged.
+
+        Args:
+            epoch: number of finished epochs.
+            only_due: skip checkpoints whose interval has not elapsed.
+        """
+        to_save = [training.should_save(only_due=only_due) for training in self.trainings]
+        if any(to_save):
+            for training, tensors, chosen in zip(
+                self.trainings, self.trainer.states(), to_save, strict=True
+            ):
+                if chosen:
+                    training.save(epoch, tensors)
 
 
 def train(
-    seeded: Sequence[SeededModel],
+    models: Sequence[SeededModel],
     images: Tensor,
     settings: TrainingSettings,
     *,
@@ -87,184 +179,161 @@ def train(
     stacked: bool = False,
     on_epoch: EpochCallback | None = None,
 ) -> list[TrainingResult]:
-    """Train models in place with AdamW, each as if it were alone.
+    """Train models in place with AdamW; each ends up as if it were trained alone.
 
-    Models are called as pythae's trainer calls them, with the epoch (from 1) and the size of the
-    dataset, so they behave alike under either. Several models take turns step by step, or take
-    each step as one: either pays on a GPU, which one small network cannot fill.
+    Models are called as by pythae's trainer, with the epoch (from 1) and the size of the dataset.
+    Several models are trained in alternating steps or stacked. Both pay off on a GPU, which one
+    small network does not fill.
 
     Args:
-        seeded: the models.
-        images: uint8 (N, C, H, W), anywhere.
-        settings: epochs, batch size and optimiser.
-        device: where to train.
-        stacked: whether models of one cell are trained as one, `stacking.StackedModels`. Each
-            differs then from what it would be alone by rounding. Those that cannot be take turns,
-            and a warning says why.
-        on_epoch: called after every epoch of a model with the model's index, the epoch, and the
-            mean of every loss term.
+        models: the models, built and not yet trained.
+        images: training images, uint8 (N, C, H, W), on any device.
+        settings: epochs, batch size, precision and optimiser.
+        device: training device.
+        stacked: train models of one cell as a `StackedModels`. Each model then differs from one
+            that is trained alone by rounding. Models that cannot be stacked are trained in
+            alternating steps, with a warning that gives the reason.
+        on_epoch: called after every epoch of a model that has not diverged.
 
     Returns:
-        A result for each model. One whose loss, or another term, became non-finite has stopped
-        there.
+        A result for each model. A model stops when its loss or another term becomes non-finite.
 
     Raises:
-        PrecisionError: if the device lacks the settings' number format.
+        PrecisionError: if the device does not support the precision.
     """
     check_precision(settings.precision, device)
-    results = [TrainingResult() for _ in seeded]
-    unfinished: dict[int, TrainingState | None] = {}
-    for index, one in enumerate(seeded):
-        state = None if one.checkpoint is None else one.checkpoint.load()
-        if state is None:
-            unfinished[index] = None
-        elif state.end is None:
-            unfinished[index] = state
-            results[index] = TrainingResult(state.history, resumed_after=state.epoch)
-        else:
-            one.model.load_state_dict(select_prefix("model.", state.tensors))
-            results[index] = TrainingResult(state.history, *state.end)
-    if not unfinished:
-        return results
-    groups = _grouped(seeded, unfinished, images.to(device), settings, device, stacked=stacked)
+    trainings = [_ModelTraining.load(index, model) for index, model in enumerate(models)]
+    unfinished = [training for training in trainings if not training.has_ended]
+    if unfinished:
+        groups = _make_groups(unfinished, images.to(device), settings, device, stacked=stacked)
+        for epoch in range(1, settings.epochs + 1):
+            active = [group for group in groups if group.is_active(epoch)]
+            _train_epoch(active, epoch, settings, on_epoch)
+    return [training.result for training in trainings]
+
+
+def _train_epoch(
+    groups: Sequence[_TrainingGroup],
+    epoch: int,
+    settings: TrainingSettings,
+    on_epoch: EpochCallback | None,
+) -> None:
+    """Train all groups for an epoch in alternating steps, save what is due and report."""
+    with tf32(enabled=settings.precision == "tf32"):
+        for _ in zip_longest(*(group.trainer.steps(epoch) for group in groups)):
+            pass
     for group in groups:
-        for index in group.indices:
-            results[index].stacked = len(group.indices) > 1
-    for epoch in range(1, settings.epochs + 1):
-        active = [
-            group
-            for group in groups
-            if group.after < epoch and any(results[i].divergence is None for i in group.indices)
-        ]
-        with tf32(enabled=settings.precision == "tf32"):
-            for _ in zip_longest(*(group.trainer.steps(epoch) for group in active)):
-                pass
-        means: dict[int, dict[str, float]] = {}
-        for group in active:
-            for index, (terms, fault) in zip(
-                group.indices, group.trainer.finish_epoch(), strict=True
-            ):
-                if results[index].divergence is not None:
-                    continue
-                if fault is not None:
-                    results[index].divergence = f"epoch {epoch}, {fault}"
-                    continue
-                means[index] = terms
-                for name, mean in terms.items():
-                    results[index].history.setdefault(name, []).append(mean)
-        _update([(g.trainer, n) for g in active for n, i in enumerate(g.indices) if i in means])
-        _save(active, means, seeded, results, epoch, due=True)
-        try:
-            for index, terms in sorted(means.items()):
-                if on_epoch is not None:
-                    on_epoch(index, epoch, terms)
-        except StopRequestedError:
-            _save(active, means, seeded, results, epoch, due=False)
-            raise
-    return results
+        group.record_epoch(epoch)
+    _update_models(groups)
+    for group in groups:
+        group.save(epoch, only_due=True)
+    trainings = (training for group in groups for training in group.trainings)
+    try:
+        for training in sorted(trainings, key=lambda training: training.index):
+            if on_epoch is not None and training.means is not None:
+                on_epoch(training.index, epoch, training.means)
+    except StopRequestedError:
+        for group in groups:
+            group.save(epoch, only_due=False)
+        raise
 
 
-def _grouped(
-    seeded: Sequence[SeededModel],
-    unfinished: Mapping[int, TrainingState | None],
+def _update_models(groups: Sequence[_TrainingGroup]) -> None:
+    """Call ``update`` of every model that has not diverged."""
+    updates = [
+        (group.trainer, index)
+        for group in groups
+        for index, training in enumerate(group.trainings)
+        if training.means is not None
+    ]
+    if len(updates) == 1:
+        [(trainer, index)] = updates
+        trainer.update(index)
+        return
+    with ThreadPoolExecutor() as threads:  # Some models fit a mixture, which takes a core each.
+        list(threads.map(lambda update: update[0].update_in_thread(update[1]), updates))
+
+
+def _make_groups(
+    trainings: Sequence[_ModelTraining],
     images: Tensor,
     settings: TrainingSettings,
     device: torch.device,
     *,
     stacked: bool,
-) -> list[_Group]:
-    """What trains the models, each where it left off; as one those that left off alike."""
-    alike: dict[int, list[int]] = {}
-    for index, state in unfinished.items():
-        alike.setdefault(0 if state is None else state.epoch, []).append(index)
-    groups = []
-    for after, indices in alike.items():
-        stack = (
-            _stack([seeded[i] for i in indices], images, settings, after + 1)
-            if stacked and len(indices) > 1
-            else None
-        )
-        parts = [[i] for i in indices] if stack is None else [indices]
-        for part in parts:
-            [first, *_] = members = [seeded[i] for i in part]
-            trainer = Trainer(
-                SingleModel(first.model, first.rng) if stack is None else stack,
-                images,
-                settings,
-                batch_seeds=[one.batch_seed for one in members],
-                device=device,
-            )
-            if after:
-                states = [unfinished[i] for i in part]
-                trainer.restore([state.tensors for state in states if state is not None])
-            groups.append(_Group(part, trainer, after))
-    return groups
+) -> list[_TrainingGroup]:
+    """Create the trainers, each restored from its checkpoints.
+
+    Only models with equally many finished epochs are stacked.
+    """
+    by_start: dict[int, list[_ModelTraining]] = {}
+    for training in trainings:
+        by_start.setdefault(training.start, []).append(training)
+    groups: list[tuple[ModelGroup, list[_ModelTraining]]] = []
+    for start, members in by_start.items():
+        models = [training.seeded for training in members]
+        stack = _stack(models, images, settings, start + 1) if stacked and len(models) > 1 else None
+        if stack is None:
+            groups += [(SingleModel(t.seeded.model, t.seeded.rng), [t]) for t in members]
+        else:
+            groups.append((stack, members))
+            for training in members:
+                training.result.stacked = True
+    return [
+        _TrainingGroup(_make_trainer(group, members, images, settings, device), members)
+        for group, members in groups
+    ]
+
+
+def _make_trainer(
+    group: ModelGroup,
+    trainings: Sequence[_ModelTraining],
+    images: Tensor,
+    settings: TrainingSettings,
+    device: torch.device,
+) -> Trainer:
+    """Create the trainer of a group and restore it from the models' checkpoints."""
+    batch_seeds = [training.seeded.batch_seed for training in trainings]
+    trainer = Trainer(group, images, settings, batch_seeds=batch_seeds, device=device)
+    saved = [training.saved.tensors for training in trainings if training.saved is not None]
+    if saved:
+        trainer.restore(saved)
+    return trainer
 
 
 def _stack(
-    seeded: Sequence[SeededModel], images: Tensor, settings: TrainingSettings, epoch: int
+    models: Sequence[SeededModel], images: Tensor, settings: TrainingSettings, start_epoch: int
 ) -> StackedModels | None:
-    """Models as one for all epochs from ``epoch`` on, if they can be."""
-    model = seeded[0].model
+    """Stack models; None, with a warning, if some epoch from ``start_epoch`` on rules it out."""
+    model = models[0].model
     try:
-        # Of each stage its first epoch.
-        stages = {
-            training_stage(model, later): later for later in range(settings.epochs, epoch - 1, -1)
-        }
-        if None in stages:
-            reason = f"it does not say that the steps of epoch {stages[None]} are alike"
-            raise StackingError(reason)
-        stack = StackedModels([one.model for one in seeded], [one.rng for one in seeded])
+        # The first epoch of each stage.
+        epochs = range(settings.epochs, start_epoch - 1, -1)
+        first_epochs = {training_stage(model, epoch): epoch for epoch in epochs}
+        if None in first_epochs:
+            raise StackingError(f"the model has no stage for epoch {first_epochs[None]}")
+        stack = StackedModels([one.model for one in models], [one.rng for one in models])
         batch = to_unit(images[: settings.batch_size])
-        for first in sorted(stages.values()):
-            stack.verify(batch, settings.precision, epoch=first, dataset_size=len(images))
+        for epoch in sorted(first_epochs.values()):
+            stack.verify(batch, settings.precision, epoch=epoch, dataset_size=len(images))
     except StackingError as reason:
-        name = type(model).__name__
-        logger.warning("%s: %d seeds take turns, not as one: %s", name, len(seeded), reason)
+        logger.warning(
+            "%s: %d seeds are trained in alternating steps, not stacked: %s",
+            type(model).__name__,
+            len(models),
+            reason,
+        )
         return None
     return stack
 
 
-def _update(models: Sequence[tuple[Trainer, int]]) -> None:
-    """TrainingEnd an epoch of models, each given by its trainer and its place there."""
-    if len(models) == 1:
-        [(trainer, place)] = models
-        trainer.update(place)
-        return
-    with ThreadPoolExecutor() as threads:  # They may fit something: one core each.
-        list(threads.map(lambda model: model[0].update_in_thread(model[1]), models))
-
-
-def _save(
-    groups: Sequence[_Group],
-    indices: Collection[int],
-    seeded: Sequence[SeededModel],
-    results: Sequence[TrainingResult],
-    epoch: int,
-    *,
-    due: bool,
-) -> None:
-    """Leave models in their checkpoints after an epoch: all, or those whose are due."""
-    for group in groups:
-        checkpoints = {
-            index: checkpoint
-            for index in group.indices
-            if index in indices and (checkpoint := seeded[index].checkpoint) is not None
-        }
-        if not any(checkpoint.is_due() or not due for checkpoint in checkpoints.values()):
-            continue
-        for index, state in zip(group.indices, group.trainer.states(), strict=True):
-            if index in checkpoints and (checkpoints[index].is_due() or not due):
-                checkpoints[index].save(TrainingState(epoch, results[index].history, state))
-
-
 def save_trained(seeded: SeededModel, result: TrainingResult, cost: Mapping[str, Any]) -> None:
-    """Leave a model whose training is over in its checkpoint, where `train` finds it done.
+    """Write a trained model to its checkpoint, from which `train` loads it as finished.
 
     Args:
-        seeded: the model.
-        result: of its training.
-        cost: of its training.
+        seeded: the trained model. Without a checkpoint, nothing is written.
+        result: result of its training.
+        cost: cost of its training, as measured by `hgmvae_bench.execution.resource_meter.Meter`.
     """
     if seeded.checkpoint is not None:
         weights = {f"model.{name}": value for name, value in seeded.model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""What a training step takes from a model: its scalars, and which parameters follow which."""
+"""Loss terms of a model's forward pass, and the parameters that each loss trains."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hgmvae_bench.plugins.protocols import BenchmarkModel, HasObjectives
 
 
 class LossTerms(NamedTuple):
-    """The outcome of a batch, each a scalar; of several models one for each, (S,).
+    """Loss terms of a batch: scalars, or (S,) for S stacked models.
 
     Attributes:
-        scalars: of the model's output, by name.
-        image_sum: a sum over all decoded images: finite if, and only if, they all are.
+        scalars: every scalar of the model's output, by name.
+        image_sum: sum over the decoded images; finite if and only if all of them are.
     """
 
     scalars: dict[str, Tensor]
@@ -24,7 +24,10 @@ class LossTerms(NamedTuple):
 
 
 def model_objectives(model: BenchmarkModel) -> dict[str, list[Tensor]]:
-    """Parameters by the name of the loss that they follow; one loss unless the model says so."""
+    """Trained parameters by the name of their loss.
+
+    All parameters follow ``loss`` unless the model defines ``objectives``.
+    """
     if isinstance(model, HasObjectives):
         return model.objectives()
     return {"loss": list(model.parameters())}
@@ -33,14 +36,14 @@ def model_objectives(model: BenchmarkModel) -> dict[str, list[Tensor]]:
 def compute_loss_terms(
     model: BenchmarkModel, call: Callable[[Mapping[str, Tensor]], Any], images: Tensor
 ) -> LossTerms:
-    """What comes of calling a model.
+    """Run a forward pass and collect its loss terms.
 
     Args:
-        model: whose decoder is watched.
-        call: the model, or what stands for it; takes ``{"data": images}``.
+        model: model whose decoder is observed.
+        call: forward pass, with ``{"data": images}`` as its argument.
         images: (B, C, H, W) in [0, 1].
     """
-    with _watching(model.decoder) as sums:
+    with _replace_nan_images(model.decoder) as sums:
         output = call({"data": images})
     return LossTerms(
         {
@@ -53,21 +56,21 @@ def compute_loss_terms(
 
 
 @contextmanager
-def _watching(decoder: nn.Module) -> Iterator[list[Tensor]]:
-    """Note decoded images that are not finite, and keep them from the loss.
+def _replace_nan_images(decoder: nn.Module) -> Iterator[list[Tensor]]:
+    """Replace NaN in decoded images by 0.5, and yield a list of the original images' sums.
 
-    torch's cross-entropy refuses NaN: with an exception on a CPU, and on a GPU by aborting
-    everything that the process has there.
+    torch's cross-entropy does not accept NaN. It raises on a CPU; on a GPU it aborts all work of
+    the process.
     """
     sums: list[Tensor] = []
 
-    def watch(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+    def replace(_module: nn.Module, _arguments: Any, output: Any) -> Any:
         images = output["reconstruction"]
         sums.append(images.detach().float().sum())
         output["reconstruction"] = images.nan_to_num(nan=0.5)
         return output
 
-    hook = decoder.register_forward_hook(watch)
+    hook = decoder.register_forward_hook(replace)
     try:
         yield sums
     finally:

@@ -1,4 +1,4 @@
-"""Arithmetic of the training: which number formats a machine has, and how they are put to use."""
+"""Number formats of training: which a device supports, and how they are enabled."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ Precision = Literal["float32", "tf32", "bf16"]
 
 
 class PrecisionError(UserError, ValueError):
-    """A number format that a device does not have; the message says which it has."""
+    """Precision that a device does not support."""
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Refuse a format that the device lacks, or would only emulate.
+    """Check that a device supports a precision in hardware.
 
     Raises:
-        PrecisionError: if it does.
+        PrecisionError: if the device lacks the format or would emulate it.
     """
-    lacking = {
-        "tf32": (_lacks_tf32, "TF32 is a format of NVIDIA GPUs from Ampere on"),
-        "bf16": (_lacks_bf16, "it would be emulated, many times slower than float32"),
-    }
-    if precision in lacking:
-        test, reason = lacking[precision]
-        if test(device):
-            raise PrecisionError(
-                f"precision {precision} on this {device.type}: {reason}; use float32"
-            )
+    reason = None
+    if precision == "tf32" and not supports_tf32(device):
+        reason = "TF32 is a format of NVIDIA GPUs from Ampere on"
+    elif precision == "bf16" and not supports_bf16(device):
+        reason = "it would be emulated, many times slower than float32"
+    if reason is not None:
+        raise PrecisionError(
+            f"precision {precision} is not supported on this {device.type}: {reason}; use float32"
+        )
 
 
-def _lacks_tf32(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)
+def supports_tf32(device: torch.device) -> bool:
+    """Whether a device computes in TF32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _lacks_bf16(device: torch.device) -> bool:
+def supports_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bf16 without emulation."""
     if device.type == "cuda":
-        return not torch.cuda.is_bf16_supported(including_emulation=False)
-    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager
 def tf32(*, enabled: bool) -> Iterator[None]:
-    """Whether a GPU's matrix products and convolutions may round their inputs to TF32.
+    """Allow or forbid TF32 in a GPU's matrix products and convolutions within the block.
 
-    torch allows it for convolutions unless told otherwise; here float32 means float32.
+    By default torch allows it in convolutions, which would make float32 results less precise.
     """
     cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, cublas.allow_tf32
@@ -63,21 +64,21 @@ def tf32(*, enabled: bool) -> Iterator[None]:
 
 @contextmanager
 def autocast_networks(precision: Precision, model: Any) -> Iterator[None]:
-    """Let a model's encoder and decoder compute in a format; what they return is float32.
+    """Run a model's encoder and decoder in bf16 within the block, if that is the precision.
 
-    The loss terms stay in float32 for every format: cross-entropies and log-densities of bf16
-    numbers would cost more digits than the networks gain in speed.
+    Their outputs are converted to float32, and the loss terms are computed in float32: in bf16,
+    cross-entropies and log-densities would lose more digits than the speed is worth.
     """
-    with ExitStack() as undo:
+    with ExitStack() as stack:
         if precision == "bf16":
             for network in (getattr(model, "encoder", None), getattr(model, "decoder", None)):
                 if network is not None:
-                    undo.callback(_compute_in_bf16(network))
+                    stack.callback(_autocast_to_bf16(network))
         yield
 
 
-def _compute_in_bf16(network: nn.Module) -> Callable[[], None]:
-    """Replace the network's ``forward``; returns what brings it back."""
+def _autocast_to_bf16(network: nn.Module) -> Callable[[], None]:
+    """Replace the network's ``forward``. Returns a function that restores it."""
     plain = network.forward
 
     def forward(*arguments: Any, **options: Any) -> Any:
@@ -90,7 +91,7 @@ def _compute_in_bf16(network: nn.Module) -> Callable[[], None]:
 
     network.forward = forward
 
-    def bring_back() -> None:
-        del network.forward  # the class's own is beneath
+    def restore() -> None:
+        del network.forward  # Uncovers the method of the class.
 
-    return bring_back
+    return restore

@@ -1,4 +1,4 @@
-"""A run's own share of torch's global generators, however many runs take turns in a process."""
+"""Random state of one run, independent of other runs in the same process."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 
 class RunRNG:
-    """State of torch's global generators that is in force inside its blocks, and only there.
+    """State of torch's global random generators that belongs to one run.
 
-    What a run draws follows from its seed and its own earlier draws alone. On a GPU the state is
-    swapped by reference, so that a CUDA graph captured inside a block draws from it ever after,
-    wherever it is replayed.
+    The state is swapped in by `activate`, so that a run's draws depend only on its seed and its
+    own earlier draws. On a GPU the state is swapped by reference. A CUDA graph that is captured
+    within `activate` therefore keeps drawing from this state, wherever it is replayed.
 
     Args:
-        seed: in [0, 2³²).
-        device: where the run computes.
+        seed: seed in [0, 2³²).
+        device: device of the run.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -32,12 +32,12 @@ class RunRNG:
 
     @property
     def generator(self) -> torch.Generator:
-        """What to draw from on the run's device by name, where the state is not in force."""
+        """Generator of the run's device, for explicit draws outside `activate`."""
         return self._cpu if self._device is None else self._device
 
     @contextmanager
     def activate(self) -> Iterator[None]:
-        """Put the state in force; what was before comes back afterwards."""
+        """Use this state as torch's global one within the block, and restore the outer one."""
         outer = torch.get_rng_state()
         torch.set_rng_state(self._cpu.get_state())
         if self._device is not None:
@@ -52,14 +52,14 @@ class RunRNG:
                 self._default.graphsafe_set_state(outer_device)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What it will draw: the state of its generators."""
+        """States of the generators, by ``cpu`` and, on a GPU, ``device``."""
         states = {"cpu": self._cpu.get_state()}
         if self._device is not None:
             states["device"] = self._device.get_state()
         return states
 
     def restore(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Draw from here on what it would have drawn when ``state`` gave these."""
+        """Return to states from `state`."""
         self._cpu.set_state(states["cpu"])
         if self._device is not None:
             self._device.set_state(states["device"])

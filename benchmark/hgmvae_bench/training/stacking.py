@@ -1,8 +1,8 @@
-"""What a trainer trains: one model as it is, or several of a cell as one by their stacked tensors.
+"""Groups of models that one trainer trains: a single model, or several stacked ones.
 
-Several small models take one set of operations a step where each has a first axis for the model
-(``torch.func.vmap``). Their parameters and buffers then are rows of the stacked ones: between two
-epochs, and for whoever saves or scores them, they are models like any other.
+Stacked models run one set of operations per step, with a leading axis for the model
+(``torch.func.vmap``). Each model's parameters and buffers are rows of the stacked tensors, so that
+outside of a training step it can be used, saved and scored like any other model.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from hgmvae_bench.training.rng import RunRNG
 from hgmvae_bench.training.vmap_rules import VmapMode
 
 TOLERANCES: Mapping[Precision, float] = {"float32": 1e-4, "tf32": 1e-2, "bf16": 1e-2}
-"""By how much of its own a model's loss may differ from the one it has among others."""
+"""Maximum relative difference between a model's stacked and individual loss."""
 
 
 class StackingError(RuntimeError):
-    """Models that cannot be trained as one; the message says why."""
+    """Reason why models cannot be stacked."""
 
 
 class ModelGroup(Protocol):
-    """What a trainer trains.
+    """One model or several stacked ones, behind one interface.
 
     Attributes:
         models: the models.
-        shape: of what holds a number for each of them: ``()`` for one alone, else ``(S,)``.
-        rngs: of each, what it draws from.
-        generators: that they draw from beside torch's global ones.
+        shape: shape of values per model: ``()`` for one model, ``(S,)`` for S stacked ones.
+        rngs: random state of each model.
+        generators: generators that are used explicitly, beside torch's global ones.
     """
 
     models: Sequence[BenchmarkModel]
@@ -48,27 +48,27 @@ class ModelGroup(Protocol):
     generators: Sequence[torch.Generator]
 
     def activate_rng(self) -> AbstractContextManager[None]:
-        """A block in which torch's global generators are as the models want them."""
+        """Context in which torch's global generators are set for a training step."""
 
     def objectives(self) -> dict[str, list[Tensor]]:
-        """Parameters by the name of the loss that they follow."""
+        """Trained parameters by the name of their loss."""
 
     def loss_terms(self, images: Tensor, **options: Any) -> LossTerms:
-        """The models' scalars for images (S · B, C, H, W), of each model those of its own batch."""
+        """Loss terms of images (S · B, C, H, W): B images of each model, one after the other."""
 
     def unstack(self, tensor: Tensor) -> Sequence[Tensor]:
-        """Each model's part of a tensor that goes with a parameter."""
+        """Split a tensor that belongs to a parameter into each model's part."""
 
-    def stack(self, rows: Sequence[Tensor]) -> Tensor:
-        """The tensor whose `rows` these are."""
+    def stack(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Join the models' tensors; the inverse of `unstack`."""
 
 
 class SingleModel:
-    """One model, as it is.
+    """Group of one model, which is called directly.
 
     Args:
-        model: on its device.
-        rng: in force whenever it computes.
+        model: model on its device.
+        rng: random state of the model.
     """
 
     shape: tuple[int, ...] = ()
@@ -79,60 +79,60 @@ class SingleModel:
         self.rngs: Sequence[RunRNG] = [rng]
 
     def activate_rng(self) -> AbstractContextManager[None]:
-        """The model's own generators as torch's global ones."""
+        """Context in which the model's random state is torch's global one."""
         return self.rngs[0].activate()
 
     def objectives(self) -> dict[str, list[Tensor]]:
-        """Its parameters by the name of the loss that they follow."""
+        """Trained parameters by the name of their loss."""
         return model_objectives(self.models[0])
 
     def loss_terms(self, images: Tensor, **options: Any) -> LossTerms:
-        """Its scalars for images (B, C, H, W)."""
+        """Loss terms of images (B, C, H, W)."""
         [model] = self.models
         return compute_loss_terms(model, partial(model, **options), images)
 
     def unstack(self, tensor: Tensor) -> Sequence[Tensor]:
-        """The tensor itself."""
+        """Return the tensor in a list."""
         return [tensor]
 
-    def stack(self, rows: Sequence[Tensor]) -> Tensor:
-        """The one row itself."""
-        return rows[0]
+    def stack(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return the only tensor."""
+        return tensors[0]
 
 
 class StackedModels:
-    """Several models of one cell, as one.
+    """Group of S models of one cell, called as one by ``torch.func.vmap``.
 
-    Each draws from generators of its own, in the order in which it would alone.
+    Each model draws from its own generator, in the same order as if it were trained alone.
 
     Args:
-        models: on one device; their parameters and buffers become views of the stacked ones.
-        rngs: of each.
+        models: models on one device. Their parameters and buffers become views of stacked tensors.
+        rngs: random state of each model.
 
     Raises:
-        StackingError: if a model is no ``torch.nn.Module``.
+        StackingError: if a model is not a ``torch.nn.Module``.
     """
 
-    def __init__(self, models: Sequence[BenchmarkModel], rng: Sequence[RunRNG]) -> None:
+    def __init__(self, models: Sequence[BenchmarkModel], rngs: Sequence[RunRNG]) -> None:
         modules = [model for model in models if isinstance(model, nn.Module)]
         if len(modules) < len(models):
-            raise StackingError(f"{type(models[0]).__name__} is no torch.nn.Module")
+            raise StackingError(f"{type(models[0]).__name__} is not a torch.nn.Module")
         self.models = models
         self.shape: tuple[int, ...] = (len(models),)
-        self.generators: Sequence[torch.Generator] = [one.generator for one in rng]
-        self.rngs = rng
+        self.generators: Sequence[torch.Generator] = [rng.generator for rng in rngs]
+        self.rngs = rngs
         self._base = modules[0]
-        self._parameters = _stacked([dict(module.named_parameters()) for module in modules])
-        self._buffers = _stacked([dict(module.named_buffers()) for module in modules])
+        self._parameters = _stack_in_place([dict(m.named_parameters()) for m in modules])
+        self._buffers = _stack_in_place([dict(m.named_buffers()) for m in modules])
         device = next(iter(self._parameters.values())).device
-        self._numbers = torch.arange(len(models), device=device)
+        self._indices = torch.arange(len(models), device=device)
 
     def activate_rng(self) -> AbstractContextManager[None]:
-        """Nothing: every draw names its generator."""
+        """Empty context: every draw names its generator."""
         return nullcontext()
 
     def objectives(self) -> dict[str, list[Tensor]]:
-        """Stacked parameters by the name of the loss that they follow."""
+        """Stacked parameters by the name of their loss."""
         names = {id(value): name for name, value in self._base.named_parameters()}
         return {
             loss: [self._parameters[names[id(value)]] for value in parameters]
@@ -140,115 +140,134 @@ class StackedModels:
         }
 
     def loss_terms(self, images: Tensor, **options: Any) -> LossTerms:
-        """The models' scalars (S,) for images (S · B, C, H, W): B of each after the other."""
+        """Loss terms (S,) of images (S · B, C, H, W): B of each model, one after the other."""
 
-        def of_one(
-            parameters: dict[str, Tensor], buffers: dict[str, Tensor], number: Tensor, batch: Tensor
+        def of_one_model(
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], index: Tensor, batch: Tensor
         ) -> tuple[Any, ...]:
             def call(inputs: Mapping[str, Tensor]) -> Any:
-                with VmapMode(number, self.generators):
+                with VmapMode(index, self.generators):
                     return functional_call(self._base, (parameters, buffers), (inputs,), options)
 
             return tuple(compute_loss_terms(self.models[0], call, batch))
 
-        scalars, image_sum = vmap(of_one, randomness="error")(
-            self._parameters, self._buffers, self._numbers, images.unflatten(0, (*self.shape, -1))
+        scalars, image_sum = vmap(of_one_model, randomness="error")(
+            self._parameters, self._buffers, self._indices, images.unflatten(0, (*self.shape, -1))
         )
         return LossTerms(scalars, image_sum)
 
     def unstack(self, tensor: Tensor) -> Sequence[Tensor]:
-        """Its rows."""
+        """Split a tensor (S, ...) into its rows."""
         return list(tensor)
 
-    def stack(self, rows: Sequence[Tensor]) -> Tensor:
-        """Stacked rows."""
-        return torch.stack(list(rows))
+    def stack(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Stack tensors to (S, ...)."""
+        return torch.stack(list(tensors))
 
     def verify(self, images: Tensor, precision: Precision, **options: Any) -> None:
-        """Make sure that the models have the losses here that they have alone.
+        """Check that every model has the same losses and draws when stacked and alone.
 
-        All is left as it was, weights, buffers and generators; after an error the models are their
-        own again.
+        Weights, buffers and generators are unchanged afterwards. After an error the models no
+        longer share memory.
 
         Args:
-            images: (B, C, H, W) in [0, 1], the same for each.
-            precision: of the training.
-            **options: of the models' ``forward``.
+            images: (B, C, H, W) in [0, 1], given to every model.
+            precision: precision of the training.
+            **options: keyword arguments of the models' ``forward``.
 
         Raises:
-            StackingError: if they have not, or cannot be called so.
+            StackingError: if a loss or a draw differs, or the stacked call fails.
         """
         try:
             with tf32(enabled=precision == "tf32"):
-                self._compare(images, precision, **options)
+                self._compare_with_individual(images, precision, **options)
         except (torch.OutOfMemoryError, StackingError):
-            self._part()
+            self._unshare_tensors()
             raise
         except Exception as error:
-            self._part()
+            self._unshare_tensors()
             raise StackingError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
 
-    def _compare(self, images: Tensor, precision: Precision, **options: Any) -> None:
-        objectives, tolerance = self.objectives(), TOLERANCES[precision]
-        before = self._generator_states(), {n: b.clone() for n, b in self._buffers.items()}
+    def _compare_with_individual(
+        self, images: Tensor, precision: Precision, **options: Any
+    ) -> None:
+        objectives = self.objectives()
+        before = self._rng_states(), {n: b.clone() for n, b in self._buffers.items()}
         try:
             with autocast_networks(precision, self._base):
-                found, _ = self.loss_terms(images.repeat(len(self.models), 1, 1, 1), **options)
-            for loss, parameters in objectives.items():
+                stacked, _ = self.loss_terms(images.repeat(len(self.models), 1, 1, 1), **options)
+            for loss, parameters in objectives.items():  # The backward pass may fail, too.
                 torch.autograd.grad(
-                    found[loss].sum(), parameters, retain_graph=True, allow_unused=True
+                    stacked[loss].sum(), parameters, retain_graph=True, allow_unused=True
                 )
-            drawn = self._generator_states()
+            stacked_states = self._rng_states()
             self._restore(*before)
-            alone = []
-            for model, rng in zip(self.models, self.rngs, strict=True):
-                single = SingleModel(model, rng)
-                with single.activate_rng(), autocast_networks(precision, model), torch.no_grad():
-                    alone.append(single.loss_terms(images, **options).scalars)
-            for seed, (one, other) in enumerate(
-                zip(drawn, self._generator_states(), strict=True), start=1
-            ):
-                if any(not torch.equal(one[name], other[name]) for name in one):
-                    raise StackingError(f"model {seed} draws other numbers than alone")
+            individual = self._individual_losses(images, precision, **options)
+            _check_same_draws(stacked_states, self._rng_states())
         finally:
             self._restore(*before)
         for loss in objectives:
-            for seed, (among, expected) in enumerate(
-                zip(found[loss].tolist(), (own[loss].item() for own in alone), strict=True), start=1
-            ):
-                both_nan = math.isnan(among) and math.isnan(expected)
-                near = math.isclose(among, expected, rel_tol=tolerance, abs_tol=tolerance)
-                if not near and not both_nan:
-                    raise StackingError(
-                        f"{loss} of model {seed} is {among:.7g} among the others and "
-                        f"{expected:.7g} alone"
-                    )
+            expected = [scalars[loss].item() for scalars in individual]
+            _check_same_losses(loss, stacked[loss].tolist(), expected, TOLERANCES[precision])
 
-    def _generator_states(self) -> list[dict[str, Tensor]]:
-        return [one.state() for one in self.rngs]
+    def _individual_losses(
+        self, images: Tensor, precision: Precision, **options: Any
+    ) -> list[dict[str, Tensor]]:
+        """Loss terms of each model called alone."""
+        losses = []
+        for model, rng in zip(self.models, self.rngs, strict=True):
+            single = SingleModel(model, rng)
+            with single.activate_rng(), autocast_networks(precision, model), torch.no_grad():
+                losses.append(single.loss_terms(images, **options).scalars)
+        return losses
+
+    def _rng_states(self) -> list[dict[str, Tensor]]:
+        return [rng.state() for rng in self.rngs]
 
     def _restore(
-        self, generators: Sequence[Mapping[str, Tensor]], buffers: Mapping[str, Tensor]
+        self, rng_states: Sequence[Mapping[str, Tensor]], buffers: Mapping[str, Tensor]
     ) -> None:
-        for one, state in zip(self.rngs, generators, strict=True):
-            one.restore(state)
+        for rng, state in zip(self.rngs, rng_states, strict=True):
+            rng.restore(state)
         for name, value in buffers.items():
             self._buffers[name].copy_(value)
 
-    def _part(self) -> None:
-        """Give each model tensors of its own again."""
+    def _unshare_tensors(self) -> None:
+        """Give each model its own memory again."""
         for model in self.models:
             assert isinstance(model, nn.Module)  # noqa: S101
             for tensor in itertools.chain(model.parameters(), model.buffers()):
                 tensor.data = tensor.data.clone()
 
 
-def _stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors of several models stacked by name; the models' own become views of the rows."""
+def _check_same_draws(
+    stacked: Sequence[Mapping[str, Tensor]], individual: Sequence[Mapping[str, Tensor]]
+) -> None:
+    """Raise StackingError if a generator was left in different states."""
+    for number, (one, other) in enumerate(zip(stacked, individual, strict=True), start=1):
+        if any(not torch.equal(one[name], other[name]) for name in one):
+            raise StackingError(f"model {number} draws other random numbers than alone")
+
+
+def _check_same_losses(
+    loss: str, stacked: Sequence[float], individual: Sequence[float], tolerance: float
+) -> None:
+    """Raise StackingError if a model's losses differ by more than a tolerance."""
+    for number, (found, expected) in enumerate(zip(stacked, individual, strict=True), start=1):
+        if math.isnan(found) and math.isnan(expected):
+            continue
+        if not math.isclose(found, expected, rel_tol=tolerance, abs_tol=tolerance):
+            raise StackingError(
+                f"{loss} of model {number} is {found:.7g} stacked and {expected:.7g} alone"
+            )
+
+
+def _stack_in_place(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack tensors of several models by name, and make the originals views of the rows."""
     stacked = {}
-    for name, first in rows[0].items():
-        values = torch.stack([row[name].detach() for row in rows])
-        for row, value in zip(rows, values, strict=True):
-            row[name].data = value
+    for name, first in tensors[0].items():
+        values = torch.stack([of_model[name].detach() for of_model in tensors])
+        for of_model, value in zip(tensors, values, strict=True):
+            of_model[name].data = value
         stacked[name] = values.requires_grad_(first.requires_grad)
     return stacked

@@ -1,4 +1,4 @@
-"""What one model of several needs of torch's functions inside ``torch.func.vmap``."""
+"""Rules for random draws and batch norm of stacked models inside ``torch.func.vmap``."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from torch.overrides import TorchFunctionMode
 
 
 class VmapError(RuntimeError):
-    """Something that a model does and that models side by side cannot do; the message says what."""
+    """Operation of a model that has no rule for stacked models."""
 
 
 class VmapMode(TorchFunctionMode):
-    """A block in which a model, mapped over with others, has its own draws and its batch norm.
+    """Mode in which each vmapped model draws from its own generator and has its own batch norm.
 
-    A model draws from its own generator what it would draw alone, by the functions of `_DRAWS` and
-    `_DRAWS_LIKE`; ``vmap`` refuses all others. Batch norm is torch's own with a channel for each
-    channel of each model: by ``vmap`` it would have no kernel on a GPU, and none in bf16.
+    Draws by the functions in `_DRAWS` and `_DRAWS_LIKE` are those that the model would make alone;
+    ``vmap`` rejects all others. Batch norm is computed by one call over the channels of all models:
+    vmap's decomposition has no GPU kernel for channels-last maps, and none for bf16.
 
     Args:
-        number: which of the models it is, as ``vmap`` has it: one for each.
-        generators: of all models.
+        model_index: index of the model, mapped over by ``vmap``.
+        generators: generators of all models.
 
     Raises:
-        VmapError: if the model draws from a generator of its own.
+        VmapError: if the model passes a generator to a random function.
     """
 
-    def __init__(self, number: Tensor, generators: Sequence[torch.Generator]) -> None:
+    def __init__(self, model_index: Tensor, generators: Sequence[torch.Generator]) -> None:
         super().__init__()
-        self._number = number
+        self._model_index = model_index
         self._generators = generators
 
     def __torch_function__(
@@ -46,7 +46,7 @@ class VmapMode(TorchFunctionMode):
     ) -> Any:
         options = dict(kwargs or {})
         if func is F.batch_norm:
-            return _Normalise.apply(*_BATCH_NORM.bind(*args, **options).args)
+            return _BatchNorm.apply(*_BATCH_NORM.bind(*args, **options).args)
         if func in _DRAWS_LIKE:
             like, *rest = args
             func, args = _DRAWS_LIKE[func], (*rest, like.shape)
@@ -54,8 +54,8 @@ class VmapMode(TorchFunctionMode):
         if func not in _DRAWS:
             return func(*args, **options)
         if "generator" in options:
-            raise VmapError("it draws from a generator of its own")
-        return _Draw.apply(self._number, partial(func, *args, **options), self._generators)
+            raise VmapError("the model draws from a generator of its own")
+        return _Draw.apply(self._model_index, partial(func, *args, **options), self._generators)
 
 
 _DRAWS = {torch.randn, torch.rand, torch.randint, torch.randperm}
@@ -68,13 +68,13 @@ _BATCH_NORM = inspect.signature(F.batch_norm)
 
 
 class _Draw(torch.autograd.Function):
-    """A random tensor for each model, from the model's own generator."""
+    """Random tensor of each model, from the model's own generator."""
 
     @staticmethod
     def forward(
-        number: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]
+        model_index: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]
     ) -> Tensor:
-        return draw(generator=generators[int(number)])
+        return draw(generator=generators[int(model_index)])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -84,15 +84,15 @@ class _Draw(torch.autograd.Function):
     def vmap(
         _info: Any,
         _in_dims: tuple[int | None, ...],
-        _number: Tensor,
+        _model_index: Tensor,
         draw: Callable[..., Tensor],
         generators: Sequence[torch.Generator],
     ) -> tuple[Tensor, int]:
         return torch.stack([draw(generator=generator) for generator in generators]), 0
 
 
-class _Normalise(torch.autograd.Function):
-    """``F.batch_norm`` of several models at once, as one of all their channels."""
+class _BatchNorm(torch.autograd.Function):
+    """``F.batch_norm`` of S models as one call with S · C channels."""
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
@@ -100,13 +100,13 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Nothing: under ``vmap`` the slope is that of the one batch norm."""
+        """Save nothing: autograd differentiates the call in `vmap`."""
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], maps: Tensor, *arguments: Any
     ) -> tuple[Tensor, int]:
-        # Running statistics are written in place, so that they have to be views here.
+        # Views, because running statistics are updated in place.
         arguments = tuple(a.view(-1) if isinstance(a, Tensor) else a for a in arguments)
         [axis, *_] = in_dims
         assert axis is not None  # noqa: S101

@@ -63,7 +63,7 @@ def test_a_baseline_fits_runs_in_a_precision_that_is_asked_for(baseline):
     folder, _ = baseline
     outcome = cli(*CHECK, "--precision", "tf32", "--device", "cpu", cwd=folder)
     assert outcome.returncode == 2
-    assert outcome.stderr.startswith("error: precision tf32 on this cpu")
+    assert outcome.stderr.startswith("error: precision tf32 is not supported on this cpu")
 
 
 def test_a_baseline_of_other_settings_exits_with_2_before_training(baseline, tiny_text):

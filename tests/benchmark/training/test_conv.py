@@ -16,8 +16,8 @@ SHAPES = [  # batch, channels in and out, side
 ]
 
 
-def parity(fast, plain, x):
-    """Result and every gradient of both, in float64."""
+def assert_equal_outputs_and_gradients(fast, plain, x):
+    """Compare both layers' outputs and gradients in float64."""
     outcomes = []
     for layer in (fast, plain):
         leaf = x.clone().requires_grad_()
@@ -25,8 +25,8 @@ def parity(fast, plain, x):
         weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
         gradients = torch.autograd.grad((y * weights).sum(), [leaf, *fast.parameters()])
         outcomes.append([y, *gradients])
-    for one, other in zip(*outcomes, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-11)
+    for found, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -34,7 +34,9 @@ def parity(fast, plain, x):
 def test_downsampling_equals_torchs_convolution(n, c_in, c_out, side, bias):
     layer = Downsampling(c_in, c_out, bias=bias).double()
     x = torch.randn(n, c_in, side, 2 * side, dtype=torch.float64)
-    parity(layer, lambda x: F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1), x)
+    assert_equal_outputs_and_gradients(
+        layer, lambda x: F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1), x
+    )
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -48,15 +50,15 @@ def test_upsampling_equals_torchs_transposed_convolution(n, c_in, c_out, side, b
             x, layer.weight, layer.bias, stride=2, padding=1, output_padding=1
         )
 
-    parity(layer, plain, x)
+    assert_equal_outputs_and_gradients(layer, plain, x)
 
 
 @pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("side", [2, 4, 8, 16])
 @pytest.mark.parametrize("channels", [(1, 6), (3, 1), (6, 4)])
-def test_in_float32_either_kernel_gives_the_same(monkeypatch, onednn, side, channels):
-    """oneDNN's, or the matrix products', against torch's layers in float64."""
-    monkeypatch.setattr(conv, "_ONEDNN", onednn)
+def test_both_float32_kernels_agree_with_float64(monkeypatch, onednn, side, channels):
+    """oneDNN's kernels and matrix products against torch's layers in float64."""
+    monkeypatch.setattr(conv, "USE_ONEDNN", onednn)
     down, up = Downsampling(*channels), Upsampling(*channels)
     exact = [
         nn.Conv2d(*channels, 3, stride=2, padding=1).double(),
@@ -78,15 +80,15 @@ def test_in_float32_either_kernel_gives_the_same(monkeypatch, onednn, side, chan
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("onednn", [True, False])
-def test_channels_stay_last_in_memory_from_layer_to_layer(monkeypatch, channels, onednn):
-    monkeypatch.setattr(conv, "_ONEDNN", onednn)
+def test_layers_keep_channels_last_memory(monkeypatch, channels, onednn):
+    monkeypatch.setattr(conv, "USE_ONEDNN", onednn)
     maps = torch.randn(2, channels, 16, 16)
     for layer in (Downsampling(channels, 4), Downsampling(4, 6), Upsampling(6, 4)):
         maps = layer(maps)
         assert maps.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_layers_are_torchs_own_but_for_the_arithmetic():
+def test_layers_initialise_like_torchs_layers():
     torch.manual_seed(0)
     ours = [Downsampling(3, 4), Upsampling(4, 3)]
     torch.manual_seed(0)
@@ -99,7 +101,7 @@ def test_the_layers_are_torchs_own_but_for_the_arithmetic():
         assert all(torch.equal(one.state_dict()[k], v) for k, v in other.state_dict().items())
 
 
-def test_memory_layout_of_input_and_gradient_does_not_matter():
+def test_outputs_do_not_depend_on_memory_layout():
     layer = Downsampling(2, 3).double()
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
     y = layer(x)

@@ -19,15 +19,15 @@ def test_shapes_and_ranges(channels, side):
     assert reconstruction.max() <= 1
 
 
-def test_the_paper_width_has_the_channels_of_the_design():
+def test_the_default_width_has_32_to_512_channels():
     encoder = Network((1, 32, 32)).feature_encoder()
     convolutions = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [32, 64, 128, 256, 512]
     assert encoder.feature_dim == 512
-    # By hand: 3·3·(1·32 + 32·64 + 64·128 + 128·256 + 256·512) weights, 2·992 of batch norm.
+    # 3·3·(1·32 + 32·64 + 64·128 + 128·256 + 256·512) weights and 2·992 of batch norm.
     assert parameter_count(encoder.parameters()) == 1_566_720 + 1_984 + 288
 
 
-def test_a_side_that_does_not_fit_is_named():
-    with pytest.raises(ValueError, match="image side 28 px does not fit"):
+def test_an_image_side_that_is_no_multiple_of_32_raises_an_error():
+    with pytest.raises(ValueError, match=r"28 px.*multiple of 32"):
         Network((1, 28, 28))

@@ -22,18 +22,21 @@ CPU = torch.device("cpu")
 
 
 class Mean(nn.Module):
-    """Learns the mean image: the squared loss has its minimum there."""
+    """Learns the mean pixel, the minimum of its squared loss.
+
+    ``losses`` are factors of the loss, one per step.
+    """
 
     def __init__(self, losses=None):
         super().__init__()
         self.value = nn.Parameter(torch.zeros(1))
         self.decoder = nn.Identity()
-        self.seen, self.epochs, self.updates, self.losses = [], [], 0, losses
+        self.batches, self.calls, self.updates, self.losses = [], [], 0, losses
 
     def forward(self, inputs, *, epoch, dataset_size):
         data = inputs["data"]
-        self.seen.append(data)
-        self.epochs.append((epoch, dataset_size))
+        self.batches.append(data)
+        self.calls.append((epoch, dataset_size))
         loss = (data.mean() - self.value).square().sum()
         if self.losses:
             loss = loss * self.losses.pop(0)
@@ -54,36 +57,36 @@ def fit(model, data, **settings):
     return result
 
 
-def test_it_minimises_the_loss_and_reports_every_scalar_per_epoch():
+def test_training_minimises_the_loss_and_reports_every_scalar_per_epoch():
     model = Mean()
     result = fit(model, images(8), epochs=60, learning_rate=0.1, weight_decay=0)
     assert model.value.item() == pytest.approx(1, abs=1e-2)
     assert list(result.history) == ["loss", "size"]
     assert result.history["size"] == [4.0] * 60
-    # Before any step the value is 0 and the images are 1; AdamW's first step is the learning rate.
+    # The value starts at 0, the images are 1, and AdamW's first step is the learning rate.
     assert result.history["loss"][0] == pytest.approx((1 + 0.81) / 2, abs=1e-4)
     assert result.divergence is None
 
 
-def test_every_image_is_seen_at_most_once_an_epoch_in_batches_of_one_size():
+def test_an_epoch_uses_each_image_at_most_once_in_batches_of_equal_size():
     data = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 1, 2, 2)
     model = Mean()
     fit(model, data, epochs=2, batch_size=4)
-    assert [len(batch) for batch in model.seen] == [4, 4, 4, 4]
-    seen = [round(v * 255) for batch in model.seen for v in batch[:, 0, 0, 0].tolist()]
-    assert len(set(seen[:8])) == len(set(seen[8:])) == 8
-    assert seen[:8] != seen[8:]
-    assert model.epochs == [(1, 10)] * 2 + [(2, 10)] * 2
+    assert [len(batch) for batch in model.batches] == [4, 4, 4, 4]
+    order = [round(v * 255) for batch in model.batches for v in batch[:, 0, 0, 0].tolist()]
+    assert len(set(order[:8])) == len(set(order[8:])) == 8
+    assert order[:8] != order[8:]
+    assert model.calls == [(1, 10)] * 2 + [(2, 10)] * 2
     assert model.updates == 2
 
 
-def test_fewer_images_than_a_batch_are_one_batch():
+def test_fewer_images_than_the_batch_size_form_one_batch():
     model = Mean()
     fit(model, images(3), epochs=1, batch_size=128)
-    assert [len(batch) for batch in model.seen] == [3]
+    assert [len(batch) for batch in model.batches] == [3]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_what_it_had():
+def test_a_non_finite_loss_ends_the_training_and_keeps_the_finished_epochs():
     model = Mean(losses=[1.0, 1.0, 1.0, math.inf])
     result = fit(model, images(8), epochs=3)
     assert result.divergence == "epoch 2, step 2: the loss is not finite"
@@ -91,7 +94,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_what_it_had():
     assert model.updates == 1
 
 
-def test_parameters_that_are_not_finite_count_as_divergence_not_as_an_error():
+def test_non_finite_parameters_count_as_divergence():
     network = Network((1, 32, 32), width=2)
     plugin = MODELS["vae"]
     model = plugin.build(
@@ -110,8 +113,8 @@ def test_parameters_that_are_not_finite_count_as_divergence_not_as_an_error():
     assert result.history == {}
 
 
-class Rivals(nn.Module):
-    """Two parameters, each to follow a loss of its own."""
+class TwoObjectives(nn.Module):
+    """Two parameters, each with its own loss."""
 
     def __init__(self):
         super().__init__()
@@ -133,15 +136,15 @@ class Rivals(nn.Module):
         pass
 
 
-def test_each_objective_moves_only_its_own_parameters():
-    model = Rivals()
+def test_each_objective_trains_only_its_own_parameters():
+    model = TwoObjectives()
     fit(model, images(8), epochs=200, learning_rate=0.05, weight_decay=0)
-    # Had the second loss moved `first`, it would have run off to minus infinity.
+    # The second loss would push `first` towards minus infinity.
     assert model.first.item() == pytest.approx(1, abs=0.02)
     assert model.second.item() == pytest.approx(2, abs=0.02)
 
 
-def test_the_same_seeds_give_the_same_weights_to_the_bit(digits):
+def test_equal_seeds_give_bitwise_equal_weights(digits):
     def weights(batch_seed):
         torch.manual_seed(0)
         plugin = MODELS["vae"]
@@ -182,16 +185,16 @@ def trained(seeded, data, device=CPU, epochs=3):
     return [result.history for result in results], weights
 
 
-def test_models_trained_together_are_as_if_each_were_alone(digits):
-    together = trained([small("vae", seed, digits) for seed in (1, 2)], digits)
+def test_models_trained_in_alternating_steps_equal_models_trained_alone(digits):
+    alternating = trained([small("vae", seed, digits) for seed in (1, 2)], digits)
     alone = [trained([small("vae", seed, digits)], digits) for seed in (1, 2)]
-    assert together[0] == [history for [history], _ in alone]
-    for weights, [expected] in zip(together[1], [w for _, w in alone], strict=True):
+    assert alternating[0] == [history for [history], _ in alone]
+    for weights, [expected] in zip(alternating[1], [w for _, w in alone], strict=True):
         assert torch.equal(weights, expected)
 
 
-def test_of_several_faults_in_an_epoch_the_first_is_named():
-    """A GPU goes on to the epoch's end; what comes after a fault may be finite again."""
+def test_the_first_non_finite_step_of_an_epoch_is_reported():
+    """A GPU finishes the epoch, and later losses may be finite again."""
     trainer = Trainer(
         SingleModel(Mean(losses=[1.0, math.inf, 1.0, math.nan, 1.0]), RunRNG(0, CPU)),
         images(20),
@@ -204,9 +207,9 @@ def test_of_several_faults_in_an_epoch_the_first_is_named():
     assert trainer.finish_epoch() == [({}, "step 2: the loss is not finite")]
 
 
-def test_one_of_several_models_may_diverge():
-    sound, broken = Mean(), Mean(losses=[1.0, math.nan])
-    seeded = [SeededModel(model, 0, RunRNG(0, CPU)) for model in (sound, broken)]
+def test_other_models_continue_after_one_has_diverged():
+    finite, diverging = Mean(), Mean(losses=[1.0, math.nan])
+    seeded = [SeededModel(model, 0, RunRNG(0, CPU)) for model in (finite, diverging)]
     results = train(seeded, images(8), TrainingSettings(epochs=2, batch_size=4), device=CPU)
     assert results[0].divergence is None
     assert len(results[0].history["loss"]) == 2
@@ -214,21 +217,20 @@ def test_one_of_several_models_may_diverge():
     assert results[1].history == {}
 
 
-def test_terms_that_come_and_go_within_an_epoch_are_refused():
-    class Fickle(Mean):
+def test_loss_terms_that_change_within_an_epoch_raise_an_error():
+    class ExtraTerm(Mean):
         def forward(self, inputs, **options):
             output = super().forward(inputs, **options)
-            if len(self.seen) == 2:
+            if len(self.batches) == 2:
                 output["late"] = output["loss"].detach()
             return output
 
-    message = r"Fickle returns other terms \(loss, size, late\) than .* first step \(loss, size\)"
-    with pytest.raises(ValueError, match=message):
-        fit(Fickle(), images(12), epochs=1)
+    with pytest.raises(ValueError, match=r"ExtraTerm.*\(loss, size, late\).*\(loss, size\)"):
+        fit(ExtraTerm(), images(12), epochs=1)
 
 
 class Replay:
-    """Stands in for a CUDA graph: repeats a step as it was when it was captured."""
+    """Replacement for a CUDA graph: repeats a step of the epoch in which it was captured."""
 
     def __init__(self, trainer, epoch):
         self.trainer, self.epoch = trainer, epoch
@@ -242,84 +244,86 @@ class Replay:
     ("name", "settings"),
     [("vae", {}), ("hgmvae-u", {"warmup_epochs": 2}), ("vade", {"pretrain_epochs": 2})],
 )
-def test_a_step_of_one_stage_can_be_replayed_in_all_its_epochs(digits, monkeypatch, name, settings):
+def test_a_captured_step_can_be_replayed_throughout_its_stage(digits, monkeypatch, name, settings):
     eager = trained([small(name, 0, digits, **settings)], digits, epochs=5)
     captured = []
 
-    class Recording(Trainer):
-        def _rehearse(self, epoch):
+    class GraphTrainer(Trainer):
+        def _try_without_sync(self, epoch):
             with self.group.activate_rng():
                 self._step(epoch)
 
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            self._records_steps = True
+            self._use_graphs = True
 
         def _capture(self, epoch):
             captured.append(epoch)
             self._step(epoch)
             return Replay(self, epoch)
 
-    monkeypatch.setattr(loop, "Trainer", Recording)
+    monkeypatch.setattr(loop, "Trainer", GraphTrainer)
     replayed = trained([small(name, 0, digits, **settings)], digits, epochs=5)
     assert captured == {"vae": [1], "hgmvae-u": [1, 2, 3, 4], "vade": [1, 3]}[name]
     assert replayed[0] == eager[0]
     assert torch.equal(replayed[1][0], eager[1][0])
 
 
-class Rehearsed(Trainer):
-    """A trainer on a CPU whose steps wait for the device, as torch's debug mode would tell."""
+class SyncingTrainer(Trainer):
+    """CPU trainer whose steps raise as under torch's synchronisation debug mode."""
 
     def _step(self, epoch):
         super()._step(epoch)
-        if self.refusing:
+        if self.forbids_sync:
             raise RuntimeError("called a synchronizing CUDA operation")
 
 
-def test_a_step_that_cannot_be_recorded_is_done_over(digits, monkeypatch, caplog):
-    waiting, sound = small("vae", 0, digits), small("vae", 0, digits)
+def test_a_step_that_waits_for_the_gpu_is_rolled_back_and_run_eagerly(digits, monkeypatch, caplog):
+    syncing, plain = small("vae", 0, digits), small("vae", 0, digits)
     settings = TrainingSettings(batch_size=32)
     trainers = [
-        Rehearsed(
+        SyncingTrainer(
             SingleModel(s.model, s.rng),
             digits.train_images[:320],
             settings,
             batch_seeds=[0],
             device=CPU,
         )
-        for s in (waiting, sound)
+        for s in (syncing, plain)
     ]
 
     @contextmanager
-    def refusing_to_wait():
-        trainers[0].refusing = True
+    def forbid_sync():
+        trainers[0].forbids_sync = True
         try:
             yield
         finally:
-            trainers[0].refusing = False
+            trainers[0].forbids_sync = False
 
-    monkeypatch.setattr(trainer_module, "_refusing_to_wait", refusing_to_wait)
+    monkeypatch.setattr(trainer_module, "forbid_gpu_sync", forbid_sync)
     for trainer in trainers:
-        trainer.refusing, trainer._records_steps = False, True
+        trainer.forbids_sync, trainer._use_graphs = False, True
         next(trainer.steps(1))
     with caplog.at_level(logging.WARNING):
-        trainers[0]._rehearse(1)
+        trainers[0]._try_without_sync(1)
     with trainers[1].group.activate_rng():
         trainers[1]._step(1)
-    assert caplog.messages == [
-        "VAE is trained without CUDA graphs: called a synchronizing CUDA operation"
-    ]
-    assert trainers[0]._records_steps is False
-    assert int(trainers[0]._step_number) == int(trainers[1]._step_number) == 2
+    [message] = caplog.messages
+    assert "VAE" in message
+    assert "without CUDA graphs" in message
+    assert "synchronizing CUDA operation" in message
+    assert trainers[0]._use_graphs is False
+    batches = [trainer._order.next_batch() for trainer in trainers]
+    assert torch.equal(*batches)
     [one], [other] = (t.states() for t in trainers)  # weights, statistics, optimiser, generators
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("at_the_end", [None, RuntimeError("capture invalidated")])
-def test_too_little_memory_for_a_graph_is_told_as_such(monkeypatch, at_the_end):
+@pytest.mark.parametrize("error_at_end", [None, RuntimeError("capture invalidated")])
+def test_running_out_of_memory_during_a_capture_is_reported_as_such(monkeypatch, error_at_end):
     trainer = Mock(_optimizers=[], _step=Mock(side_effect=torch.OutOfMemoryError("full")))
     trainer.group.generators = [torch.Generator()]
-    graph = Mock(capture_end=Mock(side_effect=at_the_end))
+    graph = Mock(capture_end=Mock(side_effect=error_at_end))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         Trainer._capture(trainer, 1)
@@ -347,20 +351,21 @@ def test_replayed_steps_on_a_gpu_equal_eager_ones(digits, monkeypatch, caplog, n
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_model_that_waits_for_the_gpu_is_trained_without_graphs(digits, caplog):
+def test_a_model_that_waits_for_the_gpu_is_trained_without_cuda_graphs(digits, caplog):
     gpu = torch.device("cuda")
-    sound, waiting = small("vae", 0, digits, gpu), small("vae", 0, digits, gpu)
-    forward = waiting.model.forward
+    plain, syncing = small("vae", 0, digits, gpu), small("vae", 0, digits, gpu)
+    forward = syncing.model.forward
 
     def reading(inputs, **options):
         output = forward(inputs, **options)
         float(output["loss"])
         return output
 
-    waiting.model.forward = reading
-    expected = trained([sound], digits, gpu)
+    syncing.model.forward = reading
+    expected = trained([plain], digits, gpu)
     with caplog.at_level(logging.WARNING):
-        found = trained([waiting], digits, gpu)
-    assert len(caplog.messages) == 1
-    assert "VAE is trained without CUDA graphs: called a synchronizing" in caplog.messages[0]
+        found = trained([syncing], digits, gpu)
+    [message] = caplog.messages
+    assert "VAE" in message
+    assert "without CUDA graphs" in message
     assert found[0][0]["loss"] == pytest.approx(expected[0][0]["loss"], rel=1e-3)

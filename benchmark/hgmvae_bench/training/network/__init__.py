@@ -1,1 +1,1 @@
-"""The convolutional network that the suite hands to every model."""
+"""Convolutional network that every model is built on."""

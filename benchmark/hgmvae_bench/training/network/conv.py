@@ -1,13 +1,15 @@
-"""The network's strided convolutions, exact and quicker than torch's own layers.
+"""Strided 3×3 convolutions as matrix products, exact and faster than torch's layers.
 
-A 3×3 convolution of stride 2 and its transpose are made of two operations on channels-last maps:
-one lays the 3×3 neighbourhoods of every second pixel side by side and takes a product, the other
-computes each of the four output pixels of an input pixel from just the inputs that reach it. Each
-is the other's adjoint, so that either layer's backward pass is made of the same two.
+A 3×3 convolution of stride 2 and its transpose are computed by two operations on channels-last
+maps. The first gathers the 3×3 neighbourhoods of every second pixel and multiplies them by the
+weights. The second computes each of the four output pixels of an input pixel from the inputs that
+reach it. Each operation is the adjoint of the other, so that both layers use the same two in their
+backward passes.
 
-On a GPU, cuDNN's float32 kernels are slow on maps of a few pixels, and some add up in another order
-each time; cuBLAS's products do neither. On a CPU, oneDNN's float32 kernels are quicker on all but
-the smallest maps if the channels lie last in memory, and are left to do those.
+On a GPU, cuDNN's float32 kernels are slow on maps of a few pixels, and some of them sum in a
+different order each time; cuBLAS's products do neither. On a CPU, oneDNN's float32 kernels are
+faster on all but the smallest maps if the channels come last in memory, and are used there.
+Timings are in ``docs/results/speed.md``.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNEL = 3
-# oneDNN's kernels are quicker where the larger of a layer's two maps has such a side or more.
+# Minimum side in pixels of a layer's larger map from which oneDNN's kernels are faster.
 _ONEDNN_SIDE = 8
-_ONEDNN = torch.backends.mkldnn.is_available()
-# Inputs at (row, column) offsets that an output pixel can see, ordered so that those of each of
-# the four output pixels stand side by side.
+USE_ONEDNN = torch.backends.mkldnn.is_available()
+# (row, column) offsets of the inputs that can reach an output pixel, ordered so that each of the
+# four output pixels uses a contiguous slice.
 _OFFSETS: tuple[tuple[int, int], ...] = ((0, 1), (0, 0), (1, 0), (1, 1))
-# For output pixel (row, column): which of the offsets reach it, and through which taps.
+# For each output pixel (row, column): the offsets that reach it, and the kernel taps they use.
 _PHASES: dict[tuple[int, int], tuple[slice, tuple[tuple[int, int], ...]]] = {
     (0, 0): (slice(1, 2), ((1, 1),)),
     (0, 1): (slice(0, 2), ((1, 0), (1, 2))),
@@ -35,14 +37,14 @@ _PHASES: dict[tuple[int, int], tuple[slice, tuple[tuple[int, int], ...]]] = {
 }
 
 
-def patches(maps: Tensor) -> Tensor:
-    """The 3×3 neighbourhoods around every second pixel, zero beyond the edge.
+def extract_patches(maps: Tensor) -> Tensor:
+    """Extract the 3×3 neighbourhoods of every second pixel, padded with zeros.
 
     Args:
         maps: (B, H, W, C) with even H and W.
 
     Returns:
-        (B · H/2 · W/2, 9 · C), taps in rows of three, channels innermost.
+        (B · H/2 · W/2, 9 · C): taps row by row, with the channels innermost.
     """
     n, height, width, channels = maps.shape
     padded = F.pad(maps, (0, 0, 1, 0, 1, 0))
@@ -54,8 +56,8 @@ def patches(maps: Tensor) -> Tensor:
     return windows.reshape(-1, KERNEL * KERNEL * channels)
 
 
-def _adjoint(maps: Tensor, weight: Tensor) -> Tensor:
-    """The adjoint of :func:`patches` followed by a product: a transposed convolution.
+def _transposed_conv(maps: Tensor, weight: Tensor) -> Tensor:
+    """Transposed convolution: the adjoint of `extract_patches` followed by a product.
 
     Args:
         maps: (B, H, W, C).
@@ -65,27 +67,26 @@ def _adjoint(maps: Tensor, weight: Tensor) -> Tensor:
         (B, 2H, 2W, O).
     """
     n, height, width, channels = maps.shape
-    form = _upsample_by_output if len(_OFFSETS) * channels <= weight[0].numel() else _upsample_thin
+    method = _by_output_pixel if len(_OFFSETS) * channels <= weight[0].numel() else _by_tap
     result = maps.new_empty(n, height, 2, width, 2, weight.shape[-1])
-    for (row, column), pixels in form(maps, weight):
+    for (row, column), pixels in method(maps, weight):
         result[:, :, row, :, column] = pixels
     return result.view(n, 2 * height, 2 * width, -1)
 
 
-def _upsample_by_output(maps: Tensor, weight: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """Gather what each output pixel sees, then one product for each of the four."""
+def _by_output_pixel(maps: Tensor, weight: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Gather the inputs of each output pixel, then multiply once per output pixel."""
     n, height, width, channels = maps.shape
     padded = F.pad(maps, (0, 0, 0, 1, 0, 1))
-    seen = torch.stack([padded[:, i : i + height, j : j + width] for i, j in _OFFSETS], dim=3).view(
-        n * height * width, len(_OFFSETS), channels
-    )
+    shifted = [padded[:, i : i + height, j : j + width] for i, j in _OFFSETS]
+    gathered = torch.stack(shifted, dim=3).view(n * height * width, len(_OFFSETS), channels)
     for phase, (offsets, taps) in _PHASES.items():
         kernel = torch.cat([weight[:, i, j] for i, j in taps])
-        yield phase, (seen[:, offsets].flatten(1) @ kernel).view(n, height, width, -1)
+        yield phase, (gathered[:, offsets].flatten(1) @ kernel).view(n, height, width, -1)
 
 
-def _upsample_thin(maps: Tensor, weight: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """One product for all taps, then add up what reaches each output pixel: for few channels."""
+def _by_tap(maps: Tensor, weight: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Multiply once for all taps, then sum per output pixel. Faster for few output channels."""
     n, height, width, channels = maps.shape
     products = (maps.reshape(-1, channels) @ weight.flatten(1)).view(n, height, width, -1)
     products = F.pad(products, (0, 0, 0, 1, 0, 1)).unflatten(-1, weight.shape[1:])
@@ -100,7 +101,8 @@ def _upsample_thin(maps: Tensor, weight: Tensor) -> Iterator[tuple[tuple[int, in
 class _Downsampling(torch.autograd.Function):
     """Convolution of stride 2: (B, H, W, C) and (O, 3, 3, C) to (B, H/2, W/2, O).
 
-    The patches are a second output, so that ``vmap`` can keep them for the backward pass.
+    The patches are a second output because a generated ``vmap`` rule can save only inputs and
+    outputs for the backward pass.
     """
 
     generate_vmap_rule = True
@@ -108,7 +110,7 @@ class _Downsampling(torch.autograd.Function):
     @staticmethod
     def forward(maps: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         n, height, width, _ = maps.shape
-        columns = patches(maps)
+        columns = extract_patches(maps)
         return (columns @ weight.flatten(1).T).view(n, height // 2, width // 2, -1), columns
 
     @staticmethod
@@ -121,13 +123,13 @@ class _Downsampling(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None]:
         [gradient, _] = gradients
-        if gradient is None:  # the patches' is never made, and so neither is a missing one
+        if gradient is None:  # No gradient is materialised for an unused output.
             return None, None
         columns, weight = ctx.saved_tensors
         for_maps, for_weight = ctx.needs_input_grad
         gradient = gradient.contiguous()
         return (
-            _adjoint(gradient, weight) if for_maps else None,
+            _transposed_conv(gradient, weight) if for_maps else None,
             (gradient.flatten(0, 2).T @ columns).view_as(weight) if for_weight else None,
         )
 
@@ -139,7 +141,7 @@ class _Upsampling(torch.autograd.Function):
 
     @staticmethod
     def forward(maps: Tensor, weight: Tensor) -> Tensor:
-        return _adjoint(maps, weight)
+        return _transposed_conv(maps, weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -150,7 +152,7 @@ class _Upsampling(torch.autograd.Function):
         [gradient] = gradients
         maps, weight = ctx.saved_tensors
         for_maps, for_weight = ctx.needs_input_grad
-        columns = patches(gradient.contiguous())
+        columns = extract_patches(gradient.contiguous())
         return (
             (columns @ weight.flatten(1).T).view_as(maps) if for_maps else None,
             (maps.reshape(-1, maps.shape[-1]).T @ columns).view_as(weight) if for_weight else None,
@@ -167,7 +169,7 @@ def downsample(maps: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, H/2, W/2, O).
     """
-    if maps.shape[1:3] == (2, 2):  # the other five taps see nothing but padding
+    if maps.shape[1:3] == (2, 2):  # The other five taps read only padding.
         return (maps.flatten(1) @ weight[:, 1:, 1:].flatten(1).T).view(-1, 1, 1, len(weight))
     result: Tensor
     result, _ = _Downsampling.apply(maps, weight)
@@ -175,7 +177,7 @@ def downsample(maps: Tensor, weight: Tensor) -> Tensor:
 
 
 def upsample(maps: Tensor, weight: Tensor) -> Tensor:
-    """Transposed convolution of stride 2, the adjoint of :func:`downsample`.
+    """Transposed convolution of stride 2, the adjoint of `downsample`.
 
     Args:
         maps: (B, H, W, C).
@@ -184,7 +186,7 @@ def upsample(maps: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, 2H, 2W, O).
     """
-    if maps.shape[1:3] == (1, 1):  # the other five taps write beyond the edge
+    if maps.shape[1:3] == (1, 1):  # The other five taps write outside the map.
         return (maps.flatten(1) @ weight[:, 1:, 1:].flatten(1)).view(-1, 2, 2, weight.shape[-1])
     result: Tensor = _Upsampling.apply(maps, weight)
     return result
@@ -194,9 +196,9 @@ class Downsampling(nn.Conv2d):
     """3×3 convolution of stride 2 with zero padding 1: (B, C, H, W) to (B, O, H/2, W/2).
 
     Args:
-        c_in: C.
-        c_out: O.
-        bias: whether to add one.
+        c_in: input channels C.
+        c_out: output channels O.
+        bias: whether to add a bias.
     """
 
     def __init__(self, c_in: int, c_out: int, *, bias: bool = True) -> None:
@@ -205,17 +207,17 @@ class Downsampling(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Maps (B, C, H, W), H and W even, to (B, O, H/2, W/2)."""
         if _suits_onednn(input, min(input.shape[2:])):
-            return super().forward(_with_channels_last(input))
-        return _channels_last(downsample, input, self.weight, self.bias)
+            return super().forward(_to_channels_last(input))
+        return _apply_channels_last(downsample, input, self.weight, self.bias)
 
 
 class Upsampling(nn.ConvTranspose2d):
     """3×3 transposed convolution of stride 2: (B, C, H, W) to (B, O, 2H, 2W).
 
     Args:
-        c_in: C.
-        c_out: O.
-        bias: whether to add one.
+        c_in: input channels C.
+        c_out: output channels O.
+        bias: whether to add a bias.
     """
 
     def __init__(self, c_in: int, c_out: int, *, bias: bool = True) -> None:
@@ -226,26 +228,27 @@ class Upsampling(nn.ConvTranspose2d):
         if output_size is not None:
             return super().forward(input, output_size)
         if _suits_onednn(input, 2 * min(input.shape[2:])):
-            return super().forward(_with_channels_last(input))
-        return _channels_last(upsample, input, self.weight, self.bias)
+            return super().forward(_to_channels_last(input))
+        return _apply_channels_last(upsample, input, self.weight, self.bias)
 
 
 def _suits_onednn(maps: Tensor, side: int) -> bool:
-    """Whether torch's own layer is quicker for maps whose larger form has that side."""
+    """Whether torch's layer is faster, given the side of the layer's larger map in pixels."""
     return (
-        _ONEDNN
+        USE_ONEDNN
         and side >= _ONEDNN_SIDE
         and maps.device.type == "cpu"
         and maps.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._functorch.is_batchedtensor(maps)  # It cannot lay its channels last.
+        and not torch._C._functorch.is_batchedtensor(maps)  # It has no channels-last layout.
     )
 
 
-def _with_channels_last(maps: Tensor) -> Tensor:
-    """The same maps, laid out in memory so that a layer's result has its channels last too.
+def _to_channels_last(maps: Tensor) -> Tensor:
+    """Convert maps to channels-last memory, so that the layer's output is channels-last too.
 
-    Of one channel torch's conversion leaves the strides as they are, and the result has them first.
+    For a single channel, torch's conversion keeps the strides, and the output would be
+    channels-first. The strides are therefore set explicitly.
     """
     _, channels, height, width = maps.shape
     if channels == 1:
@@ -253,7 +256,7 @@ def _with_channels_last(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
 
 
-def _channels_last(
+def _apply_channels_last(
     layer: Callable[[Tensor, Tensor], Tensor], maps: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
     device = maps.device.type

@@ -1,8 +1,8 @@
-"""The convolutional network that the suite owns and hands to every model.
+"""Convolutional encoder and decoder that every model is built on.
 
-Section 3 of the paper: five 3×3 convolutions followed by two fully connected layers. The paper
-leaves the rest open; DESIGN.md settles stride 2, (w, 2w, 4w, 8w, 16w) channels with w = 32, batch
-norm and leaky ReLU, and a decoder that mirrors the encoder.
+Section 3 of the paper specifies five 3×3 convolutions followed by two fully connected layers. The
+rest is the suite's choice: stride 2, (w, 2w, 4w, 8w, 16w) channels with w = 32 by default, batch
+norm and leaky ReLU after each convolution, and a decoder that mirrors the encoder.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ STRIDE = 2**N_LAYERS
 
 
 class FeatureEncoder(BaseEncoder):  # type: ignore[misc]
-    """The trunk alone: images (B, C, H, W) to features (B, F).
+    """Convolutional trunk without heads: images (B, C, H, W) to features (B, F).
 
-    The features are the output's ``embedding``, as pythae names what an encoder returns.
+    As in every encoder of pythae, the features are returned as ``embedding``.
+
+    Args:
+        input_dim: image shape (C, H, W).
+        width: channels of the first convolution.
+
+    Attributes:
+        feature_dim: number of features F.
     """
 
     def __init__(self, input_dim: tuple[int, int, int], width: int) -> None:
@@ -50,7 +57,13 @@ class FeatureEncoder(BaseEncoder):  # type: ignore[misc]
 
 
 class PointEncoder(FeatureEncoder):
-    """Trunk and one head: the code itself, for autoencoders without a posterior variance."""
+    """Trunk with one head, the code, for autoencoders without a posterior variance.
+
+    Args:
+        input_dim: image shape (C, H, W).
+        width: channels of the first convolution.
+        latent_dim: dimensions L of the code.
+    """
 
     def __init__(self, input_dim: tuple[int, int, int], width: int, latent_dim: int) -> None:
         super().__init__(input_dim, width)
@@ -62,7 +75,13 @@ class PointEncoder(FeatureEncoder):
 
 
 class GaussianEncoder(FeatureEncoder):
-    """Trunk and two heads: mean and log-variance of a diagonal Gaussian posterior."""
+    """Trunk with two heads, mean and log-variance of a diagonal Gaussian posterior.
+
+    Args:
+        input_dim: image shape (C, H, W).
+        width: channels of the first convolution.
+        latent_dim: dimensions L of the posterior.
+    """
 
     def __init__(self, input_dim: tuple[int, int, int], width: int, latent_dim: int) -> None:
         super().__init__(input_dim, width)
@@ -76,7 +95,13 @@ class GaussianEncoder(FeatureEncoder):
 
 
 class ConvDecoder(BaseDecoder):  # type: ignore[misc]
-    """The mirror of the trunk: latents (B, L) to images (B, C, H, W) in [0, 1]."""
+    """Mirror image of the trunk: latents (B, L) to images (B, C, H, W) in [0, 1].
+
+    Args:
+        input_dim: image shape (C, H, W).
+        width: channels of the encoder's first convolution.
+        latent_dim: dimensions L of the latents.
+    """
 
     def __init__(self, input_dim: tuple[int, int, int], width: int, latent_dim: int) -> None:
         super().__init__()
@@ -110,10 +135,10 @@ class ConvDecoder(BaseDecoder):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Network:
-    """Builds the parts of the shared network for one image shape.
+    """Factory for the encoders and the decoder of one image shape.
 
-    A model asks for the encoder that fits its posterior; every part has freshly initialised
-    parameters drawn from torch's global generator.
+    A model requests the encoder that fits its posterior. Every part is newly initialised with
+    parameters from torch's global generator.
 
     Attributes:
         input_dim: image shape (C, H, W); H and W are multiples of 32.
@@ -135,11 +160,11 @@ class Network:
                 )
 
     def feature_encoder(self) -> FeatureEncoder:
-        """The trunk without heads, for a model that brings its own (features: ``feature_dim``)."""
+        """Trunk without heads, for a model that adds its own to ``feature_dim`` features."""
         return FeatureEncoder(self.input_dim, self.width)
 
     def point_encoder(self, latent_dim: int) -> PointEncoder:
-        """Encoder to a single code (B, ``latent_dim``)."""
+        """Encoder to a code (B, ``latent_dim``)."""
         return PointEncoder(self.input_dim, self.width, latent_dim)
 
     def gaussian_encoder(self, latent_dim: int) -> GaussianEncoder:
