@@ -1,1 +1,1 @@
-"""Scoring a trained model: its outputs, the metrics and the controls."""
+"""Evaluation of a trained model: its outputs, the metrics, and the controls beside the models."""

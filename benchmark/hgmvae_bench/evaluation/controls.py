@@ -1,8 +1,8 @@
-"""Controls: what no model has learned, scored as if a model had made it.
+"""Controls: reference images and PCA, scored with the metrics of the models.
 
-They say what a metric's value means on a dataset. Real images against real ones are the floor of
-every distance of distributions, the mean image and pixel noise are what a useless model would
-give, and PCA is what straight lines give with as many dimensions as the models have.
+Controls give a metric's values on a dataset a scale. Real images compared with real images are the
+floor of every distance between distributions; the mean image and pixel noise are what a useless
+model reaches; PCA is the best linear code with as many dimensions as the models.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import MetricValue
 from hgmvae_bench.utils.seeding import derive_seed
 
-# PCA is fitted to at most so many pixels (1 GiB of float32): all of MNIST and CIFAR-10.
+# PCA is fitted to at most this many pixels (1 GiB of float32): all of MNIST and of CIFAR-10.
 MAX_PCA_PIXELS = 2**28
-# Up to so many dimensions, exact eigenvectors are a matter of seconds.
+# Images of at most this many pixels get exact eigenvectors, which take seconds.
 MAX_EXACT_PIXELS = 4096
 
 
@@ -36,11 +36,11 @@ class CodelessControl(Codec):
     """A control that has images but no codes."""
 
     def encode(self, images: Tensor) -> Codes:
-        """Codes (N, 0): none."""
+        """Return empty codes (N, 0)."""
         return np.empty((len(images), 0), dtype=np.float32)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Not to be had, unless a control says otherwise.
+        """Refuse to decode; subclasses with reconstructions override this.
 
         Raises:
             MetricMissingError: always.
@@ -50,19 +50,19 @@ class CodelessControl(Codec):
 
 @dataclass(frozen=True)
 class RealImages(CodelessControl):
-    """Draws real images instead of making them.
+    """Real images in place of samples.
 
     Attributes:
-        images: uint8 (N, C, H, W) to draw from, without repetition.
+        images: uint8 (N, C, H, W), drawn without replacement.
     """
 
     images: Tensor
 
     def sample(self, n_samples: int, seed: int) -> Tensor:
-        """``n_samples`` different images.
+        """Draw ``n_samples`` distinct images.
 
         Raises:
-            MetricMissingError: if there are fewer.
+            MetricMissingError: if there are fewer images.
         """
         if n_samples > len(self.images):
             raise MetricMissingError(
@@ -73,7 +73,7 @@ class RealImages(CodelessControl):
 
 @dataclass(frozen=True)
 class MeanImage(CodelessControl):
-    """Answers every image with the mean training image.
+    """The mean training image as every reconstruction and sample.
 
     Attributes:
         train_images: uint8 (N, C, H, W).
@@ -88,32 +88,32 @@ class MeanImage(CodelessControl):
         return to_uint8((total / len(self.train_images) / 255)[None])
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The mean image as often as there are codes."""
+        """Return the mean image once per code."""
         return self.mean.expand(len(codes), -1, -1, -1)
 
     def sample(self, n_samples: int, seed: int) -> Tensor:
-        """The mean image ``n_samples`` times."""
+        """Return the mean image ``n_samples`` times."""
         return self.mean.expand(n_samples, -1, -1, -1)
 
 
 @dataclass(frozen=True)
 class PixelNoise(CodelessControl):
-    """Answers every image with independent uniform pixels.
+    """Independent, uniformly distributed pixels as reconstructions and samples.
 
     Attributes:
         input_dim: shape (C, H, W) of an image.
-        seed: of the reconstructions.
+        seed: seed of the reconstructions.
     """
 
     input_dim: tuple[int, int, int]
     seed: int
 
     def decode(self, codes: Tensor) -> Tensor:
-        """As many noise images as there are codes."""
+        """Draw one noise image per code."""
         return self.sample(len(codes), self.seed)
 
     def sample(self, n_samples: int, seed: int) -> Tensor:
-        """``n_samples`` noise images."""
+        """Draw ``n_samples`` noise images."""
         generator = torch.Generator().manual_seed(seed)
         size = (n_samples, *self.input_dim)
         return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
@@ -121,13 +121,13 @@ class PixelNoise(CodelessControl):
 
 @dataclass(frozen=True)
 class PrincipalComponents(Codec):
-    """PCA as a model: codes are coordinates, and its prior is the Gaussian of the train codes.
+    """PCA as a model: its codes are coordinates, its prior a Gaussian fitted to the train codes.
 
     Attributes:
-        train_images: uint8 (N, C, H, W) that it is fitted to.
+        train_images: uint8 (N, C, H, W) to which PCA is fitted.
         latent_dim: number of components L.
-        seed: of the choice of images where there are too many, and of the approximate solution
-            where they are too large for the exact one.
+        seed: seed that selects images above `MAX_PCA_PIXELS` and starts the randomized solver
+            above `MAX_EXACT_PIXELS`.
     """
 
     train_images: Tensor
@@ -136,7 +136,7 @@ class PrincipalComponents(Codec):
 
     @cached_property
     def _fit(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (D,), components (L, D) and standard deviations (L,)."""
+        """Mean (D,), components (L, D) and standard deviations (L,) of the codes."""
         from sklearn.decomposition import PCA
 
         n_images, n_pixels = len(self.train_images), self.train_images[0].numel()
@@ -158,7 +158,7 @@ class PrincipalComponents(Codec):
         return mean, components, deviations
 
     def encode(self, images: Tensor) -> Codes:
-        """Coordinates (N, L) of uint8 images."""
+        """Return coordinates (N, L) of uint8 images (N, C, H, W)."""
         mean, components, _ = self._fit
         codes = [
             (to_unit(batch.flatten(1)) - mean) @ components.T for batch in images.split(BATCH_SIZE)
@@ -166,7 +166,7 @@ class PrincipalComponents(Codec):
         return torch.cat(codes).numpy()
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The images with these coordinates."""
+        """Return the uint8 images (N, C, H, W) at coordinates (N, L)."""
         mean, components, _ = self._fit
         shape = self.train_images.shape[1:]
         images = [
@@ -176,7 +176,7 @@ class PrincipalComponents(Codec):
         return torch.cat(images)
 
     def sample(self, n_samples: int, seed: int) -> Tensor:
-        """Images of codes from N(0, diag(variances of the train codes)), which are uncorrelated."""
+        """Decode codes drawn from N(0, Σ), with Σ the diagonal covariance of the train codes."""
         generator = torch.Generator().manual_seed(seed)
         deviations = self._fit[2]
         return self.decode(
@@ -185,8 +185,8 @@ class PrincipalComponents(Codec):
 
 
 @dataclass(frozen=True)
-class TestSetHalves(RunOutputs):
-    """One half of the test images as prior samples, held against the other half."""
+class HalvedOutputs(RunOutputs):
+    """Outputs that compare one half of the test images, as samples, with the other half."""
 
     @cached_property
     def _order(self) -> Tensor:
@@ -210,10 +210,10 @@ class Control:
 
     Attributes:
         name: ``real-halves``, ``real-train``, ``mean-image``, ``pixel-noise`` or ``pca``.
-        title: the name in tables.
-        latent_dim: L of ``pca``; None for controls that have no codes.
-        provides: what a metric may need of it.
-        outputs: what it gives, as a run would; ``outputs.identity`` tells it from all others.
+        title: name in tables.
+        latent_dim: L of ``pca``; None for controls without codes.
+        provides: outputs that it offers to metrics.
+        outputs: its outputs in the form of a run's, with a unique ``identity``.
     """
 
     name: str
@@ -224,15 +224,15 @@ class Control:
 
     @property
     def comparable(self) -> bool:
-        """Whether its values count the same images as a model's, and may stand beside them."""
-        return not isinstance(self.outputs, TestSetHalves)
+        """Whether its metrics use as many images as a model's, so that both fit into one table."""
+        return not isinstance(self.outputs, HalvedOutputs)
 
     def applicable_metrics(self, metrics: Iterable[str]) -> list[str]:
-        """Those of the metrics, by registered names, that make sense for the control."""
+        """Select, by registered names, the metrics whose needs the control provides."""
         return [name for name in metrics if self.provides.issuperset(METRICS[name].needs)]
 
     def score(self, metrics: Iterable[str]) -> dict[str, MetricValue]:
-        """Compute those of the metrics, by registered names, that make sense for the control."""
+        """Compute the applicable ones of the metrics, by registered names."""
         return score(self.outputs, self.applicable_metrics(metrics))
 
 
@@ -245,15 +245,15 @@ def build_controls(
     weights: Path | None = None,
     cache: Path | None = None,
 ) -> Iterator[Control]:
-    """The controls of a dataset, PCA once per latent dim.
+    """Yield the controls of a dataset; PCA once per latent dim.
 
     Args:
-        data: the dataset as the models have it.
-        dataset: its registered name.
-        latent_dims: dims of the models that PCA stands beside.
-        device: where a metric may compute.
+        data: images and labels as the models get them.
+        dataset: registered name of the dataset.
+        latent_dims: latent dims of the models.
+        device: device on which a metric may compute.
         weights: as in `hgmvae_bench.evaluation.outputs.RunOutputs`.
-        cache: as there.
+        cache: as in `hgmvae_bench.evaluation.outputs.RunOutputs`.
     """
     noise_seed = derive_seed(_identity("pixel-noise", data), "reconstructions")
     pca_seed = derive_seed(_identity("pca", data), "fit")
@@ -267,16 +267,18 @@ def build_controls(
         provides: frozenset[Need],
         codec: Codec,
         latent_dim: int | None = None,
-        kind: type[RunOutputs] = RunOutputs,
+        outputs_class: type[RunOutputs] = RunOutputs,
     ) -> Control:
         identity = _identity(name if latent_dim is None else f"{name} L{latent_dim}", data)
-        outputs = kind(codec, data, dataset, identity, device, weights, cache)
+        outputs = outputs_class(codec, data, dataset, identity, device, weights, cache)
         return Control(name, title, latent_dim, provides, outputs)
 
-    halves = RealImages(data.test_images)
-    yield control("real-halves", "Real (two halves)", samples, halves, kind=TestSetHalves)
-    train = RealImages(data.train_images)
-    yield control("real-train", "Real (training images)", samples, train)
+    test_images = RealImages(data.test_images)
+    yield control(
+        "real-halves", "Real (two halves)", samples, test_images, outputs_class=HalvedOutputs
+    )
+    train_images = RealImages(data.train_images)
+    yield control("real-train", "Real (training images)", samples, train_images)
     yield control("mean-image", "Mean image", images, MeanImage(data.train_images))
     yield control("pixel-noise", "Pixel noise", images, PixelNoise(data.input_dim, noise_seed))
     for latent_dim in latent_dims:

@@ -1,4 +1,4 @@
-"""Restoring the trained model of a finished run from its stored weights."""
+"""Restoring the trained model of a stored run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hgmvae_bench.training.build import build_model
 
 
 def restore_codec(run: Run, data: ImageData, *, store: Store, device: torch.device) -> ModelCodec:
-    """The trained model of a finished run, from the weights that it left.
+    """Build the model of a finished run and load its stored weights.
 
-    torch's global generator is left as it was.
+    torch's global generator keeps its state.
 
     Raises:
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights cannot be read.

@@ -1,4 +1,4 @@
-"""Scoring: metrics of a run's outputs."""
+"""Scores of a run: the requested metrics of its outputs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hgmvae_bench.training.precision import tf32
 def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
     """Compute metrics by their registered names.
 
-    A metric that cannot be computed, or whose code fails or gives what no record can hold, is
-    recorded as missing with the reason: it must not cost the run what has been trained.
+    A metric that raises an error, or returns a value that no record can hold, is recorded as
+    missing with the reason, so that it cannot fail a trained run.
 
     Raises:
-        torch.OutOfMemoryError: if the GPU's memory does not suffice.
+        torch.OutOfMemoryError: if the GPU runs out of memory.
     """
     values = {}
     for name in metrics:
@@ -32,7 +32,7 @@ def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
             fingerprint = dict(metric.fingerprint(outputs))
             values[name] = MetricValue.of(value, fingerprint, time.perf_counter() - start)
         except torch.OutOfMemoryError:
-            raise  # Not the metric's fault: fewer runs side by side leave more room.
+            raise  # The caller can retry with fewer concurrent runs.
         except MetricMissingError as reason:
             values[name] = MetricValue(missing=str(reason))
         except Exception as error:

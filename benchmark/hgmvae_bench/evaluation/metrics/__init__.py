@@ -1,1 +1,1 @@
-"""The suite's own metrics; `hgmvae_bench.plugins.registry.METRICS` finds them by name."""
+"""Metrics of the suite, which `hgmvae_bench.plugins.registry.METRICS` finds by name."""

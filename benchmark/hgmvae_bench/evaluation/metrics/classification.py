@@ -1,8 +1,8 @@
-"""Classification of the deterministic codes."""
+"""Accuracy of a support vector machine trained on the deterministic codes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     Indices = npt.NDArray[np.int64]
 
 LIBSVM_CACHE_MIB = 200
-# Codes of either class among which a pair's machine looks for candidates first.
+# Codes per class that are the first candidates for support vectors.
 INITIAL_CANDIDATES = 500
-# Kernels of more candidates are left to libsvm and its cache; those of 6,000 take 275 MiB.
+# With more candidates, libsvm fits all codes with its own cache; 6,000 kernels take 275 MiB.
 MAX_CANDIDATES = 6000
-# How far a solution may be from the conditions of the optimum: a tenth of libsvm's default, so that
-# predictions differ from those of the exact solution no more than a plain SVC's do.
+# A tenth of libsvm's default tolerance of the optimality conditions, so that predictions differ
+# from the exact solution's no more than a plain SVC's do.
 TOLERANCE = 1e-4
-# Kernels that are held at a time where only their sums are wanted: they stay in a CPU's cache.
+# Kernels per chunk where only their weighted sums are needed; a chunk fits into a CPU's cache.
 KERNEL_CHUNK = 2**19
-# Test codes that a thread predicts at a time.
+# Test codes that a thread classifies at a time.
 PREDICTION_BATCH = 1000
 
 
 class BinarySvm(NamedTuple):
-    """A fitted two-class machine; its margin is positive for the second class.
+    """A fitted support vector machine of two classes; its margin is positive for the second.
 
     Attributes:
         support: indices (S,) of the support vectors.
-        weights: their weights (S,), signed.
-        intercept: what is added to their weighted kernels.
+        weights: signed dual coefficients (S,).
+        intercept: constant of the decision function.
     """
 
     support: Indices
@@ -50,7 +50,15 @@ class BinarySvm(NamedTuple):
 
 
 def rbf_factors(codes: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Factors, each (N, L + 2), of the RBF kernel's exponents: -γ|x - y|² = left(x) · right(y)."""
+    """Factor the RBF kernel's exponent: -γ‖x - y‖² = left(x) · right(y).
+
+    Args:
+        codes: codes (N, L).
+        gamma: γ.
+
+    Returns:
+        The left and the right factors, each (N, L + 2).
+    """
     import torch
 
     squares = -gamma * codes.square().sum(dim=1, keepdim=True)
@@ -62,7 +70,7 @@ def rbf_factors(codes: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
 
 
 def weighted_kernels(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-    """Sums (N, ...) of the kernels of N left with S right factors, weighted with (S, ...)."""
+    """Sum kernels of N left and S right factors with weights (S, ...); the result is (N, ...)."""
     import torch
 
     chunks = left.split(KERNEL_CHUNK // len(right) + 1)
@@ -77,54 +85,54 @@ def fit_binary_svm(
     gamma: float,
     device: torch.device,
 ) -> BinarySvm:
-    """The machine of one pair of classes: that of ``SVC``, with fewer kernels.
+    """Fit the SVM that ``SVC`` finds for two classes, while evaluating fewer kernels.
 
-    libsvm only fits candidates for support vectors, as in the chunking of Vapnik (1982) and Osuna,
-    Freund & Girosi (1997): first some codes of either class, then the support vectors among them
-    and those of as many other codes that violate their optimality condition, and so on. The machine
-    is final when no code violates its condition by more than the solver's tolerance, which is all
-    that can be said of a machine fitted to all codes at once.
+    libsvm fits only candidates for support vectors, as in the chunking of Vapnik (1982) and Osuna,
+    Freund & Girosi (1997). The first candidates are some codes of either class. Each round keeps
+    the support vectors among them, doubles the number of codes looked at, and adds the codes that
+    violate their optimality condition. The fit ends when no code violates its condition by more
+    than the solver's tolerance, which is also the guarantee of a fit to all codes.
 
     Args:
-        codes: of both classes (N, L).
-        is_second: which of them are of the second class (N,).
-        rank: place (N,) of each within its class, in an order that says nothing of the codes.
-        gamma: of the kernel.
-        device: where kernels are computed.
+        codes: codes (N, L) of both classes.
+        is_second: membership in the second class (N,).
+        rank: position (N,) of each code within its class, in random order.
+        gamma: γ of the kernel.
+        device: device that computes kernels.
     """
     import numpy as np
     import torch
     from sklearn.svm import SVC
 
     left, right = rbf_factors(torch.from_numpy(codes).to(device), gamma)
-    # In single precision, margins are wrong by some 10⁻⁶, far less than is tolerated.
+    # Single precision changes margins by some 10⁻⁶, far less than the tolerance.
     rough_left, rough_right = left.float(), right.float()
     sign = np.where(is_second, 1, -1)
 
-    seen = INITIAL_CANDIDATES
-    added = np.flatnonzero(rank < seen)
-    chosen, kernel = added[:0], np.empty((0, 0))
-    while len(chosen) + len(added) <= MAX_CANDIDATES:
-        n_before = len(chosen)
-        chosen = np.concatenate([chosen, added])
-        rows = (left[added] @ right[chosen].T).exp_().cpu().numpy()
+    n_ranks = INITIAL_CANDIDATES
+    added = np.flatnonzero(rank < n_ranks)
+    candidates, kernel = added[:0], np.empty((0, 0))
+    while len(candidates) + len(added) <= MAX_CANDIDATES:
+        n_before = len(candidates)
+        candidates = np.concatenate([candidates, added])
+        rows = (left[added] @ right[candidates].T).exp_().cpu().numpy()
         kernel = np.block([[kernel, rows[:, :n_before].T], [rows]])
         svc = SVC(kernel="precomputed", shrinking=False, tol=TOLERANCE)
-        svc.fit(kernel, is_second[chosen])
-        machine = BinarySvm(chosen[svc.support_], svc.dual_coef_[0], svc.intercept_[0])
-        all_seen = seen > rank.max()
-        if all_seen:  # From here on candidates only become more, so that it comes to an end.
-            others = np.delete(np.arange(len(codes)), chosen)
+        svc.fit(kernel, is_second[candidates])
+        svm = BinarySvm(candidates[svc.support_], svc.dual_coef_[0], svc.intercept_[0])
+        all_checked = n_ranks > rank.max()
+        if all_checked:  # From here on candidates are only added, so the loop ends.
+            unchecked = np.delete(np.arange(len(codes)), candidates)
         else:
-            chosen, kernel = machine.support, kernel[np.ix_(svc.support_, svc.support_)]
-            others = np.flatnonzero((rank >= seen) & (rank < 2 * seen))
-            seen *= 2
-        weights = torch.from_numpy(machine.weights).to(rough_right)
-        kernels = weighted_kernels(rough_left[others], rough_right[machine.support], weights)
-        margins = sign[others] * (kernels.cpu().numpy() + machine.intercept)
-        added = others[margins < 1 - TOLERANCE]
-        if all_seen and not len(added):
-            return machine
+            candidates, kernel = svm.support, kernel[np.ix_(svc.support_, svc.support_)]
+            unchecked = np.flatnonzero((rank >= n_ranks) & (rank < 2 * n_ranks))
+            n_ranks *= 2
+        weights = torch.from_numpy(svm.weights).to(rough_right)
+        kernels = weighted_kernels(rough_left[unchecked], rough_right[svm.support], weights)
+        margins = sign[unchecked] * (kernels.cpu().numpy() + svm.intercept)
+        added = unchecked[margins < 1 - TOLERANCE]
+        if all_checked and not len(added):
+            return svm
     svc = SVC(gamma=gamma, cache_size=LIBSVM_CACHE_MIB, tol=TOLERANCE).fit(codes, is_second)
     return BinarySvm(svc.support_, svc.dual_coef_[0], svc.intercept_[0])
 
@@ -135,54 +143,43 @@ def svm_predict(
     test_codes: Codes | Weights,
     device: torch.device,
 ) -> Labels:
-    """Labels (N,) that an RBF support vector machine (C = 1, gamma = scale) gives to test codes.
+    """Predict labels (N,) with an RBF support vector machine (C = 1, gamma = "scale").
 
-    The same as fitting one ``sklearn.svm.SVC``, which trains a machine for each pair of classes and
-    lets them vote; here the pairs are spread over threads.
+    The result is that of ``sklearn.svm.SVC``, which also trains one SVM for each pair of classes
+    and lets them vote. Pairs are fitted on several threads.
 
     Args:
         train_codes: standardised codes (M, L).
-        train_labels: their labels (M,), of two classes at least.
-        test_codes: codes (N, L), standardised like the others.
-        device: where kernels are computed.
+        train_labels: labels (M,) of at least two classes.
+        test_codes: codes (N, L), standardised like the training codes.
+        device: device that computes kernels.
     """
     import numpy as np
-    import torch
 
     from hgmvae_bench.utils.threads import parallel_map
 
     train_codes, test_codes = train_codes.astype(np.float64), test_codes.astype(np.float64)
     classes = np.unique(train_labels)
     gamma = float(1 / (train_codes.shape[1] * train_codes.var()))
-    order = np.random.default_rng(0)
-    members = [order.permutation(np.flatnonzero(train_labels == label)) for label in classes]
+    rng = np.random.default_rng(0)
+    members = [rng.permutation(np.flatnonzero(train_labels == label)) for label in classes]
     pairs = list(combinations(range(len(classes)), 2))
 
-    def machine(pair: tuple[int, int]) -> BinarySvm:
-        """One pair's machine, with support vectors as indices of all training codes."""
+    def fit_pair(pair: tuple[int, int]) -> BinarySvm:
+        """Fit one pair; support vectors are indices of all training codes."""
         both = [members[k] for k in pair]
         chosen = np.concatenate(both)
-        found = fit_binary_svm(
+        svm = fit_binary_svm(
             train_codes[chosen],
-            np.repeat([False, True], [len(one) for one in both]),
-            np.concatenate([np.arange(len(one)) for one in both]),
+            np.repeat([False, True], [len(indices) for indices in both]),
+            np.concatenate([np.arange(len(indices)) for indices in both]),
             gamma=gamma,
             device=device,
         )
-        return found._replace(support=chosen[found.support])
+        return svm._replace(support=chosen[svm.support])
 
-    support, weights, intercepts = zip(*parallel_map(machine, pairs), strict=True)
-    # Most support vectors serve several pairs: their kernels are computed once for all.
-    vectors, places = np.unique(np.concatenate(support), return_inverse=True)
-    column = np.repeat(np.arange(len(pairs)), [len(indices) for indices in support])
-    combined = np.zeros((len(vectors), len(pairs)))
-    combined[places, column] = np.concatenate(weights)
-    left, _ = rbf_factors(torch.from_numpy(test_codes), gamma)
-    _, right = rbf_factors(torch.from_numpy(train_codes[vectors]), gamma)
-    factors = (right.to(device).float(), torch.from_numpy(combined).to(device).float())
-    parts = left.to(device).float().split(PREDICTION_BATCH)
-    margins = torch.cat(parallel_map(lambda part: weighted_kernels(part, *factors), parts))
-    is_second = margins.cpu().numpy() + np.array(intercepts) > 0
+    svms = parallel_map(fit_pair, pairs)
+    is_second = _margins(svms, train_codes, test_codes, gamma=gamma, device=device) > 0
     votes = np.zeros((len(test_codes), len(classes)), dtype=np.int64)
     for i, (first, second) in enumerate(pairs):
         votes[:, first] += ~is_second[:, i]
@@ -191,9 +188,38 @@ def svm_predict(
     return labels
 
 
+def _margins(
+    svms: Sequence[BinarySvm],
+    train_codes: Weights,
+    test_codes: Weights,
+    *,
+    gamma: float,
+    device: torch.device,
+) -> Weights:
+    """Margins (N, P) of test codes (N, L) under P machines, in single precision."""
+    import numpy as np
+    import torch
+
+    from hgmvae_bench.utils.threads import parallel_map
+
+    support, weights, intercepts = zip(*svms, strict=True)
+    # Most support vectors belong to several machines: their kernels are computed once.
+    vectors, places = np.unique(np.concatenate(support), return_inverse=True)
+    column = np.repeat(np.arange(len(svms)), [len(indices) for indices in support])
+    combined = np.zeros((len(vectors), len(svms)))
+    combined[places, column] = np.concatenate(weights)
+    left, _ = rbf_factors(torch.from_numpy(test_codes), gamma)
+    _, right = rbf_factors(torch.from_numpy(train_codes[vectors]), gamma)
+    factors = (right.to(device).float(), torch.from_numpy(combined).to(device).float())
+    batches = left.to(device).float().split(PREDICTION_BATCH)
+    margins = torch.cat(parallel_map(lambda batch: weighted_kernels(batch, *factors), batches))
+    result: Weights = margins.cpu().numpy() + np.array(intercepts)
+    return result
+
+
 @dataclass(frozen=True)
 class SvmAccuracy:
-    """Test accuracy of an RBF support vector machine trained on the standardised train codes."""
+    """Test accuracy of an RBF support vector machine trained on standardised train codes."""
 
     title: str = "SVM accuracy"
     direction: Direction = "higher"
@@ -203,11 +229,11 @@ class SvmAccuracy:
     cost: Literal["cheap", "expensive"] = "expensive"
 
     def compute(self, outputs: Outputs) -> float:
-        """Share of the test images whose class the SVM finds from their code.
+        """Return the fraction of test images that the SVM classifies correctly.
 
         Raises:
-            MetricMissingError: if the training images are not of two classes at least, the test
-                images are of other classes, or the model has collapsed onto one code.
+            MetricMissingError: if the training images have fewer than two classes, no class of the
+                test images is among them, or all training codes are equal.
         """
         import numpy as np
         from sklearn.preprocessing import StandardScaler
@@ -217,7 +243,7 @@ class SvmAccuracy:
         if not np.isin(outputs.test_labels, outputs.train_labels).any():
             raise MetricMissingError("no class of the test images is among the training images'")
         if np.ptp(outputs.train_codes, axis=0).max() == 0:
-            raise MetricMissingError("all training codes are equal: there is nothing to tell apart")
+            raise MetricMissingError("all training codes are equal: the model has collapsed")
         scaler = StandardScaler().fit(outputs.train_codes.astype(np.float64))
         predicted = svm_predict(
             scaler.transform(outputs.train_codes),
@@ -228,7 +254,7 @@ class SvmAccuracy:
         return float((predicted == outputs.test_labels).mean())
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """Numbers of training and test images, and the classifier."""
+        """Return split, numbers of test and training images, and the classifier."""
         return {
             "split": "test",
             "n_images": len(outputs.test_images),

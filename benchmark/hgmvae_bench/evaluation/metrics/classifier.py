@@ -1,6 +1,6 @@
-"""The classifier whose features stand in for Inception's: trained once per dataset, and kept.
+"""Classifier whose features replace Inception's, trained and cached once per dataset.
 
-It is an extractor of torch-fidelity's as well, under the name ``hgmvae-bench-classifier``.
+It is registered with torch-fidelity as the extractor ``hgmvae-bench-classifier``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ N_FEATURES = 64
 WEIGHTS_FILE = "weights.safetensors"
 DESCRIPTION_FILE = "classifier.json"
 
-# Raised when the network or its training changes: another classifier gives other values.
+# Version of the network and its training; increase it when either changes, since values change.
 PROTOCOL = 1
 STEPS = 1000
 BATCH_SIZE = 128
@@ -40,7 +40,7 @@ LEARNING_RATE = 2e-3
 
 
 class Classifier(nn.Module):
-    """Three convolutions, and 64 features from which the classes are read off linearly."""
+    """Three convolutions, a layer of 64 features, and a linear head."""
 
     def __init__(self, channels: int, n_classes: int) -> None:
         super().__init__()
@@ -61,28 +61,30 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(N_FEATURES, n_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, n_classes) of uint8 images (B, C, H, W)."""
+        """Return logits (B, n_classes) of uint8 images (B, C, H, W)."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """Features (B, 64) of uint8 images (B, C, H, W)."""
+        """Return features (B, 64) of uint8 images (B, C, H, W)."""
         features: Tensor = self.trunk(to_unit(images).sub_(0.5))
         return features
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Classifier:
-        """The classifier that ``state`` is of; its sizes follow from the tensors."""
+        """Build the classifier of a state dict; the sizes follow from its tensors."""
         classifier = cls(state["trunk.0.0.weight"].shape[1], len(state["head.1.bias"]))
         classifier.load_state_dict(state)
         return classifier.eval()
 
 
 class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]
-    """The classifier as torch-fidelity wants it.
+    """Extractor of torch-fidelity around the classifier.
 
-    ``feature_extractor_weights_path`` is the safetensors file; images are uint8 (B, C, H, W) with
-    the channels that it was trained on.
+    Args:
+        name: registered name of the extractor.
+        features_list: layers to extract; the classifier has one.
+        feature_extractor_weights_path: the classifier's safetensors file.
     """
 
     def __init__(
@@ -99,21 +101,21 @@ class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        """The one layer that there is."""
+        """Return the only layer."""
         return (LAYER,)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The same layer for every metric."""
+        """Return the only layer, for any metric."""
         return LAYER
 
     @staticmethod
     def can_be_compiled() -> bool:
-        """Not worth it for so small a network."""
+        """Refuse compilation, which costs more than it saves for such a small network."""
         return False
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Features (B, 64) of uint8 images (B, C, H, W)."""
+        """Return features (B, 64) of uint8 images with the channels of the training images."""
         return (self.classifier.features(images),)
 
 
@@ -122,16 +124,15 @@ register_feature_extractor(EXTRACTOR_NAME, ClassifierExtractor)
 
 @dataclass(frozen=True)
 class ClassifierDescription:
-    """What is known of a trained classifier, kept beside its weights.
+    """Description of a trained classifier, stored beside its weights.
 
     Attributes:
-        dataset: registered name.
-        data_digest: SHA-256 of the images and labels.
-        protocol: of network and training.
-        n_train_images: that it was trained on.
-        test_accuracy: share of the test images whose class it finds, 4 digits; None if they have
-            no classes.
-        weights_sha256: of the weights file.
+        dataset: registered name of the dataset.
+        data_digest: SHA-256 of its images and labels.
+        protocol: version of the network and its training.
+        n_train_images: number of training images.
+        test_accuracy: accuracy on the test images, 4 digits; None if they have no classes.
+        weights_sha256: SHA-256 of the weights file.
     """
 
     dataset: str
@@ -145,17 +146,17 @@ class ClassifierDescription:
 def trained_classifier(
     data: ImageData, dataset: str, cache: Path, device: torch.device
 ) -> tuple[Path, ClassifierDescription]:
-    """The weights file of the dataset's classifier in ``cache``, trained now if it is not there.
+    """Return the weights file of the dataset's classifier in ``cache``, training it if necessary.
 
     Raises:
         MetricMissingError: if the dataset has fewer than two classes, or the cache is damaged or
-            cannot be written.
+            not writable.
     """
     folder = cache / "classifiers" / f"{dataset}-{data.digest[:16]}-{PROTOCOL}"
     try:
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            # One process trains; the others wait and then find what it made.
+            # One process trains while the others wait for its files.
             with FileLock(folder.with_name(f".{folder.name}.lock")):
                 if not folder.exists():
                     _train_into(folder, data, dataset, device)
@@ -165,7 +166,7 @@ def trained_classifier(
         damaged = hashlib.sha256(weights).hexdigest() != description.weights_sha256
     except OSError as error:
         raise MetricMissingError(
-            f"the classifier of {dataset} cannot be kept in {folder}: {error}"
+            f"the classifier of {dataset} cannot be stored in {folder}: {error}"
         ) from error
     except (ValueError, TypeError):
         damaged = True
@@ -177,37 +178,42 @@ def trained_classifier(
 
 
 def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.device) -> None:
-    """Train the classifier and put it into ``folder``, whole or not at all."""
+    """Train the classifier and store it in ``folder`` atomically."""
     if data.train_labels is None:
         raise MetricMissingError("the dataset has no classes")
     classes, targets = data.train_labels.unique(return_inverse=True)
     if len(classes) < 2:
         raise MetricMissingError("the training images are all of one class")
     classifier = _train(data.train_images, targets, data.digest, device)
-    accuracy = None
-    if data.test_labels is not None:
-        with torch.inference_mode():
-            predicted = [
-                classifier(batch.to(device)).argmax(1) for batch in data.test_images.split(500)
-            ]
-        accuracy = round(
-            float((classes[torch.cat(predicted).cpu()] == data.test_labels).double().mean()), 4
-        )
     content = save({name: tensor.cpu() for name, tensor in classifier.state_dict().items()})
     description = ClassifierDescription(
         dataset=dataset,
         data_digest=data.digest,
         protocol=PROTOCOL,
         n_train_images=len(data.train_images),
-        test_accuracy=accuracy,
+        test_accuracy=_test_accuracy(classifier, classes, data, device),
         weights_sha256=hashlib.sha256(content).hexdigest(),
     )
     with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
-        whole = Path(temporary) / "whole"
-        whole.mkdir()
-        (whole / WEIGHTS_FILE).write_bytes(content)
-        (whole / DESCRIPTION_FILE).write_text(json.dumps(asdict(description), indent=2), "utf-8")
-        whole.rename(folder)
+        complete = Path(temporary) / "complete"
+        complete.mkdir()
+        (complete / WEIGHTS_FILE).write_bytes(content)
+        (complete / DESCRIPTION_FILE).write_text(json.dumps(asdict(description), indent=2), "utf-8")
+        complete.rename(folder)
+
+
+def _test_accuracy(
+    classifier: Classifier, classes: Tensor, data: ImageData, device: torch.device
+) -> float | None:
+    """Accuracy on the test images, rounded to 4 digits; None if they have no classes."""
+    if data.test_labels is None:
+        return None
+    with torch.inference_mode():
+        predicted = [
+            classifier(batch.to(device)).argmax(1) for batch in data.test_images.split(500)
+        ]
+    is_correct = classes[torch.cat(predicted).cpu()] == data.test_labels
+    return round(float(is_correct.double().mean()), 4)
 
 
 def _train(images: Tensor, targets: Tensor, identity: str, device: torch.device) -> Classifier:

@@ -1,4 +1,4 @@
-"""Clustering of the deterministic test codes: indices of a labelling, and agreement of two."""
+"""Clustering metrics of the deterministic test codes: indices of a labelling, and agreement."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 LabelSource = Literal["classes", "k-means"]
 
-# Codes whose distances to all others are held at a time.
-CHUNK = 256
+# Codes whose distances to all others are in memory at a time.
+DISTANCE_CHUNK = 256
 
 
 def silhouette(codes: Codes, labels: Labels, device: torch.device) -> float:
-    """Mean silhouette coefficient in [-1, 1]; distances in chunks, never a whole (N, N) matrix.
+    """Compute the mean silhouette coefficient, in [-1, 1].
 
-    As scikit-learn's ``silhouette_score``, with each distance computed once only, and on a GPU if
-    ``device`` is one.
+    The value is that of scikit-learn's ``silhouette_score``. Each distance is computed once, on
+    ``device``, and in chunks: the (N, N) matrix is never in memory.
     """
     import torch
     from torch.nn.functional import one_hot
@@ -34,30 +34,30 @@ def silhouette(codes: Codes, labels: Labels, device: torch.device) -> float:
     own = torch.from_numpy(labels).to(device).unique(return_inverse=True)[1].unsqueeze(1)
     members = one_hot(own.squeeze(1)).double()
     sizes = members.sum(dim=0)
-    # Each point's distances to the members of each cluster, added up.
+    # Sum of each point's distances to the members of each cluster, (N, n_clusters).
     total = torch.zeros_like(members)
-    for start in range(0, len(points), CHUNK):
-        stop = start + CHUNK
+    for start in range(0, len(points), DISTANCE_CHUNK):
+        stop = start + DISTANCE_CHUNK
         distances = torch.cdist(points[start:stop], points[start:])
         total[start:stop] += distances @ members[start:]
-        total[stop:] += distances[:, CHUNK:].T @ members[start:stop]
-    # A point has one neighbour less in its own cluster; alone there, its coefficient is 0.
+        total[stop:] += distances[:, DISTANCE_CHUNK:].T @ members[start:stop]
+    # A point's own cluster holds one neighbour less; without any, its coefficient is set to 0.
     within = total.gather(1, own) / (sizes[own] - 1)
     nearest = (total / sizes).scatter(1, own, math.inf).amin(dim=1, keepdim=True)
     coefficients = (nearest - within) / torch.maximum(nearest, within)
     coefficients[sizes[own] == 1] = 0
-    # Two clusters at one and the same point are as near as each other.
+    # 0 / 0 arises for two clusters at the same point, which are equally near.
     return float(coefficients.nan_to_num(0).mean())
 
 
 def calinski_harabasz(codes: Codes, labels: Labels, device: torch.device) -> float:
-    """Between-cluster over within-cluster dispersion, each per degree of freedom; unbounded.
+    """Compute the ratio of between- to within-cluster dispersion, each per degree of freedom.
 
-    A matter of moments, so that it stays on the CPU, whatever ``device`` is.
+    The computation is cheap and runs on the CPU, whatever ``device`` is.
 
     Raises:
-        MetricMissingError: if every cluster is a single point: the index has no bound then, but
-            scikit-learn would call it 1.
+        MetricMissingError: if every cluster is a single point. The index is infinite then, whereas
+            scikit-learn returns 1.
     """
     import numpy as np
     from sklearn.metrics import calinski_harabasz_score
@@ -68,19 +68,19 @@ def calinski_harabasz(codes: Codes, labels: Labels, device: torch.device) -> flo
 
 
 def davies_bouldin(codes: Codes, labels: Labels, device: torch.device) -> float:
-    """Mean over clusters of the worst (spread + spread) / centre distance; 0 is best.
+    """Average each cluster's largest ratio of summed spreads to centre distance; 0 is best.
 
-    A matter of moments, so that it stays on the CPU, whatever ``device`` is.
+    The computation is cheap and runs on the CPU, whatever ``device`` is.
 
     Raises:
-        MetricMissingError: if two clusters share their centre: the index has no bound then, but
-            scikit-learn would leave the pair out, or call it 0 if all centres are close.
+        MetricMissingError: if two clusters have the same centre. The index is infinite then,
+            whereas scikit-learn ignores the pair, or returns 0 if all centres are close.
     """
     import numpy as np
     from scipy.spatial.distance import pdist
     from sklearn.metrics import davies_bouldin_score
 
-    # The index does not depend on scale, but scikit-learn takes centre distances below 1e-8 for 0.
+    # The index is independent of scale, but scikit-learn treats distances below 1e-8 as 0.
     scaled = codes / codes.std(dtype=np.float64)
     centres = np.stack([scaled[labels == label].mean(axis=0) for label in np.unique(labels)])
     if np.allclose(pdist(centres).min(), 0):
@@ -89,21 +89,21 @@ def davies_bouldin(codes: Codes, labels: Labels, device: torch.device) -> float:
 
 
 def normalised_mutual_information(classes: Labels, clusters: Labels) -> float:
-    """Mutual information over the arithmetic mean of the entropies, in [0, 1]."""
+    """Compute mutual information over the arithmetic mean of the entropies, in [0, 1]."""
     from sklearn.metrics import normalized_mutual_info_score
 
     return float(normalized_mutual_info_score(classes, clusters))
 
 
 def adjusted_rand_index(classes: Labels, clusters: Labels) -> float:
-    """Rand index corrected for chance: 0 for random labels, 1 for equal partitions."""
+    """Compute the Rand index corrected for chance: 0 for random labels, 1 for equal ones."""
     from sklearn.metrics import adjusted_rand_score
 
     return float(adjusted_rand_score(classes, clusters))
 
 
 def hungarian_accuracy(classes: Labels, clusters: Labels) -> float:
-    """Share of images whose cluster is matched to their class by the best one-to-one matching."""
+    """Compute the accuracy of clusters under the best one-to-one matching with classes."""
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import contingency_matrix
 
@@ -117,8 +117,8 @@ class ClusterIndex:
     """An internal index of the test codes under a labelling.
 
     Attributes:
-        index: maps codes (N, L), labels (N,) and the device that it may compute on to the value.
-        labels: where the labelling comes from.
+        index: function of codes (N, L), labels (N,) and the device on which it may compute.
+        labels: source of the labelling.
     """
 
     title: str
@@ -131,11 +131,11 @@ class ClusterIndex:
     cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
-        """The index of the test codes.
+        """Return the index of the test codes.
 
         Raises:
-            MetricMissingError: if the dataset has no classes, the model has collapsed onto one
-                code, or the index is not defined for the labelling.
+            MetricMissingError: if the dataset has no classes, all codes are equal, or the index is
+                undefined for the labelling.
         """
         import numpy as np
 
@@ -151,7 +151,7 @@ class ClusterIndex:
         return self.index(codes, labels, outputs.device)
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """Split, number of images, and the source and number of the labels."""
+        """Return split, number of images, and source and number of the labels."""
         return {
             "split": "test",
             "n_images": len(outputs.test_images),
@@ -162,10 +162,10 @@ class ClusterIndex:
 
 @dataclass(frozen=True)
 class ClusterAgreement:
-    """How well the k-means clusters of the test codes agree with the classes.
+    """Agreement of the k-means clusters of the test codes with the classes.
 
     Attributes:
-        agreement: maps classes (N,) and clusters (N,) to the value.
+        agreement: function of classes (N,) and clusters (N,).
     """
 
     title: str
@@ -177,17 +177,17 @@ class ClusterAgreement:
     cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
-        """Agreement of the k-means clusters with the classes.
+        """Return the agreement of the k-means clusters with the classes.
 
         Raises:
-            MetricMissingError: if the test images are not of two classes at least.
+            MetricMissingError: if the test images have fewer than two classes.
         """
         if outputs.n_classes < 2:
             raise MetricMissingError("the test images are all of one class")
         return self.agreement(outputs.test_labels, outputs.kmeans_labels)
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """Split, number of images and of clusters."""
+        """Return split, and numbers of images and of clusters."""
         return {
             "split": "test",
             "n_images": len(outputs.test_images),

@@ -1,4 +1,4 @@
-"""Collapse: how much of the latent space and of its components a model puts to use."""
+"""Diagnoses of collapse: the share of the latent space and of the components that is in use."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from hgmvae_bench.plugins.protocols import Direction, Need
 if TYPE_CHECKING:
     from hgmvae_bench.plugins.protocols import Outputs
 
+# Burda et al. call a dimension active above this variance of its posterior mean.
 ACTIVE_VARIANCE = 0.01
 
 
 def active_units(outputs: Outputs) -> float:
-    """Latent dims whose deterministic code varies by more than 0.01 over the test images."""
+    """Count the latent dims whose code has a variance above 0.01 over the test images."""
     return float((outputs.test_codes.var(axis=0, dtype="float64") > ACTIVE_VARIANCE).sum())
 
 
 def kl_per_dimension(outputs: Outputs) -> float:
-    """KL(q(latent | image) ‖ N(0, I)) in nats: mean over test images and latent dims."""
+    """Average KL(q(latent | image) ‖ N(0, I)) over test images and latent dims, in nats."""
     import numpy as np
 
     mean, log_var = (values.astype(np.float64) for values in outputs.posterior)
@@ -28,7 +29,7 @@ def kl_per_dimension(outputs: Outputs) -> float:
 
 
 def effective_components(outputs: Outputs) -> float:
-    """Perplexity of the mean component probabilities of the test images."""
+    """Return the perplexity of the mean component probabilities of the test images."""
     import numpy as np
 
     usage = outputs.component_probabilities.mean(axis=0, dtype=np.float64)
@@ -38,10 +39,10 @@ def effective_components(outputs: Outputs) -> float:
 
 @dataclass(frozen=True)
 class CollapseMetric:
-    """A diagnosis: ``higher`` is farther from collapse, not better in itself.
+    """A diagnosis of collapse; ``higher`` means farther from collapse, not better.
 
     Attributes:
-        measure: gives the value.
+        measure: function that computes the value.
     """
 
     title: str
@@ -53,7 +54,7 @@ class CollapseMetric:
     cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
-        """The value on the test images.
+        """Return the value on the test images.
 
         Raises:
             MetricMissingError: if the model lacks what the metric needs.
@@ -61,7 +62,7 @@ class CollapseMetric:
         return self.measure(outputs)
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """Split and number of images."""
+        """Return split and number of images."""
         return {"split": "test", "n_images": len(outputs.test_images)}
 
 

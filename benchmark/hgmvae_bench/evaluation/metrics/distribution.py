@@ -1,4 +1,4 @@
-"""How far one set of images is from another, as distributions of their features."""
+"""Distances between sets of images as distributions of features: FID, KID, precision, recall."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 NEIGHBOURS = 3
-# Distances of so many images to all others are in memory at a time.
-DISTANCES_BATCH = 1000
+# Images whose distances to all others are in memory at a time.
+DISTANCE_CHUNK = 1000
 
 
 def fidelity_options(**options: Any) -> dict[str, Any]:
-    """Options for torch-fidelity, which silently ignores those whose name it does not know.
+    """Check options for torch-fidelity, which silently ignores unknown names.
 
     Raises:
-        TypeError: if it does not know one.
+        TypeError: if torch-fidelity does not know an option.
     """
     from torch_fidelity.defaults import DEFAULTS
 
@@ -39,9 +39,9 @@ def fidelity_options(**options: Any) -> dict[str, Any]:
 
 
 def fid(features: Tensor, reference: Tensor) -> float:
-    """Fréchet distance of the Gaussians fitted to features (N, D) and (M, D).
+    """Compute the Fréchet distance of Gaussians fitted to features (N, D) and (M, D).
 
-    Rounding can bring it just below 0 where the sets are alike; it counts as 0 then.
+    Rounding can make it slightly negative for nearly equal sets; such values become 0.
     """
     from torch_fidelity.metric_fid import (
         KEY_METRIC_FID,
@@ -49,14 +49,14 @@ def fid(features: Tensor, reference: Tensor) -> float:
         fid_statistics_to_metric,
     )
 
-    # In double precision, since float32 means depend on the order of the images.
-    found, expected = (fid_features_to_statistics(f.double()) for f in (features, reference))
-    value = float(fid_statistics_to_metric(found, expected, verbose=False)[KEY_METRIC_FID])
+    # Double precision, since float32 means depend on the order of the images.
+    statistics = (fid_features_to_statistics(f.double()) for f in (features, reference))
+    value = float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
     return max(value, 0.0)
 
 
 def kid(features: Tensor, reference: Tensor) -> float:
-    """Unbiased squared MMD with a cubic kernel: mean over 100 pairs of subsets of 1,000."""
+    """Average the unbiased squared MMD with a cubic kernel over 100 pairs of 1,000 features."""
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     options = fidelity_options(kid_subsets=KID_SUBSETS, kid_subset_size=KID_SUBSET_SIZE)
@@ -64,9 +64,9 @@ def kid(features: Tensor, reference: Tensor) -> float:
     return float(metrics[KEY_METRIC_KID_MEAN])
 
 
-@lru_cache(maxsize=1)  # the two metrics are asked for one after the other
+@lru_cache(maxsize=1)  # The two metrics are computed in succession.
 def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Share of either set that lies within the third-neighbour balls of the other."""
+    """Compute the fraction of either set within the third-neighbour balls of the other."""
     from torch_fidelity.metric_prc import (
         KEY_METRIC_PRECISION,
         KEY_METRIC_RECALL,
@@ -74,19 +74,19 @@ def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, fl
     )
 
     options = fidelity_options(
-        prc_neighborhood=NEIGHBOURS, prc_batch_size=DISTANCES_BATCH, save_cpu_ram=True
+        prc_neighborhood=NEIGHBOURS, prc_batch_size=DISTANCE_CHUNK, save_cpu_ram=True
     )
     metrics = prc_features_to_metric(features.double(), reference.double(), **options)
     return float(metrics[KEY_METRIC_PRECISION]), float(metrics[KEY_METRIC_RECALL])
 
 
 def precision(features: Tensor, reference: Tensor) -> float:
-    """Share of the images that lie among the test images: how true to life they are."""
+    """Compute the fraction of the images within the test images' manifold (fidelity)."""
     return precision_and_recall(features, reference)[0]
 
 
 def recall(features: Tensor, reference: Tensor) -> float:
-    """Share of the test images that lie among the images: how much of their variety is covered."""
+    """Compute the fraction of the test images within the images' manifold (coverage)."""
     return precision_and_recall(features, reference)[1]
 
 
@@ -95,11 +95,11 @@ class DistributionDistance:
     """Distance of the reconstructions, or of prior samples, from the test images.
 
     Attributes:
-        measure: maps features (N, D) of the images and (M, D) of the test images to the value.
-        source: the images that are compared with the test images.
-        extractor: whose features are compared.
-        min_images: the fewest images that it can be computed for.
-        settings: what its fingerprint says beyond images and extractor.
+        measure: function of features (N, D) of the images and (M, D) of the test images.
+        source: images that are compared with the test images.
+        extractor: network whose features are compared.
+        min_images: minimum number of images.
+        settings: fingerprint of the distance's own settings.
     """
 
     title: str
@@ -115,27 +115,27 @@ class DistributionDistance:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The images, and the labels that a classifier is trained with."""
+        """Images, and the labels with which the classifier is trained."""
         images: Need = "reconstructions" if self.source == "reconstructions" else "samples"
         return (images, "labels") if self.extractor == "classifier" else (images,)
 
     def pretrained(self) -> Sequence[WeightsFile]:
-        """The weights of the extractor, unless it is trained here."""
+        """Return the weights of Inception; the classifier is trained by the suite."""
         from hgmvae_bench.evaluation.metrics.features import INCEPTION_WEIGHTS
 
         return [INCEPTION_WEIGHTS] if self.extractor == "inception" else []
 
     def compute(self, outputs: Outputs) -> float:
-        """The distance on features.
+        """Return the distance on features.
 
         Raises:
-            MetricMissingError: if there are too few images, or the extractor cannot be had.
+            MetricMissingError: if there are too few images, or the extractor is unavailable.
         """
         from hgmvae_bench.evaluation.metrics.features import image_features
 
         if len(outputs.test_images) < self.min_images:
             raise MetricMissingError(
-                f"{self.title} needs {self.min_images:,} test images at least, not "
+                f"{self.title} needs at least {self.min_images:,} test images, not "
                 f"{len(outputs.test_images):,}"
             )
         reference = image_features(outputs, self.extractor, "test images")
@@ -144,30 +144,30 @@ class DistributionDistance:
     def prepare(
         self, data: ImageData, dataset: str, cache: Path, device: torch.device
     ) -> list[Path]:
-        """The classifier's files; none for Inception, or if there can be no classifier."""
+        """Train the classifier if necessary and return its files; none without a classifier."""
         if self.extractor != "classifier":
             return []
         from hgmvae_bench.evaluation.metrics.classifier import DESCRIPTION_FILE, trained_classifier
 
         try:
             weights, _ = trained_classifier(data, dataset, cache, device)
-        except MetricMissingError:  # as every run will find and record
+        except MetricMissingError:  # Every run will raise and record the same reason.
             return []
         return [weights, weights.with_name(DESCRIPTION_FILE)]
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """Split, number of images, extractor, hash of its weights, and settings.
+        """Return split, number of images, extractor, hash of its weights, and settings.
 
         Raises:
-            MetricMissingError: if the extractor cannot be had.
+            MetricMissingError: if the extractor is unavailable.
         """
-        from hgmvae_bench.evaluation.metrics.features import find_extractor
+        from hgmvae_bench.evaluation.metrics.features import load_extractor
 
         return {
             "split": "test",
             "n_images": len(outputs.test_images),
             "images": self.source,
-            **find_extractor(outputs, self.extractor).fingerprint,
+            **load_extractor(outputs, self.extractor).fingerprint,
             **self.settings,
         }
 

@@ -1,8 +1,8 @@
-"""Features of images, as the metrics that compare distributions need them.
+"""Image features for the metrics that compare distributions.
 
-torch-fidelity's extractors give them, but not through its ``calculate_metrics``: that would extract
-all features again for each metric, and its cache of them knows nothing of the images, so that it
-answers with the features of other data under the same name.
+The extractors are torch-fidelity's, without its ``calculate_metrics``, which extracts all features
+anew for each metric. Its feature cache is not used either: the cache is keyed by a name, so that it
+returns the features of other images stored under the same name.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ INCEPTION_SHA256 = "6726825d"
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A network that turns images into features, on one device.
+    """A network that extracts features from images, on one device.
 
     Attributes:
-        identity: tells its features from all others', and serves as part of a file's name.
-        fingerprint: what a value says of it.
-        module: torch-fidelity's, in eval mode.
-        channels: 3 if it takes colour images only.
-        device: that it computes on.
+        identity: unique name of network and weights, part of the names of cached files.
+        fingerprint: its part of a metric's fingerprint.
+        module: torch-fidelity's extractor, in eval mode.
+        channels: 3 if it accepts only colour images, else None.
+        device: device of ``module``.
     """
 
     identity: str
@@ -61,9 +61,9 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (N, D), float32 on the CPU, of uint8 images (N, C, H, W).
+        """Extract features (N, D), float32 on the CPU, of uint8 images (N, C, H, W).
 
-        Grey images are given to all three colours of a network that wants them.
+        Grey images are repeated for a network that needs three channels.
         """
         channels = self.channels or images.shape[1]
         features = [
@@ -80,16 +80,16 @@ INCEPTION_WEIGHTS = PretrainedWeights(
 
 @lru_cache(maxsize=1)
 def inception_extractor(folder: Path | None, device: torch.device) -> FeatureExtractor:
-    """torch-fidelity's Inception: the network and the weights of the FID's first authors.
+    """Build torch-fidelity's Inception, with the network and weights of Heusel et al. 2017.
 
     Raises:
-        MetricMissingError: if the weights cannot be had, or are not the published ones.
+        MetricMissingError: if the weights are unavailable or differ from the published ones.
     """
-    # torch-fidelity unpickles whatever it is given, so it gets bytes that were written here.
+    # torch-fidelity unpickles its input without restrictions, so the tensors are saved anew.
     clean = io.BytesIO()
     torch.save(dict(INCEPTION_WEIGHTS.load(folder)), clean)
     clean.seek(0)
-    # It is built with random parameters first, which must not come from the global stream.
+    # The constructor draws initial parameters from the global generator.
     with torch.random.fork_rng(devices=[]):
         module = FeatureExtractorInceptionV3(
             INCEPTION, [INCEPTION_LAYER], feature_extractor_weights_path=clean
@@ -108,11 +108,11 @@ def inception_extractor(folder: Path | None, device: torch.device) -> FeatureExt
 
 
 def classifier_extractor(outputs: Outputs) -> FeatureExtractor:
-    """The classifier of the run's dataset, which is trained now if it has not been yet.
+    """Return the classifier of the run's dataset, and train it if it is not cached.
 
     Raises:
         MetricMissingError: if the dataset has fewer than two classes, or the cache is damaged or
-            cannot be written.
+            not writable.
     """
     path, description = classifier.trained_classifier(
         outputs.data, outputs.dataset, cache_folder(outputs), outputs.device
@@ -125,9 +125,9 @@ def classifier_extractor(outputs: Outputs) -> FeatureExtractor:
     }
     if description.test_accuracy is not None:
         fingerprint["classifier_accuracy"] = description.test_accuracy
-    make = FEATURE_EXTRACTORS_REGISTRY[classifier.EXTRACTOR_NAME]
+    extractor_class = FEATURE_EXTRACTORS_REGISTRY[classifier.EXTRACTOR_NAME]
     with torch.random.fork_rng(devices=[]):
-        module = make(
+        module = extractor_class(
             classifier.EXTRACTOR_NAME, [classifier.LAYER], feature_extractor_weights_path=path
         )
     return FeatureExtractor(
@@ -139,11 +139,11 @@ def classifier_extractor(outputs: Outputs) -> FeatureExtractor:
     )
 
 
-def find_extractor(outputs: Outputs, name: ExtractorName) -> FeatureExtractor:
-    """The extractor of a run by name.
+def load_extractor(outputs: Outputs, name: ExtractorName) -> FeatureExtractor:
+    """Return an extractor for a run by name.
 
     Raises:
-        MetricMissingError: if it cannot be had.
+        MetricMissingError: if it is unavailable.
     """
     if name == "inception":
         return inception_extractor(outputs.weights, outputs.device)
@@ -151,12 +151,12 @@ def find_extractor(outputs: Outputs, name: ExtractorName) -> FeatureExtractor:
 
 
 def image_features(outputs: Outputs, name: ExtractorName, source: ImageSource) -> Tensor:
-    """Features (N, D), float32, of the run's images of one kind; computed once.
+    """Return features (N, D), float32, of one source of the run's images, computed once.
 
     Raises:
-        MetricMissingError: if the extractor or the images cannot be had.
+        MetricMissingError: if the extractor or the images are unavailable.
     """
-    extract = find_extractor(outputs, name)
+    extract = load_extractor(outputs, name)
 
     def compute() -> Tensor:
         if source == "test images":
@@ -168,10 +168,10 @@ def image_features(outputs: Outputs, name: ExtractorName, source: ImageSource) -
 
 
 def cached_features(extract: FeatureExtractor, images: Tensor, folder: Path) -> Tensor:
-    """Features (N, D) of images, from ``folder`` if they have been computed before.
+    """Return features (N, D) of images, read from ``folder`` if a previous run stored them.
 
-    Inception takes a good part of an hour for 10,000 images on one CPU core, and every run on a
-    dataset needs those of its test images.
+    All runs on a dataset need the features of its test images. Inception takes some 45 minutes
+    for 10,000 images on one CPU core.
     """
     digest = hashlib.sha256(str(tuple(images.shape)).encode())
     digest.update(images.contiguous().numpy().data)
@@ -179,18 +179,18 @@ def cached_features(extract: FeatureExtractor, images: Tensor, folder: Path) -> 
     try:
         return load_file(path)["features"]
     except (OSError, SafetensorError):
-        found = extract(images)
+        features = extract(images)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            whole = Path(temporary) / path.name
-            save_file({"features": found}, whole)
-            whole.replace(path)
+            temporary_file = Path(temporary) / path.name
+            save_file({"features": features}, temporary_file)
+            temporary_file.replace(path)
     except OSError:
-        pass  # a folder that cannot be written costs time, not the value
-    return found
+        pass  # Without the file, the next run extracts the features again.
+    return features
 
 
 def cache_folder(outputs: Outputs) -> Path:
-    """Where what is computed once per dataset is kept."""
+    """Return the folder for results that are computed once per dataset."""
     return outputs.cache or user_cache_path("hgmvae-bench")

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from hgmvae_bench.plugins.protocols import Outputs
 
 BATCH_SIZE = 250
-# AlexNet's two poolings leave nothing of a smaller image.
+# AlexNet's two pooling layers reduce smaller images to nothing.
 MIN_SIDE = 31
 
 ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 ALEXNET_SHA256 = "7be5be79"
-# Of the file that comes with the lpips package, version 0.1 of the weights.
+# Hash of the file in the lpips package, version 0.1 of the weights.
 LINEAR_SHA256 = "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"
 
 
-def _alexnet() -> PretrainedWeights:
+def alexnet_weights() -> PretrainedWeights:
+    """Return the published weights of torchvision's AlexNet."""
     from hgmvae_bench.evaluation.metrics.weights import PretrainedWeights
 
     return PretrainedWeights("AlexNet of torchvision", ALEXNET_URL, ALEXNET_SHA256)
@@ -35,10 +36,10 @@ def _alexnet() -> PretrainedWeights:
 
 @lru_cache(maxsize=1)
 def alexnet_lpips(folder: Path | None, device: torch.device) -> nn.Module:
-    """The ``lpips`` network on AlexNet, with both its files of weights checked.
+    """Build the ``lpips`` network on AlexNet after checking both files of weights.
 
     Raises:
-        MetricMissingError: if weights cannot be had, or are not the published ones.
+        MetricMissingError: if weights are unavailable or differ from the published ones.
     """
     import hashlib
     import warnings
@@ -48,20 +49,20 @@ def alexnet_lpips(folder: Path | None, device: torch.device) -> nn.Module:
 
     from hgmvae_bench.evaluation.metrics.weights import read_state
 
-    trunk = _alexnet().load(folder)
+    trunk = alexnet_weights().load(folder)
     linear_file = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
     linear = linear_file.read_bytes()
     if hashlib.sha256(linear).hexdigest() != LINEAR_SHA256:
-        raise MetricMissingError(f"{linear_file} is not the one of lpips 0.1.4; reinstall lpips")
+        raise MetricMissingError(f"{linear_file} is not the file of lpips 0.1.4; reinstall lpips")
 
-    # Left alone, the constructor would read both files unchecked. On the meta device it neither
-    # reads them nor fills parameters with random numbers that it would draw from the global stream.
+    # By default the constructor reads both files unchecked and draws initial parameters from the
+    # global generator. On the meta device it does neither.
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")  # its call of torchvision is deprecated
+        warnings.simplefilter("ignore")  # lpips calls torchvision with deprecated options
         network = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
     state = dict(read_state(linear, str(linear_file)))
     for name in network.state_dict():
-        # torchvision's `features.3.weight` is `net.slice2.3.weight` here.
+        # lpips names torchvision's `features.3.weight` `net.slice2.3.weight`.
         if name.startswith("net."):
             state[name] = trunk[f"features.{name.split('.', 2)[2]}"]
     network.load_state_dict(state, strict=False, assign=True)
@@ -70,7 +71,7 @@ def alexnet_lpips(folder: Path | None, device: torch.device) -> nn.Module:
 
 @dataclass(frozen=True)
 class Lpips:
-    """Mean LPIPS of the test images and their reconstructions, on AlexNet."""
+    """Mean LPIPS between the test images and their reconstructions, on AlexNet."""
 
     title: str = "LPIPS"
     direction: Direction = "lower"
@@ -80,14 +81,14 @@ class Lpips:
     cost: Literal["cheap", "expensive"] = "expensive"
 
     def pretrained(self) -> Sequence[WeightsFile]:
-        """AlexNet's; those of the distance itself come with the lpips package."""
-        return [_alexnet()]
+        """Return AlexNet's weights; those of the distance come with the lpips package."""
+        return [alexnet_weights()]
 
     def compute(self, outputs: Outputs) -> float:
-        """Mean over the test images; grey images are given to all three colours.
+        """Return the mean over the test images; grey images are repeated in three channels.
 
         Raises:
-            MetricMissingError: if the images are too small, or the weights cannot be had.
+            MetricMissingError: if the images are too small, or weights are unavailable.
         """
         import torch
 
@@ -112,7 +113,7 @@ class Lpips:
         return float(torch.cat(values).double().mean())
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """Split, number of images, network and the hashes of its weights."""
+        """Return split, number of images, network and hashes of its weights."""
         return {
             "split": "test",
             "n_images": len(outputs.test_images),

@@ -1,4 +1,4 @@
-"""Structural similarity of the test images and their reconstructions."""
+"""Structural similarity (SSIM, MS-SSIM) of the test images and their reconstructions."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ if TYPE_CHECKING:
 
     from hgmvae_bench.plugins.protocols import Outputs
 
-# What is computed at a time stays in a CPU's cache, which matters more than the size itself.
+Enlargement = Literal["nearest", "bilinear"]
+
+# A batch's intermediate results fit into a CPU's cache.
 BATCH_SIZE = 32
-# Rows of a blur that are multiplied together: what zeros cost against what products cost.
+# Rows per block of a banded matrix: larger blocks multiply more zeros, smaller ones run slower.
 BLOCK = 24
 WINDOW = 11
 SIGMA = 1.5
-# (K · 255)² with K = 0.01 and 0.03: keep the quotients of SSIM finite on flat images.
+# (K · 255)² with K = 0.01 and 0.03, which keep SSIM's quotients finite on flat images.
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-# pytorch-msssim halves the image four times and wants the smallest above half of the window's
-# (11 - 1) * 2**4 = 160 px.
+# pytorch-msssim halves an image four times and requires sides above (WINDOW - 1) · 2⁴ = 160 px.
 MS_SSIM_SIDE = 161
 
 
 def upsampling_factor(side: int) -> int:
-    """The smallest integer factor that brings ``side`` px to the 161 px that MS-SSIM needs."""
+    """Return the smallest integer factor that enlarges ``side`` px to at least 161 px."""
     return -(-MS_SSIM_SIDE // side)
 
 
 def ssim(originals: Tensor, images: Tensor) -> Tensor:
-    """SSIM (B,) of images (B, C, H, W) in [0, 255]: 11×11 Gaussian window, σ = 1.5."""
+    """Compute SSIM (B,) of images (B, C, H, W) in [0, 255]: 11×11 Gaussian window, σ = 1.5."""
     from pytorch_msssim import ssim as pytorch_ssim
 
     value: Tensor = pytorch_ssim(originals, images, data_range=255, size_average=False)
@@ -43,31 +44,52 @@ def ssim(originals: Tensor, images: Tensor) -> Tensor:
 
 
 def ms_ssim(originals: Tensor, images: Tensor) -> Tensor:
-    """MS-SSIM (B,) of images (B, C, H, W) in [0, 255], enlarged by pixel repetition if need be."""
+    """Compute MS-SSIM (B,) of images (B, C, H, W) in [0, 255].
+
+    Images with a side below 161 px are enlarged by pixel repetition.
+    """
     from pytorch_msssim import ms_ssim as pytorch_ms_ssim
 
     factor = upsampling_factor(min(originals.shape[2:]))
     if factor > 1:
-        return enlarged_ms_ssim(originals, images, factor)
+        return repeated_ms_ssim(originals, images, factor)
     value: Tensor = pytorch_ms_ssim(originals, images, data_range=255, size_average=False)
     return value
 
 
+def ms_ssim_bilinear(originals: Tensor, images: Tensor) -> Tensor:
+    """Compute MS-SSIM (B,) of images (B, C, H, W) in [0, 255].
+
+    Images with a side below 161 px are enlarged bilinearly, with pixel centres aligned as in
+    ``interpolate(align_corners=False)``.
+    """
+    from torch.nn.functional import interpolate
+
+    factor = upsampling_factor(min(originals.shape[2:]))
+    if factor == 1:
+        return ms_ssim(originals, images)
+
+    def enlarge(batch: Tensor) -> Tensor:
+        return interpolate(batch, scale_factor=factor, mode="bilinear", align_corners=False)
+
+    return repeated_ms_ssim(enlarge(originals), enlarge(images), factor=1)
+
+
 class BandedMatrix(NamedTuple):
-    """A matrix (h, H) that is zero away from its diagonal.
+    """A matrix (h, H) whose non-zero elements lie close to its diagonal.
 
     Attributes:
-        whole: the matrix.
-        blocks: groups of its rows (h', H'), without the columns that are all zero, each with the
-            index of its first column.
+        matrix: the matrix.
+        blocks: blocks of its rows (h', H') without the columns that are zero in the whole block,
+            each with the index of its first column.
     """
 
-    whole: Tensor
+    matrix: Tensor
     blocks: tuple[tuple[int, Tensor], ...]
 
     @classmethod
     def of(cls, matrix: Tensor, device: torch.device) -> BandedMatrix:
-        """``matrix``, on ``device``."""
+        """Split ``matrix`` into blocks on ``device``."""
         blocks = []
         for rows in matrix.split(BLOCK):
             filled = rows.any(dim=0).nonzero()
@@ -76,10 +98,10 @@ class BandedMatrix(NamedTuple):
         return cls(matrix.to(device), tuple(blocks))
 
     def __matmul__(self, columns: Tensor) -> Tensor:
-        """The product (h, N) with ``columns`` (H, N), of which most would be additions of zero."""
+        """Multiply by ``columns`` (H, N), leaving out most products with zero; (h, N)."""
         import torch
 
-        product = columns.new_empty(len(self.whole), columns.shape[1])
+        product = columns.new_empty(len(self.matrix), columns.shape[1])
         parts = product.split(BLOCK)
         for part, (first, block) in zip(parts, self.blocks, strict=True):
             torch.mm(block, columns[first : first + block.shape[1]], out=part)
@@ -87,12 +109,12 @@ class BandedMatrix(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """One of MS-SSIM's five scales of a side of the image, as matrices to multiply it with.
+    """One of MS-SSIM's five scales along one side of an image.
 
     Attributes:
-        blur: enlarges and blurs with the Gaussian window.
-        halve: brings the side to the next scale; None where its pixels still repeat evenly, so
-            that the next scale is the same side enlarged half as much.
+        blur: matrix that enlarges the side and blurs it with the Gaussian window.
+        halve: matrix that reduces the side to the next scale; None if the factor is even, so that
+            the next scale is the same side enlarged by half the factor.
     """
 
     blur: BandedMatrix
@@ -101,45 +123,49 @@ class Scale(NamedTuple):
 
 @lru_cache(maxsize=16)
 def build_scales(side: int, factor: int, device: torch.device) -> tuple[Scale, ...]:
-    """The scales of a side of ``side`` px that is enlarged by ``factor``."""
+    """Build the scales of a side of ``side`` px that pixel repetition enlarges by ``factor``."""
     import torch
 
-    steps = torch.arange(WINDOW) - WINDOW // 2
-    window = torch.exp(-(steps**2) / (2 * SIGMA**2))
+    offsets = torch.arange(WINDOW) - WINDOW // 2
+    window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     window /= window.sum()
-    found = []
+    scales = []
     for _ in SCALE_WEIGHTS:
         enlarge = torch.eye(side).repeat_interleave(factor, dim=0)
         # Row i of the blur is the window at position i, without padding.
         blur = torch.zeros(len(enlarge) - WINDOW + 1, len(enlarge))
-        for step, weight in enumerate(window):
-            blur.diagonal(step).fill_(weight)
+        for offset, weight in enumerate(window):
+            blur.diagonal(offset).fill_(weight)
+        blurred = BandedMatrix.of(blur @ enlarge, device)
         if factor % 2 == 0:
-            found.append(Scale(BandedMatrix.of(blur @ enlarge, device), None))
+            scales.append(Scale(blurred, None))
             factor //= 2
         else:
-            # Pairs of pixels are averaged; an odd side starts with a pixel of padding.
+            # Pairs of pixels are averaged; an odd side is padded by one pixel at its start.
             padded = torch.nn.functional.pad(enlarge, (0, 0, len(enlarge) % 2, 0))
             halve = padded.unflatten(0, (-1, 2)).mean(dim=1)
-            found.append(
-                Scale(BandedMatrix.of(blur @ enlarge, device), BandedMatrix.of(halve, device))
-            )
+            scales.append(Scale(blurred, BandedMatrix.of(halve, device)))
             side, factor = len(halve), 1
-    return tuple(found)
+    return tuple(scales)
 
 
-def enlarged_ms_ssim(originals: Tensor, images: Tensor, factor: int) -> Tensor:
-    """MS-SSIM (B,) of images (B, C, H, W) in [0, 255] that are enlarged by pixel repetition.
+def repeated_ms_ssim(originals: Tensor, images: Tensor, factor: int) -> Tensor:
+    """Compute MS-SSIM (B,) of images (B, C, H, W) in [0, 255] after pixel repetition.
 
-    What pytorch-msssim gives for the enlarged images, without ever making them: repeating pixels
-    and blurring them is one small matrix along each axis, and squares and products of repeated
-    pixels are the repeated squares and products. Some ten times faster at 32 px.
+    The result equals pytorch-msssim's on the enlarged images, which are never built: repeating and
+    blurring pixels is a product with one small matrix per axis, and squares and products of
+    repeated pixels are the repeated squares and products. At 32 px it is about ten times faster.
+
+    Args:
+        originals: images (B, C, H, W).
+        images: images to compare with ``originals``, of the same shape.
+        factor: repetitions of each pixel along each axis; 1 leaves the images as they are.
     """
     import torch
 
     n_images, channels, height, width = originals.shape
 
-    # Rows come first, so that a matrix product acts on either axis of all images at once.
+    # With rows first, a matrix product acts on one axis of all images at once.
     x = originals.permute(2, 0, 1, 3).flatten(1, 2)
     y = images.permute(2, 0, 1, 3).flatten(1, 2)
     value = torch.ones(n_images * channels, device=originals.device)
@@ -151,7 +177,7 @@ def enlarged_ms_ssim(originals: Tensor, images: Tensor, factor: int) -> Tensor:
         mean_x, mean_y, covariance, variance = along_both(blur_rows, fields, blur_columns).chunk(
             4, dim=1
         )
-        # In place, since these are the largest tensors by far.
+        # In place, since these are the largest tensors.
         covariance = covariance.addcmul(mean_x, mean_y, value=-2)
         variance = variance.addcmul(mean_x, mean_x, value=-1).addcmul_(mean_y, mean_y, value=-1)
         similarity = covariance.div_(variance)
@@ -166,8 +192,8 @@ def enlarged_ms_ssim(originals: Tensor, images: Tensor, factor: int) -> Tensor:
 
 
 def along_both(rows: BandedMatrix, images: Tensor, columns: BandedMatrix) -> Tensor:
-    """Images (H, N, W) multiplied with ``rows`` (h, H) and ``columns`` (w, W): (h, N, w)."""
-    result = images @ columns.whole.T
+    """Multiply images (H, N, W) by ``rows`` (h, H) and ``columns`` (w, W); (h, N, w)."""
+    result = images @ columns.matrix.T
     return (rows @ result.flatten(1)).reshape(-1, *result.shape[1:])
 
 
@@ -176,23 +202,23 @@ class SimilarityMetric:
     """Mean similarity of the test images and their reconstructions.
 
     Attributes:
-        similarity: maps originals and images (B, C, H, W) in [0, 255] to values (B,).
-        min_side: of the images that it can take, in px.
-        enlarges: whether images are enlarged first.
+        similarity: function of originals and images (B, C, H, W) in [0, 255] with values (B,).
+        min_side: minimum side of the images, in px.
+        enlargement: method that enlarges small images; None if images keep their size.
     """
 
     title: str
     reference: str
     similarity: Callable[[Tensor, Tensor], Tensor]
     range: tuple[float, float]
-    min_side: int
-    enlarges: bool
+    min_side: int = 1
+    enlargement: Enlargement | None = None
     direction: Direction = "higher"
     needs: tuple[Need, ...] = ("reconstructions",)
     cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
-        """Mean over the test images.
+        """Return the mean over the test images.
 
         Raises:
             MetricMissingError: if the images are too small.
@@ -216,30 +242,32 @@ class SimilarityMetric:
         return float(torch.cat(parallel_map(values, batches)).double().mean())
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """Split, number of images, and how they were enlarged."""
+        """Return split, number of images, and how they were enlarged."""
         fingerprint: dict[str, str | int | float] = {
             "split": "test",
             "n_images": len(outputs.test_images),
         }
-        if self.enlarges:
-            side = min(outputs.test_images.shape[2:])
-            fingerprint["resize"] = f"nearest ×{upsampling_factor(side)}"
+        if self.enlargement is not None:
+            factor = upsampling_factor(min(outputs.test_images.shape[2:]))
+            fingerprint["resize"] = f"{self.enlargement} ×{factor}"
         return fingerprint
 
 
 SSIM = SimilarityMetric(
-    "SSIM",
-    "Wang et al. 2004; pytorch-msssim",
-    ssim,
-    range=(-1, 1),
-    min_side=WINDOW,
-    enlarges=False,
+    "SSIM", "Wang et al. 2004; pytorch-msssim", ssim, range=(-1, 1), min_side=WINDOW
 )
 MS_SSIM = SimilarityMetric(
     "MS-SSIM",
     "Wang, Simoncelli & Bovik 2003; as pytorch-msssim",
     ms_ssim,
     range=(0, 1),
-    min_side=1,
-    enlarges=True,
+    enlargement="nearest",
+)
+MS_SSIM_BILINEAR = SimilarityMetric(
+    "MS-SSIM (bilinear)",
+    "Wang, Simoncelli & Bovik 2003; as pytorch-msssim",
+    ms_ssim_bilinear,
+    range=(0, 1),
+    enlargement="bilinear",
+    cost="expensive",
 )

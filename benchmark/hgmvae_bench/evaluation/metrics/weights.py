@@ -1,4 +1,4 @@
-"""Pretrained weights: found or downloaded, checked by hash, read without executing anything."""
+"""Pretrained weights: located or downloaded, verified by hash, and loaded without running code."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class PretrainedWeights:
     """A published file of weights.
 
     Attributes:
-        title: whose weights they are, for messages.
-        url: where the file is published; its last part is the file's name.
-        sha256: what the file's SHA-256 (hex) starts with.
+        title: name of the network, for messages.
+        url: address of the file; its last part is the file's name.
+        sha256: first digits of the file's SHA-256 (hex).
     """
 
     title: str
@@ -35,30 +35,31 @@ class PretrainedWeights:
 
     @property
     def filename(self) -> str:
-        """The file's name, wherever it lies."""
+        """Name of the file."""
         return self.url.rsplit("/", 1)[-1]
 
     def find(self, folder: Path | None) -> Path | None:
-        """Where the file lies: in ``folder``, or in the cache of ``torch.hub``; else None."""
-        paths = [home / self.filename for home in (folder, hub_folder()) if home is not None]
+        """Locate the file in ``folder`` or the cache of ``torch.hub``; None if it is in neither."""
+        folders = [known for known in (folder, hub_folder()) if known is not None]
+        paths = [known / self.filename for known in folders]
         return next((path for path in paths if path.is_file()), None)
 
     def load(self, folder: Path | None) -> Mapping[str, Tensor]:
-        """The tensors by name, on the CPU.
+        """Load the tensors by name, on the CPU.
 
-        The file is looked for in ``folder``, then in the cache of ``torch.hub``; if it is in
-        neither, it is downloaded to that cache.
+        ``folder`` is searched first, then the cache of ``torch.hub``. A file in neither is
+        downloaded to that cache.
 
         Raises:
-            MetricMissingError: if it cannot be had, or is not the published file.
+            MetricMissingError: if the file is unavailable or is not the published one.
         """
         if (path := self.find(folder)) is not None:
             return self._read(path)
         cache = hub_folder()
-        if fault := download(self.url, cache / self.filename):
+        if failure := download(self.url, cache / self.filename):
             raise MetricMissingError(
-                f"{self.title}: {self.filename} is not here and cannot be downloaded ({fault}); "
-                f"get it from {self.url} and put it into {_anonymous(folder or cache)}"
+                f"{self.title}: {self.filename} was not found and cannot be downloaded "
+                f"({failure}); download {self.url} into {_anonymous(folder or cache)}"
             )
         return self._read(cache / self.filename)
 
@@ -85,20 +86,20 @@ def hub_folder() -> Path:
 
 
 def _anonymous(path: Path) -> str:
-    """The path without the user's name: the message is kept in records, which are published."""
+    """Shorten the home folder to ``~``: records keep the message, and records are published."""
     home = Path.home()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def read_state(content: bytes, source: str) -> Mapping[str, Tensor]:
-    """The tensors in the bytes of a file that ``torch.save`` wrote; no code in it is run.
+    """Load the tensors in the bytes of a file that ``torch.save`` wrote, without running code.
 
     Args:
-        content: the file's.
-        source: what to call it in messages.
+        content: bytes of the file.
+        source: name of the file in messages.
 
     Raises:
-        MetricMissingError: if there is anything but tensors by name.
+        MetricMissingError: if the file holds anything but tensors by name.
     """
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -111,7 +112,7 @@ def read_state(content: bytes, source: str) -> Mapping[str, Tensor]:
 
 @lru_cache
 def download(url: str, target: Path) -> str | None:
-    """Try to download a file, once per process; the reason if it cannot be."""
+    """Try to download a file, once per process; return the reason of a failure, else None."""
     try:
         fetch_file([url], target, md5=None, progress=no_progress, by_hand="")
     except DataError as error:
