@@ -1,4 +1,4 @@
-"""What the suite relies on in every registered metric, ours and third parties' alike."""
+"""Contract of every registered metric, of the suite and of third parties alike."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -14,19 +15,18 @@ import pytest
 import torch
 
 from hgmvae_bench.data import ImageData
+from hgmvae_bench.evaluation import controls
 from hgmvae_bench.evaluation.controls import PrincipalComponents
 from hgmvae_bench.evaluation.metrics import classifier, weights
 from hgmvae_bench.evaluation.outputs import RunOutputs
 from hgmvae_bench.plugins.protocols import MetricMissingError, MetricPlugin, Need
-from hgmvae_bench.plugins.registry import METRICS
+from hgmvae_bench.plugins.registry import DATASETS, METRICS
 
 every_metric = pytest.mark.parametrize("name", METRICS.names())
 
 
 @pytest.fixture(scope="module")
-def tiny() -> ImageData:
-    from hgmvae_bench.plugins.registry import DATASETS
-
+def tiny_data() -> ImageData:
     digits = DATASETS["digits"].load(Path(), image_size=32)
     assert digits.train_labels is not None
     assert digits.test_labels is not None
@@ -38,14 +38,25 @@ def tiny() -> ImageData:
     )
 
 
+@pytest.fixture(scope="module")
+def pca_outputs(
+    tiny_data: ImageData, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunOutputs]:
+    """Outputs of PCA on digits, without a network and with a barely trained classifier."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(cache))
+        patch.setattr(weights, "download", lambda url, target: "no network")
+        patch.setattr(classifier, "STEPS", 10)
+        patch.setattr(controls, "MAX_EXACT_PIXELS", 100)  # The approximate solver is faster.
+        codec = PrincipalComponents(tiny_data.train_images, 4, seed=0)
+        yield RunOutputs(codec, tiny_data, "tiny", "contract", torch.device("cpu"), cache=cache)
+
+
 @pytest.fixture
-def outputs(tiny: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunOutputs:
-    """Of PCA on real digits, without network and with a classifier of a moment's training."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(weights, "download", lambda url, target: "no network")
-    monkeypatch.setattr(classifier, "STEPS", 10)
-    codec = PrincipalComponents(tiny.train_images, 4, seed=0)
-    return RunOutputs(codec, tiny, "tiny", "contract", torch.device("cpu"), cache=tmp_path)
+def outputs(pca_outputs: RunOutputs) -> RunOutputs:
+    """The same outputs without what other tests have computed."""
+    return replace(pca_outputs)
 
 
 def value_or_reason(metric: MetricPlugin, outputs: RunOutputs) -> float | str:
@@ -56,7 +67,7 @@ def value_or_reason(metric: MetricPlugin, outputs: RunOutputs) -> float | str:
 
 
 @every_metric
-def test_metadata(name: str) -> None:
+def test_metadata_is_complete(name: str) -> None:
     metric = METRICS[name]
     assert metric.title
     assert metric.reference
@@ -68,13 +79,15 @@ def test_metadata(name: str) -> None:
     assert set(metric.needs) <= set(get_args(Need))
 
 
-def test_titles_differ() -> None:
+def test_titles_are_unique() -> None:
     titles = [METRICS[name].title for name in METRICS]
     assert len(set(titles)) == len(titles)
 
 
 @every_metric
-def test_value_or_reason(name: str, outputs: RunOutputs) -> None:
+def test_value_is_reproducible_and_in_range_or_a_reason_is_given(
+    name: str, outputs: RunOutputs
+) -> None:
     metric = METRICS[name]
     value = value_or_reason(metric, outputs)
     assert type(value) in {float, str}
@@ -87,30 +100,29 @@ def test_value_or_reason(name: str, outputs: RunOutputs) -> None:
     fingerprint = dict(metric.fingerprint(outputs))
     assert json.loads(json.dumps(fingerprint, allow_nan=False)) == fingerprint
     assert fingerprint["n_images"] == 60
-    # The same outputs made anew, and other random numbers drawn before.
+    # Outputs of a new codec, after the global generator has drawn other numbers.
     torch.manual_seed(12345)
-    again = replace(outputs, codec=replace(outputs.codec))  # type: ignore[type-var]
-    assert metric.compute(again) == value
-    assert dict(metric.fingerprint(again)) == fingerprint
+    repeated = replace(outputs, codec=replace(outputs.codec))  # type: ignore[type-var]
+    assert metric.compute(repeated) == value
+    assert dict(metric.fingerprint(repeated)) == fingerprint
 
 
 @every_metric
-def test_leaves_random_numbers_alone(name: str, outputs: RunOutputs) -> None:
+def test_global_generator_keeps_its_state(name: str, outputs: RunOutputs) -> None:
     before = torch.random.get_rng_state()
     value_or_reason(METRICS[name], outputs)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @every_metric
-def test_needs_are_true(name: str, outputs: RunOutputs) -> None:
-    """Labels are missed by the metrics that name them among their needs, and by no other."""
+def test_labels_are_required_only_if_declared(name: str, outputs: RunOutputs) -> None:
     metric = METRICS[name]
-    bare = replace(outputs, data=replace(outputs.data, train_labels=None, test_labels=None))
-    assert ("no classes" in str(value_or_reason(metric, bare))) == ("labels" in metric.needs)
+    unlabelled = replace(outputs, data=replace(outputs.data, train_labels=None, test_labels=None))
+    is_refused = "no classes" in str(value_or_reason(metric, unlabelled))
+    assert is_refused == ("labels" in metric.needs)
 
 
-def test_plugins_are_imported_without_torch() -> None:
-    """Listing the metrics stays quick."""
+def test_metrics_are_listed_without_importing_heavy_packages() -> None:
     program = (
         "import sys; from hgmvae_bench.plugins.registry import METRICS; "
         "[METRICS[n] for n in METRICS]; "

@@ -1,8 +1,9 @@
-"""Controls: known answers, and what their scores must look like on real digits."""
+"""Controls: known answers, and the order of their scores on real digits."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,26 @@ from hgmvae_bench.plugins.registry import DATASETS, METRICS
 METRIC_NAMES = ["sc", "accuracy", "ssim", "fid-classifier", "fid-classifier-samples"]
 
 
-@pytest.fixture
-def made(digits, tmp_path, monkeypatch) -> dict[str, Control]:
-    monkeypatch.setattr(classifier, "STEPS", 60)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Iterator[Path]:
+    """Cache folder for a classifier of digits after little training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "STEPS", 60)
+        yield tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def by_name(digits, cache) -> dict[str, Control]:
+    """Every control of digits, with the latent dims 2 and 16 for PCA."""
     device = torch.device("cpu")
     return {
         f"{control.name} {control.latent_dim or ''}".strip(): control
-        for control in build_controls(digits, "digits", [2, 16], device=device, cache=tmp_path)
+        for control in build_controls(digits, "digits", [2, 16], device=device, cache=cache)
     }
 
 
-def test_names_and_identities(made) -> None:
-    assert list(made) == [
+def test_every_control_has_a_name_and_an_identity_of_its_own(by_name) -> None:
+    assert list(by_name) == [
         "real-halves",
         "real-train",
         "mean-image",
@@ -44,11 +53,11 @@ def test_names_and_identities(made) -> None:
         "pca 2",
         "pca 16",
     ]
-    assert len({control.outputs.identity for control in made.values()}) == len(made)
+    assert len({control.outputs.identity for control in by_name.values()}) == len(by_name)
 
 
-def test_scores(made) -> None:
-    scores = {name: control.score(METRIC_NAMES) for name, control in made.items()}
+def test_scores_are_ordered_by_quality(by_name) -> None:
+    scores = {name: control.score(METRIC_NAMES) for name, control in by_name.items()}
     assert {name: list(values) for name, values in scores.items()} == {
         "real-halves": ["fid-classifier-samples"],
         "real-train": ["fid-classifier-samples"],
@@ -59,8 +68,8 @@ def test_scores(made) -> None:
     }
 
     def values(metric: str) -> dict[str, float]:
-        found = {name: s[metric].value for name, s in scores.items() if metric in s}
-        return {name: value for name, value in found.items() if value is not None}
+        scored = {name: s[metric].value for name, s in scores.items() if metric in s}
+        return {name: value for name, value in scored.items() if value is not None}
 
     reconstructions, samples = values("fid-classifier"), values("fid-classifier-samples")
     assert reconstructions["pca 16"] < reconstructions["pca 2"] < reconstructions["mean-image"]
@@ -71,59 +80,58 @@ def test_scores(made) -> None:
     assert values("accuracy")["pca 16"] > values("accuracy")["pca 2"] > 0.2
 
 
-def test_fingerprints(made, digits) -> None:
-    """Only the halves count other images than a model's samples do."""
+def test_only_the_halves_use_other_images_than_the_models(by_name, digits) -> None:
     fingerprints = {
         name: METRICS["fid-classifier-samples"].fingerprint(control.outputs)
-        for name, control in made.items()
+        for name, control in by_name.items()
     }
     assert fingerprints.pop("real-halves")["n_images"] == 180
     assert all(print_ == fingerprints["pca 2"] for print_ in fingerprints.values())
     assert fingerprints["pca 2"]["n_images"] == 360
 
 
-def test_are_the_same_again(made, digits, tmp_path) -> None:
-    again = build_controls(digits, "digits", [2, 16], device=torch.device("cpu"), cache=tmp_path)
-    for first, second in zip(made.values(), again, strict=True):
+def test_samples_are_reproducible(by_name, digits, cache) -> None:
+    again = build_controls(digits, "digits", [2, 16], device=torch.device("cpu"), cache=cache)
+    for first, second in zip(by_name.values(), again, strict=True):
         assert first.outputs.identity == second.outputs.identity
         assert torch.equal(first.outputs.samples, second.outputs.samples)
 
 
-def test_halves_are_disjoint(digits, made) -> None:
-    outputs = made["real-halves"].outputs
+def test_halves_partition_the_test_images(digits, by_name) -> None:
+    outputs = by_name["real-halves"].outputs
     assert len(outputs.test_images) == len(outputs.samples) == 180
     halves = torch.cat([outputs.test_images, outputs.samples]).flatten(1).tolist()
     assert sorted(halves) == sorted(digits.test_images.flatten(1).tolist())
 
 
-def test_real_images_are_not_repeated(digits) -> None:
+def test_real_images_are_drawn_without_replacement(digits) -> None:
     real = RealImages(digits.test_images)
     assert sorted(real.sample(360, 0).flatten(1).tolist()) == sorted(
         digits.test_images.flatten(1).tolist()
     )
-    with pytest.raises(MetricMissingError, match="360 images to draw 361 from"):
+    with pytest.raises(MetricMissingError, match=r"360 images.* 361"):
         real.sample(361, 0)
     assert real.encode(digits.test_images).shape == (360, 0)
     with pytest.raises(MetricMissingError, match="no reconstructions"):
         real.reconstruct(digits.test_images)
 
 
-def test_mean_image(digits) -> None:
+def test_mean_image_is_the_mean_of_the_training_images(digits) -> None:
     mean = MeanImage(digits.train_images)
     expected = digits.train_images.double().mean(0).round().to(torch.uint8)
     assert torch.equal(mean.reconstruct(digits.test_images)[7], expected)
     assert torch.equal(mean.sample(3, 0)[2], expected)
 
 
-def test_images_without_codes_have_reconstructions_alone(made) -> None:
-    outputs = made["mean-image"].outputs
+def test_controls_without_codes_still_have_reconstructions(by_name) -> None:
+    outputs = by_name["mean-image"].outputs
     assert outputs.reconstructions.shape == outputs.test_images.shape
     for name in ("test_codes", "train_codes"):
         with pytest.raises(MetricMissingError, match="no codes"):
             getattr(outputs, name)
 
 
-def test_pixel_noise() -> None:
+def test_pixel_noise_is_uniform() -> None:
     noise = PixelNoise((3, 16, 16), seed=1).sample(200, 0).double()
     assert noise.shape == (200, 3, 16, 16)
     assert float(noise.mean()) == pytest.approx(127.5, abs=1)
@@ -132,7 +140,7 @@ def test_pixel_noise() -> None:
 
 class TestPca:
     def test_is_the_best_linear_code(self, digits) -> None:
-        pca = PrincipalComponents(digits.train_images, 64, seed=0)  # all that 8×8 images have
+        pca = PrincipalComponents(digits.train_images, 64, seed=0)  # the rank of 8×8 images
         error = to_unit(pca.reconstruct(digits.train_images)) - to_unit(digits.train_images)
         assert float(error.abs().max()) < 0.005
         images = to_unit(digits.test_images)
@@ -153,12 +161,12 @@ class TestPca:
         np.testing.assert_allclose(covariance - np.diag(np.diag(covariance)), 0, atol=1e-2)
         assert not torch.equal(pca.sample(5, 0), pca.sample(5, 1))
 
-    def test_more_components_than_there_are(self, digits) -> None:
+    def test_more_components_than_images_are_refused(self, digits) -> None:
         pca = PrincipalComponents(digits.train_images[:10], 11, seed=0)
         with pytest.raises(MetricMissingError, match="no 11 components"):
             pca.encode(digits.test_images)
 
-    def test_too_many_or_too_large_images(self, digits, monkeypatch) -> None:
+    def test_approximations_for_large_data_are_close(self, digits, monkeypatch) -> None:
         from hgmvae_bench.evaluation import controls as module
 
         exact = PrincipalComponents(digits.train_images, 3, 0).encode(digits.test_images)
@@ -172,7 +180,7 @@ class TestPca:
 @pytest.mark.shared_data
 @pytest.mark.slow
 def test_pca_of_mnist() -> None:
-    """Figures that the documentation states."""
+    """The values in docs/metrics.md."""
     beside = Path(__file__).parents[4] / "shared" / "data"
     root = Path(os.environ.get("HGMVAE_BENCH_TEST_DATA", beside))
     if not (root / "MNIST").is_dir():

@@ -184,7 +184,7 @@ def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.devic
     classes, targets = data.train_labels.unique(return_inverse=True)
     if len(classes) < 2:
         raise MetricMissingError("the training images are all of one class")
-    classifier = _train(data.train_images, targets, data.digest, device)
+    classifier = train_classifier(data.train_images, targets, data.digest, device)
     content = save({name: tensor.cpu() for name, tensor in classifier.state_dict().items()})
     description = ClassifierDescription(
         dataset=dataset,
@@ -216,7 +216,20 @@ def _test_accuracy(
     return round(float(is_correct.double().mean()), 4)
 
 
-def _train(images: Tensor, targets: Tensor, identity: str, device: torch.device) -> Classifier:
+def train_classifier(
+    images: Tensor, targets: Tensor, identity: str, device: torch.device
+) -> Classifier:
+    """Train a classifier for `STEPS` steps.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        targets: class indices (N,), from 0 upwards.
+        identity: identity of the data, from which seeds are derived.
+        device: device of the training.
+
+    Returns:
+        The classifier in eval mode, on ``device``.
+    """
     order = torch.Generator().manual_seed(derive_seed(identity, "classifier order"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(identity, "classifier weights"))

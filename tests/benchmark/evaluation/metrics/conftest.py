@@ -1,4 +1,4 @@
-"""RunOutputs with given codes and images, and true-format weights without the network."""
+"""Outputs with given codes and images, and pretrained weights without a network."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 
 @dataclass
 class FakeCodec(Codec):
-    """Answers with what it was given; images are told apart by their number alone."""
+    """Codec with fixed answers; codes are selected by the number of images."""
 
     codes: Sequence[Codes]
     reconstructions: Tensor | None = None
     samples: Tensor | None = None
 
     def encode(self, images: Tensor) -> Codes:
-        none = np.empty((len(images), 0), dtype=np.float32)
-        return next((codes for codes in self.codes if len(codes) == len(images)), none)
+        no_codes = np.empty((len(images), 0), dtype=np.float32)
+        return next((codes for codes in self.codes if len(codes) == len(images)), no_codes)
 
     def decode(self, codes: Tensor) -> Tensor:
         assert self.reconstructions is not None
@@ -54,7 +54,7 @@ MakeOutputs = Callable[..., RunOutputs]
 
 @pytest.fixture
 def make_outputs(tmp_path: Path) -> MakeOutputs:
-    """Builds outputs; what a test does not give is blank, and without labels there are none."""
+    """Function that builds outputs; images default to blank ones, labels to none."""
 
     def make(
         codes: npt.ArrayLike | None = None,
@@ -66,7 +66,7 @@ def make_outputs(tmp_path: Path) -> MakeOutputs:
         train_images: Tensor | None = None,
         reconstructions: Tensor | None = None,
         samples: Tensor | None = None,
-        **others: Any,
+        **settings: Any,
     ) -> RunOutputs:
         arrays = [np.asarray(c, dtype=np.float32) for c in (codes, train_codes) if c is not None]
         if images is None:
@@ -78,17 +78,16 @@ def make_outputs(tmp_path: Path) -> MakeOutputs:
         def tensor(values: npt.ArrayLike | None) -> Tensor | None:
             return None if values is None else torch.from_numpy(np.asarray(values, dtype=np.int64))
 
-        settings = {
+        defaults = {
             "dataset": "given",
             "identity": "given",
             "device": torch.device("cpu"),
             "cache": tmp_path / "cache",
-            **others,
         }
         return RunOutputs(
             codec=FakeCodec(arrays, reconstructions, samples),
             data=ImageData(train_images, tensor(train_labels), images, tensor(labels)),
-            **settings,
+            **{**defaults, **settings},
         )
 
     return make
@@ -96,7 +95,7 @@ def make_outputs(tmp_path: Path) -> MakeOutputs:
 
 @pytest.fixture(autouse=True)
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of torch.hub, and no network; nothing remembered from another test."""
+    """Empty cache of torch.hub, without a network and without cached extractors."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(weights, "download", lambda url, target: "no network")
     features.inception_extractor.cache_clear()
@@ -105,7 +104,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def saved(state: object) -> bytes:
-    """What ``torch.save`` writes."""
+    """Bytes of the file that ``torch.save`` writes."""
     content = io.BytesIO()
     torch.save(state, content)
     return content.getvalue()
@@ -113,11 +112,11 @@ def saved(state: object) -> bytes:
 
 @pytest.fixture(scope="session")
 def inception_bytes() -> bytes:
-    """A file of random Inception weights, as torch-fidelity publishes its own."""
+    """File of random Inception weights in torch-fidelity's format."""
 
     class Untrained(features.FeatureExtractorInceptionV3):  # type: ignore[misc]
         def load_state_dict(self, *_: Any, **__: Any) -> None:
-            """Stay as built."""
+            """Keep the random parameters."""
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -131,20 +130,20 @@ def inception_bytes() -> bytes:
 def inception_folder(
     inception_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A folder with random Inception weights, which count as the published ones."""
+    """Folder with random Inception weights that pass for the published ones."""
     folder = tmp_path / "inception"
     folder.mkdir()
     (folder / INCEPTION_FILE).write_bytes(inception_bytes)
     expected = hashlib.sha256(inception_bytes).hexdigest()[:8]
     monkeypatch.setattr(features, "INCEPTION_SHA256", expected)
-    weights = dataclasses.replace(features.INCEPTION_WEIGHTS, sha256=expected)
-    monkeypatch.setattr(features, "INCEPTION_WEIGHTS", weights)
+    published = dataclasses.replace(features.INCEPTION_WEIGHTS, sha256=expected)
+    monkeypatch.setattr(features, "INCEPTION_WEIGHTS", published)
     return folder
 
 
 @pytest.fixture(scope="session")
 def alexnet_bytes() -> bytes:
-    """A file of random AlexNet weights as torchvision publishes them, without its classifier."""
+    """File of random AlexNet weights in torchvision's format, without the classifier."""
     from torchvision.models import alexnet
 
     with warnings.catch_warnings(), torch.random.fork_rng():
@@ -155,18 +154,10 @@ def alexnet_bytes() -> bytes:
 
 @pytest.fixture
 def alexnet_folder(alexnet_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with random AlexNet weights, which count as the published ones."""
+    """Folder with random AlexNet weights that pass for the published ones."""
     folder = tmp_path / "alexnet"
     folder.mkdir()
     (folder / ALEXNET_FILE).write_bytes(alexnet_bytes)
     expected = hashlib.sha256(alexnet_bytes).hexdigest()[:8]
     monkeypatch.setattr(perceptual, "ALEXNET_SHA256", expected)
     return folder
-
-
-@pytest.fixture
-def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Classifiers that train for a moment only."""
-    from hgmvae_bench.evaluation.metrics import classifier
-
-    monkeypatch.setattr(classifier, "STEPS", 30)

@@ -1,4 +1,4 @@
-"""The SVM against scikit-learn's own, and its known answers."""
+"""SVM accuracy: parity with scikit-learn, optimality of the fit, and refusals."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def pixels(request: pytest.FixtureRequest):
     )
 
 
-# How many codes of a class come first, and when the rest is left to libsvm: all at once, most pairs
-# in several rounds, all pairs after the first one.
-@pytest.mark.parametrize(("first", "most"), [(500, 6000), (10, 6000), (10, 20)])
+# Initial and maximum numbers of candidates: one round for every pair, several rounds for most
+# pairs, and a fit of all codes by libsvm after the first round.
+@pytest.mark.parametrize(("initial", "maximum"), [(500, 6000), (10, 6000), (10, 20)])
 @pytest.mark.parametrize("dims", [2, 16])
-def test_is_scikit_learns_svm(pixels, dims, first, most, monkeypatch) -> None:
-    monkeypatch.setattr(classification, "INITIAL_CANDIDATES", first)
-    monkeypatch.setattr(classification, "MAX_CANDIDATES", most)
+def test_predictions_equal_scikit_learn(pixels, dims, initial, maximum, monkeypatch) -> None:
+    monkeypatch.setattr(classification, "INITIAL_CANDIDATES", initial)
+    monkeypatch.setattr(classification, "MAX_CANDIDATES", maximum)
     train, train_labels, test, _ = pixels
     projection = np.random.default_rng(0).normal(size=(train.shape[1], dims))
     scaler = StandardScaler().fit(train @ projection)
     train, test = scaler.transform(train @ projection), scaler.transform(test @ projection)
-    labels = train_labels * 3 - 5  # any integers will do
+    labels = train_labels * 3 - 5  # labels may be any integers
     expected = SVC(tol=1e-6).fit(train, labels).predict(test)
     np.testing.assert_array_equal(svm_predict(train, labels, test, CPU), expected)
 
 
-def test_two_classes(pixels) -> None:
+def test_two_classes_need_a_single_machine(pixels) -> None:
     train, train_labels, test, _ = pixels
     is_even = train_labels % 2
     expected = SVC(tol=1e-6).fit(train, is_even).predict(test)
@@ -62,7 +62,7 @@ def test_two_classes(pixels) -> None:
     np.testing.assert_array_equal(predicted, expected)
 
 
-def test_kernels() -> None:
+def test_weighted_kernels_equal_scikit_learn() -> None:
     x, y = torch.randn(250, 3).double(), 5 + torch.randn(30, 3).double()
     weights = torch.rand(30, 4).double()
     left, _ = rbf_factors(x, 0.3)
@@ -77,15 +77,15 @@ def codes_of_two_classes(case: str) -> tuple[npt.NDArray[np.float64], npt.NDArra
     if case == "separable":
         is_second = rng.permutation(1200) < 600
         return rng.normal(size=(1200, 4)) / 4 + is_second[:, None], is_second
-    if case == "nothing to tell apart":  # nearly all are support vectors
+    if case == "random labels":  # nearly all are support vectors
         return rng.normal(size=(1200, 2)), rng.random(1200) < 0.5
-    if case == "far more dims than structure":
+    if case == "many noise dims":
         is_second = rng.permutation(1200) < 600
         return rng.normal(size=(1200, 64)) + is_second[:, None] / 4, is_second
-    if case == "one of a class":
+    if case == "class of one code":
         is_second = np.arange(1200) == 700
         return rng.normal(size=(1200, 3)) + 2 * is_second[:, None], is_second
-    if case == "few different codes":
+    if case == "repeated codes":
         is_second = rng.random(1200) < 0.3
         return (rng.integers(0, 3, (1200, 2)) + is_second[:, None]).astype(np.float64), is_second
     assert case == "outliers"
@@ -93,21 +93,21 @@ def codes_of_two_classes(case: str) -> tuple[npt.NDArray[np.float64], npt.NDArra
     return rng.standard_t(1, size=(1200, 3)) + is_second[:, None], is_second
 
 
-@pytest.mark.parametrize("most", [6000, 300])
+@pytest.mark.parametrize("maximum", [6000, 300])
 @pytest.mark.parametrize(
     "case",
     [
         "separable",
-        "nothing to tell apart",
-        "far more dims than structure",
-        "one of a class",
-        "few different codes",
+        "random labels",
+        "many noise dims",
+        "class of one code",
+        "repeated codes",
         "outliers",
     ],
 )
-def test_machine_solves_the_whole_problem(case, most, monkeypatch) -> None:
+def test_fit_satisfies_the_optimality_conditions(case, maximum, monkeypatch) -> None:
     monkeypatch.setattr(classification, "INITIAL_CANDIDATES", 40)
-    monkeypatch.setattr(classification, "MAX_CANDIDATES", most)
+    monkeypatch.setattr(classification, "MAX_CANDIDATES", maximum)
     codes, is_second = codes_of_two_classes(case)
     codes = StandardScaler().fit_transform(codes)
     gamma = 1 / codes.shape[1]
@@ -115,25 +115,25 @@ def test_machine_solves_the_whole_problem(case, most, monkeypatch) -> None:
     support, weights, intercept = fit_binary_svm(codes, is_second, rank, gamma=gamma, device=CPU)
     margins = rbf_kernel(codes, codes[support], gamma=gamma) @ weights + intercept
 
-    # The conditions of the optimum, for every code.
+    # Optimality conditions of every code.
     sign = np.where(is_second, 1, -1)
     alpha = np.zeros(len(codes))
     alpha[support] = weights * sign[support]
     slack = 1 - sign * margins
-    tolerance = 2e-4  # libsvm's holds for two conditions at once
+    tolerance = 2e-4  # libsvm's tolerance is that of the sum of two conditions
     assert alpha.min() >= 0
     assert alpha.max() <= 1
     assert abs(weights.sum()) < 1e-9
     assert slack[alpha < 1].max() < tolerance
     assert slack[alpha > 0].min() > -tolerance
-    # All of which fix the margins.
+    # The conditions determine the margins.
     exact = SVC(gamma=gamma, tol=1e-7).fit(codes, is_second)
     np.testing.assert_allclose(margins, exact.decision_function(codes), atol=2e-3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_device(pixels, monkeypatch) -> None:
+def test_gpu_agrees_with_the_cpu(pixels, monkeypatch) -> None:
     monkeypatch.setattr(classification, "INITIAL_CANDIDATES", 40)
     train, labels, test, _ = pixels
     on_cpu, on_gpu = (
@@ -142,7 +142,7 @@ def test_device(pixels, monkeypatch) -> None:
     np.testing.assert_array_equal(on_gpu, on_cpu)
 
 
-def test_real_digits(pixels, make_outputs) -> None:
+def test_accuracy_on_digits_depends_on_labels_but_not_on_scale(pixels, make_outputs) -> None:
     train, train_labels, test, labels = pixels
 
     def accuracy(codes, train_codes, train_labels=train_labels):
@@ -156,7 +156,7 @@ def test_real_digits(pixels, make_outputs) -> None:
     assert accuracy(test, train, np.random.default_rng(0).permutation(train_labels)) < 0.25
 
 
-def test_degenerate(make_outputs) -> None:
+def test_degenerate_codes_and_labels_are_refused(make_outputs) -> None:
     codes, labels = [[0.0], [1.0]], [0, 1]
     train = {"train_codes": [[0.0], [0.5], [1.0]]}
     with pytest.raises(MetricMissingError, match="no classes"):

@@ -1,4 +1,4 @@
-"""Clustering indices against hand-made arrays, and where they are not defined."""
+"""Clustering indices: values by hand, parity with scikit-learn, and degenerate codes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TWO_PAIRS = [0, 0, 1, 1]
 
 
 def pixel_codes(data: ImageData) -> tuple[Codes, Labels]:
-    """Real digits as codes: their pixels."""
+    """Pixels of real digits as codes."""
     assert data.test_labels is not None
     return data.test_images[:, 0, ::4, ::4].flatten(1).float().numpy(), data.test_labels.numpy()
 
@@ -65,7 +65,7 @@ def test_indices_by_hand(metric, by_hand, make_outputs) -> None:
 @pytest.mark.parametrize(
     ("metric", "of_classes"), [(SC_KMEANS, SC), (CH_KMEANS, CH), (DB_KMEANS, DB)]
 )
-def test_kmeans_indices_ignore_the_classes(metric, of_classes, make_outputs) -> None:
+def test_kmeans_indices_do_not_depend_on_the_classes(metric, of_classes, make_outputs) -> None:
     value = metric.compute(make_outputs(FOUR, [0, 1, 0, 1]))
     assert value == pytest.approx(of_classes.compute(make_outputs(FOUR, TWO_PAIRS)))
 
@@ -77,7 +77,7 @@ def test_agreement_by_hand() -> None:
     assert normalised_mutual_information(classes, clusters) == pytest.approx(
         information / (entropies / 2)
     )
-    # Of 6 pairs, 1 is together in both; 2 · 3 / 6 = 1 is expected, (2 + 3) / 2 the most.
+    # Of 6 pairs, 1 is together in both; 2 · 3 / 6 = 1 is expected, (2 + 3) / 2 the maximum.
     assert adjusted_rand_index(classes, clusters) == pytest.approx(0.0, abs=1e-12)
     assert hungarian_accuracy(classes, clusters) == 0.75
 
@@ -86,7 +86,7 @@ labellings = arrays(np.int64, 12, elements=st.integers(0, 3))
 
 
 @given(labellings, labellings)
-def test_accuracy_is_the_best_matching(classes, clusters) -> None:
+def test_accuracy_is_that_of_the_best_matching(classes, clusters) -> None:
     best = max(
         (np.array(matching)[clusters] == classes).mean() for matching in permutations(range(4))
     )
@@ -94,20 +94,20 @@ def test_accuracy_is_the_best_matching(classes, clusters) -> None:
 
 
 @given(labellings, labellings)
-def test_rand_index_counts_pairs(classes, clusters) -> None:
+def test_rand_index_counts_pairs_of_images(classes, clusters) -> None:
     pairs = list(combinations(range(12), 2))
     together = [{p for p in pairs if x[p[0]] == x[p[1]]} for x in (classes, clusters)]
     expected = len(together[0]) * len(together[1]) / len(pairs)
-    most = (len(together[0]) + len(together[1])) / 2
+    maximum = (len(together[0]) + len(together[1])) / 2
     value = adjusted_rand_index(classes, clusters)
-    if most == expected:
+    if maximum == expected:
         assert value == 1
     else:
         both = len(together[0] & together[1])
-        assert value == pytest.approx((both - expected) / (most - expected), abs=1e-9)
+        assert value == pytest.approx((both - expected) / (maximum - expected), abs=1e-9)
 
 
-def test_perfect_codes(make_outputs) -> None:
+def test_perfect_codes_reach_the_best_values(make_outputs) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(90) % 3
     outputs = make_outputs(100 * np.eye(3)[labels] + rng.normal(0, 0.1, (90, 3)), labels)
@@ -119,7 +119,7 @@ def test_perfect_codes(make_outputs) -> None:
     assert DB.compute(outputs) < 0.01
 
 
-def test_shuffled_labels(digits, make_outputs) -> None:
+def test_shuffled_labels_score_at_chance(digits, make_outputs) -> None:
     codes, labels = pixel_codes(digits)
     shuffled = make_outputs(codes, np.random.default_rng(0).permutation(labels))
     true = make_outputs(codes, labels)
@@ -130,11 +130,11 @@ def test_shuffled_labels(digits, make_outputs) -> None:
     assert NMI.compute(shuffled) < 0.15
     assert ACCURACY.compute(shuffled) < 0.25
     assert ACCURACY.compute(true) > 0.6
-    # Without the classes, nothing has changed.
+    # Indices by k-means do not use the classes.
     assert SC_KMEANS.compute(shuffled) == SC_KMEANS.compute(true)
 
 
-def test_order_of_images(digits, make_outputs) -> None:
+def test_order_of_images_does_not_matter(digits, make_outputs) -> None:
     codes, labels = pixel_codes(digits)
     order = np.random.default_rng(1).permutation(len(codes))
     for metric in (SC, CH, DB):
@@ -144,32 +144,32 @@ def test_order_of_images(digits, make_outputs) -> None:
 
 
 @pytest.mark.parametrize("metric", [*INDICES, *AGREEMENTS], ids=lambda metric: metric.title)
-class TestDegenerate:
-    def test_no_labels(self, metric, make_outputs) -> None:
+class TestRefusals:
+    def test_dataset_without_classes(self, metric, make_outputs) -> None:
         with pytest.raises(MetricMissingError, match="no classes"):
             metric.compute(make_outputs(FOUR))
 
-    def test_one_class(self, metric, make_outputs) -> None:
+    def test_single_class(self, metric, make_outputs) -> None:
         with pytest.raises(MetricMissingError, match=r"2 clusters|one class"):
             metric.compute(make_outputs(FOUR, [0, 0, 0, 0]))
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
-    def test_not_finite(self, metric, value, make_outputs) -> None:
+    def test_codes_that_are_not_finite(self, metric, value, make_outputs) -> None:
         with pytest.raises(MetricMissingError, match="not all finite"):
             metric.compute(make_outputs([[0.0], [2.0], [value], [12.0]], TWO_PAIRS))
 
 
 @pytest.mark.filterwarnings("error")
-def test_collapsed_codes(make_outputs) -> None:
+def test_equal_codes_have_agreement_but_no_index(make_outputs) -> None:
     outputs = make_outputs(np.ones((8, 3)), [0, 0, 0, 0, 0, 1, 1, 1])
     for metric in INDICES:
         with pytest.raises(MetricMissingError, match="all codes are equal"):
             metric.compute(outputs)
-    # One cluster tells nothing of the classes: that is a value.
+    # A single cluster agrees with the classes at chance level.
     assert [metric.compute(outputs) for metric in AGREEMENTS] == [0, 0, 5 / 8]
 
 
-def test_clusters_that_are_points(make_outputs) -> None:
+def test_calinski_harabasz_of_single_points_is_infinite(make_outputs) -> None:
     outputs = make_outputs([[0.0], [0.0], [1.0], [1.0]], TWO_PAIRS)
     assert SC.compute(outputs) == 1
     assert DB.compute(outputs) == 0
@@ -177,18 +177,18 @@ def test_clusters_that_are_points(make_outputs) -> None:
         CH.compute(outputs)
 
 
-def test_clusters_that_share_their_centre(make_outputs) -> None:
+def test_davies_bouldin_of_a_shared_centre_is_infinite(make_outputs) -> None:
     with pytest.raises(MetricMissingError, match="infinite"):
         DB.compute(make_outputs([[-1.0], [1.0], [-2.0], [2.0]], TWO_PAIRS))
 
 
-def test_as_many_classes_as_images(make_outputs) -> None:
+def test_as_many_classes_as_images_are_refused(make_outputs) -> None:
     with pytest.raises(MetricMissingError, match="not 4"):
         SC.compute(make_outputs(FOUR, [0, 1, 2, 3]))
 
 
 @pytest.mark.parametrize("scale", [1e-10, 1e10])
-def test_scale_does_not_matter(scale, digits) -> None:
+def test_davies_bouldin_does_not_depend_on_scale(scale, digits) -> None:
     codes, labels = pixel_codes(digits)
     scaled = codes.astype(np.float64) * scale
     assert davies_bouldin(scaled, labels, CPU) == pytest.approx(davies_bouldin(codes, labels, CPU))
@@ -211,7 +211,7 @@ def silhouette_cases() -> dict[str, tuple[Codes, Labels]]:
 
 
 @pytest.mark.parametrize("case", silhouette_cases())
-def test_silhouette_is_scikit_learns(case) -> None:
+def test_silhouette_equals_scikit_learn(case) -> None:
     codes, labels = silhouette_cases()[case]
     value = silhouette(codes, labels, CPU)
     assert value == pytest.approx(silhouette_score(codes.astype(np.float64), labels), abs=1e-6)
@@ -219,13 +219,13 @@ def test_silhouette_is_scikit_learns(case) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_silhouette_on_a_gpu(digits) -> None:
+def test_silhouette_on_a_gpu_agrees_with_the_cpu(digits) -> None:
     codes, labels = pixel_codes(digits)
     on_gpu = silhouette(codes, labels, torch.device("cuda"))
     assert on_gpu == pytest.approx(silhouette(codes, labels, CPU), abs=1e-6)
 
 
-def test_silhouette_never_holds_all_distances() -> None:
+def test_silhouette_never_allocates_all_distances() -> None:
     rng = np.random.default_rng(0)
     codes = rng.normal(size=(10_000, 2)).astype(np.float32)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
@@ -234,7 +234,7 @@ def test_silhouette_never_holds_all_distances() -> None:
     assert largest < 50e6  # all distances take 800 MB
 
 
-def test_fingerprints_tell_labels_apart(make_outputs) -> None:
+def test_fingerprint_states_the_source_of_labels(make_outputs) -> None:
     outputs = make_outputs(FOUR, TWO_PAIRS)
     assert SC.fingerprint(outputs) == {
         "split": "test",

@@ -1,4 +1,4 @@
-"""Known answers of the metrics of collapse."""
+"""Known answers of the collapse metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from hgmvae_bench.plugins.protocols import MetricMissingError
 
 
 @pytest.fixture
-def with_hooks(make_outputs):
+def make_hooked(make_outputs):
+    """Function that builds outputs whose codec answers optional methods with fixed values."""
+
     def make(**answers) -> RunOutputs:
         outputs = make_outputs(np.zeros((4, 2)))
         for name, answer in answers.items():
@@ -25,7 +27,7 @@ def with_hooks(make_outputs):
     return make
 
 
-def test_active_units(make_outputs) -> None:
+def test_active_units_have_a_variance_above_the_threshold(make_outputs) -> None:
     rng = np.random.default_rng(0)
     deviations = np.array([1.0, 0.2, 0.05, 0.0])  # variances of 1, 0.04, 0.0025, 0
     codes = 5 + deviations * rng.normal(size=(500, 4))
@@ -35,33 +37,33 @@ def test_active_units(make_outputs) -> None:
         ACTIVE_UNITS.compute(make_outputs([[np.nan], [1.0]]))
 
 
-def test_kl_per_dimension(with_hooks) -> None:
+def test_kl_per_dimension_by_hand(make_hooked) -> None:
     prior = np.zeros((4, 2), dtype=np.float32)
-    assert KL_PER_DIMENSION.compute(with_hooks(latent_posterior=(prior, prior))) == 0
+    assert KL_PER_DIMENSION.compute(make_hooked(latent_posterior=(prior, prior))) == 0
     mean = np.array([[2.0, 0.0]] * 4, dtype=np.float32)
     log_var = np.array([[0.0, np.log(0.5)]] * 4, dtype=np.float32)
     # KL(N(2, 1) ‖ N(0, 1)) = 2; KL(N(0, 1/2) ‖ N(0, 1)) = (1/2 - 1 + ln 2) / 2.
     expected = (2 + (np.log(2) - 0.5) / 2) / 2
-    value = KL_PER_DIMENSION.compute(with_hooks(latent_posterior=(mean, log_var)))
+    value = KL_PER_DIMENSION.compute(make_hooked(latent_posterior=(mean, log_var)))
     assert value == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("probabilities", "expected"),
     [
-        (np.eye(4), 4),  # each image has its own
-        (np.full((4, 4), 0.25), 4),  # no image has any, but all are used
-        (np.eye(4)[[1, 1, 1, 1]], 1),  # one does everything
+        (np.eye(4), 4),  # each image has a component of its own
+        (np.full((4, 4), 0.25), 4),  # undecided, but all components are used
+        (np.eye(4)[[1, 1, 1, 1]], 1),  # one component takes all images
         (np.eye(4)[[0, 0, 2, 2]], 2),
         (np.eye(4)[[0, 0, 0, 2]], 4 / 27**0.25),  # exp(H(3/4, 1/4))
     ],
 )
-def test_effective_components(probabilities, expected, with_hooks) -> None:
-    outputs = with_hooks(component_probabilities=probabilities)
+def test_effective_components_by_hand(probabilities, expected, make_hooked) -> None:
+    outputs = make_hooked(component_probabilities=probabilities)
     assert EFFECTIVE_COMPONENTS.compute(outputs) == pytest.approx(expected)
 
 
-def test_models_without_hooks(make_outputs) -> None:
+def test_models_without_the_hooks_are_refused(make_outputs) -> None:
     outputs = make_outputs(np.zeros((4, 2)))
     with pytest.raises(MetricMissingError, match="no Gaussian posterior"):
         KL_PER_DIMENSION.compute(outputs)
@@ -69,9 +71,9 @@ def test_models_without_hooks(make_outputs) -> None:
         EFFECTIVE_COMPONENTS.compute(outputs)
 
 
-def test_not_finite(with_hooks) -> None:
+def test_values_that_are_not_finite_are_refused(make_hooked) -> None:
     values = np.full((4, 2), np.nan)
     with pytest.raises(MetricMissingError, match="posterior means are not all finite"):
-        KL_PER_DIMENSION.compute(with_hooks(latent_posterior=(values, np.zeros((4, 2)))))
+        KL_PER_DIMENSION.compute(make_hooked(latent_posterior=(values, np.zeros((4, 2)))))
     with pytest.raises(MetricMissingError, match="probabilities are not all finite"):
-        EFFECTIVE_COMPONENTS.compute(with_hooks(component_probabilities=values))
+        EFFECTIVE_COMPONENTS.compute(make_hooked(component_probabilities=values))

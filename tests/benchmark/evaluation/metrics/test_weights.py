@@ -1,4 +1,4 @@
-"""Where pretrained weights come from, and that no file is trusted."""
+"""Pretrained weights are located, downloaded and verified, and never run code."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hgmvae_bench.evaluation.metrics import weights
 from hgmvae_bench.evaluation.metrics.weights import PretrainedWeights
 from hgmvae_bench.plugins.protocols import MetricMissingError
 
-download = weights.download.__wrapped__
+real_download = weights.download.__wrapped__
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,38 +43,38 @@ def published(path: Path, url: str = "https://example.org/net-1234.pth") -> Pret
     return PretrainedWeights("Net", url, hashlib.sha256(path.read_bytes()).hexdigest()[:8])
 
 
-def test_given_folder(file, tmp_path) -> None:
+def test_weights_are_read_from_the_given_folder(file, tmp_path) -> None:
     state = published(file).load(file.parent)
     assert state["layer.weight"].tolist() == [0, 1, 2]
 
 
-def test_cache_of_torch_hub(file, hub, tmp_path) -> None:
+def test_weights_are_read_from_the_cache_of_torch_hub(file, hub, tmp_path) -> None:
     hub.mkdir(parents=True)
-    found = published(file)
+    weights_file = published(file)
     file.rename(hub / file.name)
-    for folder in (None, tmp_path / "nothing here"):
-        assert found.load(folder).keys() == {"layer.weight"}
+    for folder in (None, tmp_path / "empty"):
+        assert weights_file.load(folder).keys() == {"layer.weight"}
 
 
-def test_nowhere(file, tmp_path, hub) -> None:
-    found = published(file)
+def test_missing_file_is_reported_with_its_address_and_target(file, tmp_path, hub) -> None:
+    weights_file = published(file)
     with pytest.raises(MetricMissingError) as caught:
-        found.load(tmp_path)
+        weights_file.load(tmp_path)
     for part in ("net-1234.pth", "https://example.org/net-1234.pth", str(tmp_path), "no network"):
         assert part in str(caught.value)
     with pytest.raises(MetricMissingError, match=str(hub)):
-        found.load(None)
+        weights_file.load(None)
 
 
 @pytest.mark.parametrize("content", [b"", b"something else"], ids=["empty", "other"])
-def test_wrong_file(file, content) -> None:
-    found = published(file)
+def test_file_with_another_hash_is_refused(file, content) -> None:
+    weights_file = published(file)
     file.write_bytes(content)
     with pytest.raises(MetricMissingError, match=f"{file} is not the published file"):
-        found.load(file.parent)
+        weights_file.load(file.parent)
 
 
-def test_code_in_a_file_is_not_run(file, tmp_path) -> None:
+def test_code_in_a_file_never_runs(file, tmp_path) -> None:
     """Not even in a file with the right hash: 8 hex digits can be forged."""
     trace = tmp_path / "trace"
     torch.save({"layer.weight": Bomb(trace)}, file)
@@ -88,14 +88,14 @@ def test_code_in_a_file_is_not_run(file, tmp_path) -> None:
 @pytest.mark.parametrize(
     "content", [pickle.dumps([1], 2), b"no pickle at all"], ids=["list", "text"]
 )
-def test_not_a_file_of_torch(file, content) -> None:
+def test_file_of_another_format_is_refused(file, content) -> None:
     file.write_bytes(content)
     with pytest.raises(MetricMissingError, match="does not hold"):
         published(file).load(file.parent)
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(1)], {"layer": 3}], ids=["list", "number"])
-def test_not_tensors_by_name(file, content) -> None:
+def test_content_other_than_named_tensors_is_refused(file, content) -> None:
     torch.save(content, file)
     with pytest.raises(MetricMissingError, match="tensors by name"):
         published(file).load(file.parent)
@@ -103,11 +103,11 @@ def test_not_tensors_by_name(file, content) -> None:
 
 @pytest.fixture
 def server(file) -> Iterator[str]:
-    """Serves the folder of ``file``."""
+    """Address of a server of the folder of ``file``."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Write no log."""
 
     handler = functools.partial(Quiet, directory=str(file.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -116,23 +116,23 @@ def server(file) -> Iterator[str]:
         server.shutdown()
 
 
-def test_download(file, hub, server, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "download", download)
-    found = published(file, f"{server}/net-1234.pth")
-    assert found.load(None)["layer.weight"].tolist() == [0, 1, 2]
+def test_missing_file_is_downloaded_to_the_cache(file, hub, server, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "download", real_download)
+    weights_file = published(file, f"{server}/net-1234.pth")
+    assert weights_file.load(None)["layer.weight"].tolist() == [0, 1, 2]
     assert (hub / "net-1234.pth").read_bytes() == file.read_bytes()
     assert [path.name for path in hub.iterdir()] == ["net-1234.pth"]
 
 
-def test_failed_download(file, hub, server, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "download", download)
-    found = published(file, f"{server}/other.pth")
-    with pytest.raises(MetricMissingError, match=r"cannot be downloaded \(.*404.*put it into"):
-        found.load(None)
+def test_failed_download_is_reported(file, hub, server, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "download", real_download)
+    weights_file = published(file, f"{server}/other.pth")
+    with pytest.raises(MetricMissingError, match=r"cannot be downloaded \(.*404"):
+        weights_file.load(None)
 
 
-def test_a_fault_of_the_download_does_not_name_the_user_either(file, hub, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "download", download)
+def test_download_error_does_not_contain_the_home_folder(file, hub, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "download", real_download)
     monkeypatch.setenv("HOME", str(hub.parent))
     hub.mkdir(parents=True)
     with (
@@ -142,10 +142,10 @@ def test_a_fault_of_the_download_does_not_name_the_user_either(file, hub, monkey
         published(file).load(None)
 
 
-def test_what_a_record_will_keep_does_not_name_the_user(file, hub, server, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "download", download)
+def test_reason_does_not_contain_the_home_folder(file, hub, server, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "download", real_download)
     monkeypatch.setenv("HOME", str(hub.parent))
-    with pytest.raises(MetricMissingError, match=f"put it into ~/{hub.name}$"):
+    with pytest.raises(MetricMissingError, match=f"into ~/{hub.name}$"):
         published(file, f"{server}/other.pth").load(None)
-    with pytest.raises(MetricMissingError, match=r"put it into nowhere/weights$"):
+    with pytest.raises(MetricMissingError, match=r"into nowhere/weights$"):
         published(file, f"{server}/other.pth").load(Path("nowhere/weights"))
