@@ -1,7 +1,8 @@
-r"""A laid-out table in text, CSV, Markdown and LaTeX.
+r"""Tables as text, CSV, Markdown and LaTeX.
 
-Everything is escaped as each format wants it: names and reasons come from plug-ins, grid files and
-error messages.
+Names and reasons come from plug-ins, grid files and error messages, so that every writer escapes
+them for its format. Control characters, terminal escapes and bidirectional overrides are shown as
+``\x1b``, and a CSV cell that a spreadsheet would run as a formula is quoted.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import io
 import re
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +28,10 @@ MARKDOWN_STYLES = {1: "**%s**", 2: "***%s***", 3: "*%s*"}
 LATEX_STYLES = {1: r"\textbf{%s}", 2: r"\textbf{\textit{%s}}", 3: r"\textit{%s}"}
 TIE = "⁼"
 WIDTH = 100
+"""Characters per line of prose, and of tables that are broken into lines."""
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""What a CSV cell begins with that a spreadsheet runs as a formula."""
 
 PACKAGES = r"\usepackage{array,booktabs,longtable}"
 
@@ -45,13 +51,13 @@ DOCUMENT = r"""\documentclass{article}
 
 @dataclass(frozen=True)
 class FormattedEntry:
-    """What stands in one place of a table.
+    """Text of one table entry and its marks.
 
     Attributes:
-        text: plain, not yet escaped.
+        text: plain text, not yet escaped.
         rank: 1, 2 and 3 are marked.
-        tied: marked as not to be told apart from the best.
-        note: letter of a footnote.
+        tied: whether the entry is marked as indistinguishable from the best.
+        note: letter of its footnote.
     """
 
     text: str
@@ -62,20 +68,20 @@ class FormattedEntry:
 
 @dataclass(frozen=True)
 class FormattedTable:
-    """A laid-out table.
+    """A table that the writers of this module can write.
 
     Attributes:
-        name: of its file, and its LaTeX label after ``tab:``.
+        name: stem of its file name, and its LaTeX label after ``tab:``.
         title: caption.
-        number: such as ``Table 1.``, before the title; LaTeX numbers by itself.
-        frame: what is printed: a `FormattedEntry` in each place, names in index and columns.
-        tidy: the same at full precision, for CSV.
-        legend: how to read it; one or more sentences.
+        frame: printed content: a `FormattedEntry` in each place, names in index and columns.
+        tidy: the same content at full precision, for CSV.
+        legend: one or more sentences on how to read the table.
         notes: footnotes by letter.
-        ranked: whether ranks are marked, which the legend must then explain.
-        long: whether it may run over several pages.
-        widths: of the columns as parts of a line, where entries are sentences that have to be
-            broken; as wide as their content if not given.
+        number: for example ``Table 1.``, printed before the title; LaTeX numbers tables itself.
+        ranked: whether ranks are marked, so that the legend has to explain them.
+        long: whether the table may run over several pages.
+        widths: column widths as shares of a line, for entries that are sentences; columns are as
+            wide as their content if not given.
     """
 
     name: str
@@ -96,7 +102,7 @@ class FormattedTable:
 
 
 def footnote_letters(notes: Iterable[str]) -> dict[str, str]:
-    """A letter for each different note: a to z, then aa, ab and so on."""
+    """Assign each distinct footnote a letter: a to z, then aa, ab and so on."""
     marks: dict[str, str] = {}
     for note in dict.fromkeys(notes):
         number, mark = len(marks) + 1, ""
@@ -108,12 +114,12 @@ def footnote_letters(notes: Iterable[str]) -> dict[str, str]:
 
 
 def format_number(value: float, form: str) -> str:
-    """A number as it is printed: in the form of a format specification, with a real minus."""
+    """Format a number by a format specification, with a minus sign instead of a hyphen."""
     return format(value, form).replace("-", "−")
 
 
 def column_headings(columns: pd.Index[Any], separator: str) -> list[str]:
-    """One heading for each column: its names joined, a number with what it is of: ``L = 8``."""
+    """One heading per column: its names joined; a latent dim is written as ``L = 8``."""
     return [
         separator.join(
             f"L = {each}" if name == "L" else str(each)
@@ -125,49 +131,58 @@ def column_headings(columns: pd.Index[Any], separator: str) -> list[str]:
     ]
 
 
-def to_text(table: FormattedTable) -> str:
-    """For the terminal: the best three raised ¹ ² ³, footnotes in brackets."""
-    frame = _written(table.frame, _text, str)
-    legend = table.legend
+def to_text(table: FormattedTable, width: int | None = None) -> str:
+    """Write a table for the terminal: the best three raised ¹ ² ³, footnotes in brackets.
+
+    Args:
+        table: what to write.
+        width: characters per line. A wider table is split by columns, and a `long` one has its
+            entries broken into lines. By default, lines are as long as the table needs.
+    """
+    frame = _map_text(table.frame, _entry_to_text, _one_line)
+    prose_width = min(width or WIDTH, WIDTH)
+    legend = _one_line(table.legend)
     if table.ranked:
-        legend += f" ¹ best, ² second, ³ third; {TIE} not told apart from the best."
-    notes = [textwrap.fill(f"[{mark}] {note}", WIDTH) for mark, note in table.notes.items()]
-    body = _broken(frame, table.widths) if table.widths else frame.to_string()
-    legend = textwrap.fill(legend, WIDTH)
-    return "\n".join([table.heading, "", body, "", legend, *notes]) + "\n"
+        legend += f" ¹ best, ² second, ³ third; {TIE} indistinguishable from the best."
+    notes = [f"[{mark}] {_one_line(note)}" for mark, note in table.notes.items()]
+    prose = [textwrap.fill(each, prose_width, break_on_hyphens=False) for each in (legend, *notes)]
+    body = _fit_to_width(frame, table, width)
+    return "\n".join([_one_line(table.heading), "", body, "", *prose]) + "\n"
 
 
 def to_csv(table: FormattedTable) -> str:
-    """One line a value, at full precision."""
-    return table.tidy.to_csv(index=False)
+    """Write one line per value, at full precision."""
+    text = table.tidy.select_dtypes(exclude="number").columns
+    tidy = table.tidy.assign(**{name: table.tidy[name].map(_escape_csv) for name in text})
+    return tidy.to_csv(index=False)
 
 
 def to_markdown(table: FormattedTable) -> str:
-    """A pipe table: the best bold, the second bold italic, the third italic."""
-    frame = _written(table.frame, _markdown, _escape_markdown)
+    """Write a pipe table: the best in bold, the second in bold italics, the third in italics."""
+    frame = _map_text(table.frame, _entry_to_markdown, _escape_markdown)
     flat = frame.set_axis(column_headings(frame.columns, " / "), axis=1).reset_index()
     lines = [list(map(str, flat.columns)), ["---"] * len(flat.columns), *flat.to_numpy().tolist()]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     legend = _escape_markdown(table.legend)
     if table.ranked:
         legend += " **Best**, ***second***, *third*; "
-        legend += f"{TIE} not told apart from the best."
+        legend += f"{TIE} indistinguishable from the best."
     notes = [f"- [{mark}] {_escape_markdown(note)}" for mark, note in table.notes.items()]
     parts = [f"**{_escape_markdown(table.heading)}**", body, legend, "\n".join(notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def to_latex(table: FormattedTable) -> str:
-    r"""A floating table, or a longtable, to be read with ``\input``; with `PACKAGES`."""
-    frame = _written(table.frame, _latex, escape_latex)
-    # An unnamed header has no use for a row of its own for the names of the index.
-    bare = frame.columns.name is None and frame.columns.nlevels == 1
-    styler = _index_as_columns(frame, grouped=table.long).style.hide() if bare else frame.style
+    r"""Write a floating table, or a longtable, to be read with ``\input``; it needs `PACKAGES`."""
+    frame = _map_text(table.frame, _entry_to_latex, escape_latex)
+    # Unnamed columns need no header line of their own for the names of the index.
+    unnamed = frame.columns.name is None and frame.columns.nlevels == 1
+    styler = _index_as_columns(frame, grouped=table.long).style.hide() if unnamed else frame.style
     caption, label = escape_latex(table.title), f"tab:{table.name}"
     legend = escape_latex(table.legend)
     if table.ranked:
         legend += r" Best in \textbf{bold}, second in \textbf{\textit{bold italic}}, third in "
-        legend += r"\textit{italic}; $^{=}$ not told apart from the best."
+        legend += r"\textit{italic}; $^{=}$ indistinguishable from the best."
     notes = " ".join(
         rf"$^{{\mathrm{{{mark}}}}}$\,{escape_latex(note)}." for mark, note in table.notes.items()
     )
@@ -185,14 +200,14 @@ def to_latex(table: FormattedTable) -> str:
         label=label,
     )
     if table.long:
-        # A row that leaves its first name to the one before it stays on that one's page.
+        # A star keeps a row whose first name is blank on the page of the row before it.
         latex = re.sub(r"\\\\(?=\n +&)", r"\\\\*", latex)
     end = "" if table.long else "\\end{table}\n"
     return f"% {PACKAGES}\n{latex.removesuffix(end)}{below}{end}"
 
 
 def latex_document(names: Iterable[str]) -> str:
-    r"""A document that compiles as it stands beside the fragments that it reads with ``\input``."""
+    r"""Write a document that reads the fragments ``NAME.tex`` beside it with ``\input``."""
     tables = "\n\\clearpage\n".join(f"\\input{{{name}}}" for name in names)
     return DOCUMENT % {"packages": PACKAGES, "tables": tables}
 
@@ -203,12 +218,36 @@ WRITERS: dict[Format, tuple[str, Callable[[FormattedTable], str]]] = {
     "markdown": ("md", to_markdown),
     "latex": ("tex", to_latex),
 }
+"""File suffix and writer of each format."""
 
 
-def _written(
+def show_hidden(text: str) -> str:
+    r"""Replace characters that are invisible or steer a terminal by their escapes.
+
+    These are Unicode's control, format (bidirectional overrides, zero-width), surrogate, private
+    and unassigned characters, and its line and paragraph separators: ``\x1b``, ``\u202e``.
+    """
+    return "".join(
+        character.encode("unicode_escape", "backslashreplace").decode()
+        if unicodedata.category(character)[0] == "C"
+        or unicodedata.category(character) in ("Zl", "Zp")
+        else character
+        for character in text
+    )
+
+
+def _one_line(text: object) -> str:
+    """Text on one line, without hidden characters.
+
+    Line breaks, tabs and runs of spaces become single spaces.
+    """
+    return show_hidden(re.sub(r"[ \t\r\n]+", " ", str(text)).strip())
+
+
+def _map_text(
     frame: pd.DataFrame, write: Callable[[FormattedEntry], str], escape: Callable[[str], str]
 ) -> pd.DataFrame:
-    """Every place and every name as text of a format."""
+    """Write every entry, and escape every name in index and columns."""
     written = frame.map(write)
     for axis in ("index", "columns"):
         labels = getattr(written, axis)
@@ -220,13 +259,43 @@ def _written(
     return written
 
 
-def _broken(frame: pd.DataFrame, widths: tuple[float, ...]) -> str:
-    """In columns whose entries are broken into lines."""
-    console = Console(width=WIDTH, file=io.StringIO(), color_system=None)
+def _fit_to_width(frame: pd.DataFrame, table: FormattedTable, width: int | None) -> str:
+    """Lay out a frame as text of at most ``width`` characters per line, if one is given."""
+    if table.widths:
+        return _break_lines(frame, width or WIDTH, table.widths)
+    text = frame.to_string()
+    if width is None or _line_length(text) <= width:
+        return text
+    if table.long:
+        return _break_lines(frame, width)
+    return "\n\n".join(part.to_string() for part in _column_parts(frame, width))
+
+
+def _column_parts(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
+    """Parts of a frame with as many columns as fit into ``width``, at least one each."""
+    start = 0
+    while start < frame.shape[1]:
+        end = start + 1
+        while end < frame.shape[1]:
+            if _line_length(frame.iloc[:, start : end + 1].to_string()) > width:
+                break
+            end += 1
+        yield frame.iloc[:, start:end]
+        start = end
+
+
+def _line_length(text: str) -> int:
+    return max(map(cell_len, text.splitlines()), default=0)
+
+
+def _break_lines(frame: pd.DataFrame, width: int, widths: tuple[float, ...] = ()) -> str:
+    """Lay out a frame with entries broken into lines, in columns of the given shares."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
     flat = _index_as_columns(frame)
-    table = Table(box=None, expand=True, pad_edge=False, padding=(0, 2, 1, 0))
-    for name, width in zip(flat.columns, widths, strict=True):
-        table.add_column(str(name), ratio=round(100 * width))
+    gap = 1 if widths else 0
+    table = Table(box=None, expand=bool(widths), pad_edge=False, padding=(0, 2, gap, 0))
+    for name, share in zip(flat.columns, widths or [0.0] * flat.shape[1], strict=True):
+        table.add_column(str(name), ratio=round(100 * share) or None)
     for line in flat.to_numpy():
         table.add_row(*map(Text, line))
     with console.capture() as capture:
@@ -235,39 +304,47 @@ def _broken(frame: pd.DataFrame, widths: tuple[float, ...]) -> str:
 
 
 def _index_as_columns(frame: pd.DataFrame, *, grouped: bool = False) -> pd.DataFrame:
-    """The names of the rows as columns, each said once as long as it and those before it last.
+    """Turn the names of the rows into columns, with repeated names left blank.
 
     Args:
-        frame: with one name or more for each row.
-        grouped: say all names again where any but the last changes, so that groups of rows can
-            stand on pages of their own.
+        frame: table with one or more names per row.
+        grouped: repeat all names where any but the last changes, so that groups of rows can be on
+            different pages.
     """
     names = frame.index.to_frame(index=False)
     depth = names.shape[1]
-    said = [
+    repeated = [
         names.iloc[:, : max(level + 1, depth - 1) if grouped else level + 1].duplicated()
         for level in range(depth)
     ]
-    names = names.mask(pd.concat(said, axis=1).to_numpy(), "")
+    names = names.mask(pd.concat(repeated, axis=1).to_numpy(), "")
     return pd.concat([names, frame.reset_index(drop=True)], axis=1)
 
 
-def _text(entry: FormattedEntry) -> str:
+def _entry_to_text(entry: FormattedEntry) -> str:
     rank = SUPERSCRIPTS.get(entry.rank or 0, "")
     note = f" [{entry.note}]" if entry.note else ""
-    return f"{entry.text}{rank}{TIE if entry.tied else ''}{note}"
+    return f"{_one_line(entry.text)}{rank}{TIE if entry.tied else ''}{note}"
 
 
-def _markdown(entry: FormattedEntry) -> str:
+def _entry_to_markdown(entry: FormattedEntry) -> str:
     styled = MARKDOWN_STYLES.get(entry.rank or 0, "%s") % _escape_markdown(entry.text)
     note = rf" \[{entry.note}\]" if entry.note else ""
     return f"{styled}{TIE if entry.tied else ''}{note}"
 
 
-def _latex(entry: FormattedEntry) -> str:
+def _entry_to_latex(entry: FormattedEntry) -> str:
     styled = LATEX_STYLES.get(entry.rank or 0, "%s") % escape_latex(entry.text)
     raised = ("=" if entry.tied else "") + (rf"\mathrm{{{entry.note}}}" if entry.note else "")
     return styled + (f"$^{{{raised}}}$" if raised else "")
+
+
+def _escape_csv(value: object) -> object:
+    """Text without hidden characters, and quoted if a spreadsheet would run it as a formula."""
+    if not isinstance(value, str):
+        return value
+    text = show_hidden(value)
+    return f"'{text}" if value.startswith(FORMULA_STARTS) else text
 
 
 _LATEX = {
@@ -279,7 +356,7 @@ _LATEX = {
     "_": r"\_",
     "{": r"\{",
     "}": r"\}",
-    # The text accent of that name is raised, which no path has.
+    # \textasciitilde is a raised accent, unlike the tilde of a path.
     "~": r"$\sim$",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -315,10 +392,10 @@ _LATEX |= {letter: _greek(letter) for letter in "αβγδεζηθικλμνξπ�
 
 
 def escape_latex(text: str) -> str:
-    """Plain text for LaTeX, on one line; Greek letters and common signs become mathematics."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    """Escape plain text for LaTeX; Greek letters and common signs become mathematics."""
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))
 
 
 def _escape_markdown(text: str) -> str:
-    escaped = re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", " ".join(text.split()))
+    escaped = re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", _one_line(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -7,7 +7,6 @@ import pytest
 
 import hgmvae_bench as hb
 from hgmvae_bench.analysis.export import ExportError, export, formatted_tables
-from hgmvae_bench.analysis.render import footnote_letters
 from hgmvae_bench.analysis.tables import build_table
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
@@ -130,9 +129,3 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"cannot write to .*file/out"):
         export([], pd.DataFrame({"value": [1.0]}), tmp_path / "file" / "out")
-
-
-def test_footnotes_go_on_after_z():
-    marks = list(footnote_letters(f"note {i}" for i in range(28)).values())
-    assert marks[0] == "a"
-    assert marks[25:] == ["z", "aa", "ab"]
