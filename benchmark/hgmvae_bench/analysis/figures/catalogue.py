@@ -53,6 +53,13 @@ class FigureKind:
 
 _KINDS = (
     FigureKind(
+        "verdicts",
+        "The paper's values, by verdict of the measured seeds",
+        (),
+        "records",
+        "hgmvae_bench.analysis.figures.verdicts:verdict_heatmap",
+    ),
+    FigureKind(
         "3",
         "Clustering indices against the latent dimension",
         ("dataset",),

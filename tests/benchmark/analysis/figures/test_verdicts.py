@@ -1,0 +1,116 @@
+"""Heatmap of the paper's values by verdict."""
+
+from typing import get_args
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.patches import Rectangle
+
+from hgmvae_bench.analysis.comparison import ValueVerdict
+from hgmvae_bench.analysis.figures import FIGURES, FigureError, FigureSource
+from hgmvae_bench.analysis.figures.style import to_svg
+from hgmvae_bench.analysis.figures.verdicts import VERDICT_STYLES, published_tables
+from hgmvae_bench.grid import Run, load_grid
+from hgmvae_bench.storage.schema import MetricValue, Record
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.storage.stored_run import StoredRun
+
+
+def luminance(color):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(first, second):
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The paper's grid with four seeds of SC at L = 8: GMVAE as published, HGMVAE-G far below."""
+    grid = load_grid("paper")
+    runs = {}
+    for model, mean in (("gmvae", 0.404), ("hgmvae-g", 0.2)):
+        for seed in range(4):
+            metrics = {"sc": MetricValue(value=mean + (seed - 1.5) / 90)}
+            record = Record.of(
+                Run(grid.cell("mnist", model, 8), seed, "d"), status="complete", metrics=metrics
+            )
+            runs[record.key] = StoredRun(record, record.key, metrics)
+    root = tmp_path_factory.mktemp("verdicts")
+    return FigureSource(grid, Store(root), runs, root)
+
+
+@pytest.fixture(scope="module")
+def figure(source):
+    return FIGURES["verdicts"].draw(source)
+
+
+def test_every_verdict_has_its_own_colour_and_symbol():
+    assert set(get_args(ValueVerdict)) == set(VERDICT_STYLES)
+    assert len({look.symbol for look in VERDICT_STYLES.values()}) == len(VERDICT_STYLES)
+    assert len({look.color for look in VERDICT_STYLES.values()}) == len(VERDICT_STYLES)
+
+
+@pytest.mark.parametrize("verdict", sorted(set(get_args(ValueVerdict)) - {"missing"}))
+def test_symbols_can_be_read_on_their_colour(verdict):
+    look = VERDICT_STYLES[verdict]
+    assert contrast(look.color, look.text_color) >= 4.5
+
+
+def test_the_tables_hold_every_published_value_once():
+    tables = published_tables(load_grid("paper"))
+    # Counted in results/paper/tables.csv.
+    expected = {"1": 63, "2": 16, "3": 128, "4": 105, "5": 80}
+    assert {name: len(table.values) for name, table in tables.items()} == expected
+    gmvae = tables["1"].values[("SC ↑", "GMVAE"), ("", "8")]
+    assert gmvae == ("mnist", "sc", "gmvae", 8, 0.404)
+
+
+def test_the_heatmap_shows_verdicts_and_seeds(figure):
+    (axes,) = figure.axes
+    colors = [to_hex(patch.get_facecolor()) for patch in axes.patches]
+    assert all(isinstance(patch, Rectangle) for patch in axes.patches)
+    # One patch for each value and one for each entry of the legend.
+    assert len(colors) == 392 + len(VERDICT_STYLES)
+    worse = VERDICT_STYLES["worse"]
+    # Table 4 has the cells of Table 1 too.
+    assert colors.count(worse.color.lower()) == 2 + 1
+    texts = [text.get_text() for text in axes.texts]
+    assert texts.count(f"{worse.symbol} 4") == 2
+    assert f"{worse.description}: 2" in texts
+    assert "4 of the paper's 392 values measured" in figure.get_suptitle()
+
+
+def test_texts_stay_inside_the_figure_and_apart(figure):
+    texts = [*figure.texts, *figure.axes[0].texts]
+    boxes = np.array([text.get_window_extent().extents for text in texts])
+    left, bottom, right, top = boxes.T
+    width, height = figure.bbox.size
+    assert left.min() >= 0
+    assert bottom.min() >= 0
+    assert right.max() <= width
+    assert top.max() <= height
+    overlap = (left < right[:, None]) & (left[:, None] < right)
+    overlap &= (bottom < top[:, None]) & (bottom[:, None] < top)
+    pairs = [(texts[i], texts[j]) for i, j in zip(*np.nonzero(np.triu(overlap, 1)), strict=True)]
+    assert pairs == []
+
+
+def test_the_svg_is_deterministic(source, figure):
+    svg = to_svg(figure)
+    assert svg == to_svg(FIGURES["verdicts"].draw(source))
+    ElementTree.fromstring(svg)
+
+
+def test_grids_without_published_cells_are_refused(made_up):
+    with pytest.raises(FigureError, match="the paper has no value of any cell of the grid made-up"):
+        FIGURES["verdicts"].draw(made_up())
+
+
+def test_filtered_grids_are_refused(source):
+    with pytest.raises(FigureError, match="omit the filters"):
+        FIGURES["verdicts"].draw(source.select(models=["gmvae"]))
