@@ -164,19 +164,26 @@ def export(
 ) -> None:
     """Write all tables as CSV, Markdown, LaTeX and text, and every value as Parquet.
 
-    tables.tex is a whole document; the others are read by it, or by one of your own.
+    tables.tex is a whole document; the others are read by it, or by one of your own. If the paper
+    has values of the grid's cells, their heatmap is written as SVG and PNG.
     """
     from hgmvae_bench.analysis.export import export, formatted_tables
+    from hgmvae_bench.analysis.figures import FIGURES, FigureSource
+    from hgmvae_bench.analysis.figures.files import write_figures
     from hgmvae_bench.analysis.frames import load_results
     from hgmvae_bench.analysis.tables import build_table
+    from hgmvae_bench.data.catalogue import default_root
     from hgmvae_bench.storage.store import Store
 
     store = Store(results)
     chosen, values = store.grid(grid), load_results(results)
-    runs = list(store.runs(on_invalid="warn").values())
+    runs = store.runs(on_invalid="warn")
     known = list(store.controls(on_invalid="warn").values()) if controls else []
-    tables = [build_table(chosen, spec, runs, known) for spec in chosen.spec.tables]
+    tables = [build_table(chosen, spec, runs.values(), known) for spec in chosen.spec.tables]
     files = export(formatted_tables(chosen, tables), values, output)
+    source = FigureSource(chosen, store, runs, default_root())
+    heatmaps = write_figures(FIGURES["verdicts"], source, output)
+    files += [path for path, error in heatmaps if error is None]
     typer.echo(f"{len(files)} files in {output}{os.sep}; tables.tex is a document of all tables")
 
 

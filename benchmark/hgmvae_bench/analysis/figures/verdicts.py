@@ -35,7 +35,7 @@ VERDICT_STYLES: Mapping[ValueVerdict, VerdictStyle] = {
     "reproduced": VerdictStyle("✓", "#007A58", "white", "reproduced"),
     "undecided": VerdictStyle("?", "#F6E3A1", "#222222", "undecided"),
     "worse": VerdictStyle("▼", "#C44E00", "white", "worse than published"),
-    "missing": VerdictStyle("·", "#ECEDF1", "#8A8C96", "not measured"),
+    "missing": VerdictStyle("", "#ECEDF1", "#8A8C96", "not measured"),
 }
 """Styles by verdict, in the order of the legend.
 

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Rectangle
+from typer.testing import CliRunner
 
 from hgmvae_bench.analysis.comparison import ValueVerdict
 from hgmvae_bench.analysis.figures import FIGURES, FigureError, FigureSource
 from hgmvae_bench.analysis.figures.style import to_svg
 from hgmvae_bench.analysis.figures.verdicts import VERDICT_STYLES, published_tables
+from hgmvae_bench.cli import app
 from hgmvae_bench.grid import Run, load_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
-from hgmvae_bench.storage.stored_run import StoredRun
 
 
 def luminance(color):
@@ -31,17 +32,14 @@ def contrast(first, second):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """The paper's grid with four seeds of SC at L = 8: GMVAE as published, HGMVAE-G far below."""
-    grid = load_grid("paper")
-    runs = {}
+    grid, store = load_grid("paper"), Store(tmp_path_factory.mktemp("verdicts"))
+    store.add_grid(grid)
     for model, mean in (("gmvae", 0.404), ("hgmvae-g", 0.2)):
         for seed in range(4):
             metrics = {"sc": MetricValue(value=mean + (seed - 1.5) / 90)}
-            record = Record.of(
-                Run(grid.cell("mnist", model, 8), seed, "d"), status="complete", metrics=metrics
-            )
-            runs[record.key] = StoredRun(record, record.key, metrics)
-    root = tmp_path_factory.mktemp("verdicts")
-    return FigureSource(grid, Store(root), runs, root)
+            run = Run(grid.cell("mnist", model, 8), seed, "d")
+            store.add(Record.of(run, status="complete", metrics=metrics))
+    return FigureSource.open(store.root)
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +112,11 @@ def test_grids_without_published_cells_are_refused(made_up):
 def test_filtered_grids_are_refused(source):
     with pytest.raises(FigureError, match="omit the filters"):
         FIGURES["verdicts"].draw(source.select(models=["gmvae"]))
+
+
+def test_export_writes_the_heatmap(source, figure, tmp_path):
+    command = ["export", "--results", str(source.store.root), "--output", str(tmp_path)]
+    outcome = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert outcome.exit_code == 0
+    assert (tmp_path / "figure-verdicts.svg").read_bytes() == to_svg(figure)
+    assert (tmp_path / "figure-verdicts.png").stat().st_size > 10_000
