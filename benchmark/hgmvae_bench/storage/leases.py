@@ -43,14 +43,21 @@ class Leases:
         owner: unique id of this process, see `new_owner_id`.
         heartbeat: seconds between heartbeats.
         expiry: seconds without a heartbeat after which a process on another machine counts as dead.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
-        self, files: Files, owner: str, *, heartbeat: float = 5.0, expiry: float = 60.0
+        self,
+        files: Files,
+        owner: str,
+        *,
+        heartbeat: float = 5.0,
+        expiry: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.owner = owner
         self._files = files
-        self._heartbeat, self._expiry = heartbeat, expiry
+        self._heartbeat, self._expiry, self._clock = heartbeat, expiry, clock
         self._last_seen: dict[str, tuple[str, float]] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="heartbeat", daemon=True)
@@ -125,9 +132,9 @@ class Leases:
                 return bool(_process_start(int(heartbeat["pid"])) == heartbeat["start"])
         last_version, seen_at = self._last_seen.get(owner, ("", 0.0))
         if last_version != version:
-            self._last_seen[owner] = version, time.monotonic()
+            self._last_seen[owner] = version, self._clock()
             return True
-        return time.monotonic() - seen_at < self._expiry
+        return self._clock() - seen_at < self._expiry
 
     def _next_number(self, name: str) -> int:
         number = 0

@@ -119,23 +119,24 @@ def parse_file(name: str, raw: bytes, content_type: type[Content]) -> RecordFile
     try:
         content = content_type.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecordFileError(
-            f"not a record that this version reads: {where}: {first['msg']}",
-            damaged=not _of_other_version(error),
-        ) from error
+        raise _invalid_record(error) from error
     if content.key != parsed_name.key:
-        raise RecordFileError(f"is the record of {content.key}")
+        raise RecordFileError(f"wrong file name: it holds the record of {content.key}")
     return RecordFile(parsed_name, sha256, content)
 
 
-def _of_other_version(error: ValidationError) -> bool:
-    """Whether another schema version, or only fields that this version lacks, cause an error."""
+def _invalid_record(error: ValidationError) -> RecordFileError:
+    """Error that names the first invalid field."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
-    return any(each["loc"] == ("schema_version",) for each in errors) or all(
+    where = ".".join(str(part) for part in errors[0]["loc"])
+    reason = f"{where}: {errors[0]['msg']}" if where else errors[0]["msg"]
+    is_other_version = any(each["loc"] == ("schema_version",) for each in errors) or all(
         each["type"] == "extra_forbidden" for each in errors
     )
+    if is_other_version:
+        reason = f"record of another version of the suite ({reason})"
+        return RecordFileError(reason, damaged=False)
+    return RecordFileError(f"invalid record ({reason})")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Results on a real S3 server (moto's, on loopback), and in fsspec's memory."""
+"""Remote results on moto's S3 server on loopback and in fsspec's memory file system."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 
 @pytest.fixture(scope="module")
 def s3():
-    """Address of an S3 server with a bucket, which the environment leads to."""
+    """URL of an S3 server with a bucket; the environment variables point to it."""
     moto = pytest.importorskip("moto.server", reason="moto's server is not installed")
     s3fs = pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -38,14 +38,14 @@ def s3():
 
 @pytest.fixture(params=["s3://bucket", "memory://bucket"])
 def url(request, tmp_path):
-    """A place elsewhere that is empty."""
+    """URL of an empty remote folder."""
     if request.param.startswith("s3"):
         request.getfixturevalue("s3")
     return f"{request.param}/{tmp_path.name}"
 
 
 def machine(url, folder):
-    """What a machine of its own sees."""
+    """Remote results as one machine with its own local copy sees them."""
     return RemoteResults(url, folder)
 
 
@@ -66,19 +66,19 @@ def objects(url):
     return {path.removeprefix(f"{base}/"): fs.cat_file(path) for path in fs.find(base)}
 
 
-def test_a_url_is_told_from_a_folder():
+def test_urls_are_distinguished_from_folders():
     assert is_url("s3://bucket/results")
     assert not is_url("results/local")
 
 
-def test_what_one_machine_stores_another_reads(url, tiny_grid, tmp_path):
+def test_another_machine_reads_what_one_has_uploaded(url, tiny_grid, tmp_path):
     here, there = machine(url, tmp_path / "here"), machine(url, tmp_path / "there")
     here.pull()
     written = record(tiny_grid, 0)
     add(Store(here.root), written)
     Store(here.root).add_grid(tiny_grid)
     (here.root / "cache").mkdir(exist_ok=True)
-    (here.root / "cache" / "large").write_bytes(b"can be made again")
+    (here.root / "cache" / "large").write_bytes(b"not uploaded")
     here.push()
     assert set(objects(url)) == {
         f"records/{written.key}.json",
@@ -90,35 +90,34 @@ def test_what_one_machine_stores_another_reads(url, tiny_grid, tmp_path):
     store = Store(there.root)
     assert store.runs()[written.key].record == written
     assert store.grid().spec.name == "tiny"
-    # Weights come only when they are asked for.
+    # Weights are downloaded only when they are needed.
     assert not (there.root / "artifacts").exists()
     weights = store.artifact_folder(written.key) / "model.safetensors"
     assert weights.read_bytes() == b"weights"
 
 
-def test_of_two_that_store_one_run_the_first_counts_for_both(url, tiny_grid, tmp_path):
+def test_the_first_upload_of_a_run_counts_for_both_machines(url, tiny_grid, tmp_path):
     first, second = machine(url, tmp_path / "first"), machine(url, tmp_path / "second")
     first.pull()
     second.pull()
     add(Store(first.root), record(tiny_grid, 0, n_parameters=1), b"first")
     add(Store(second.root), record(tiny_grid, 0, n_parameters=2), b"second")
-    # The second has looked before the first sends, as when both send at one time.
+    # The second machine has listed the files before the first uploads.
     assert second._present == set()
     first.push_records()
     second.push_records()
     for one in (first, second):
         ((key, run),) = Store(one.root).runs().items()
         assert run.record.n_parameters == 1
-        # And the weights are those of the record that counts.
+        # The weights belong to the record that counts.
         assert (Store(one.root).artifact_folder(key) / "model.safetensors").read_bytes() == b"first"
     assert objects(url)[f"artifacts/{key}/model.safetensors"] == b"first"
-    # And a third, which has stored another run meanwhile, gets both.
     third = machine(url, tmp_path / "third")
     third.pull()
     assert len(Store(third.root).runs()) == 1
 
 
-def test_a_record_goes_up_after_what_its_run_left(tiny_grid, tmp_path, monkeypatch):
+def test_a_record_is_uploaded_after_its_artifacts(tiny_grid, tmp_path, monkeypatch):
     url = "memory://order"
     remote = machine(url, tmp_path)
     remote.pull()
@@ -139,7 +138,7 @@ def test_a_record_goes_up_after_what_its_run_left(tiny_grid, tmp_path, monkeypat
     ]
 
 
-def test_a_name_with_a_dot_is_sent_whole(url, tiny_grid, tmp_path):
+def test_a_key_with_a_dot_is_uploaded_completely(url, tiny_grid, tmp_path):
     cell = dataclasses.replace(next(iter(tiny_grid.cells)), dataset="folder:/images/v1.2")
     here, there = machine(url, tmp_path / "here"), machine(url, tmp_path / "there")
     here.pull()
@@ -156,7 +155,7 @@ def test_a_name_with_a_dot_is_sent_whole(url, tiny_grid, tmp_path):
     assert weights.read_bytes() == b"weights"
 
 
-def test_what_cannot_be_sent_is_kept_and_sent_by_the_next_command(tiny_grid, tmp_path, monkeypatch):
+def test_the_next_command_uploads_what_could_not_be_uploaded(tiny_grid, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     url = "memory://refused"
     fs, _ = fsspec.core.url_to_fs(url)
@@ -177,7 +176,7 @@ def test_what_cannot_be_sent_is_kept_and_sent_by_the_next_command(tiny_grid, tmp
     assert len(fs.find("/refused/records")) == 1
 
 
-def test_what_was_rewritten_and_not_sent_stays_and_is_sent(url, tiny_grid, tmp_path):
+def test_local_changes_that_were_not_uploaded_are_kept_and_uploaded(url, tiny_grid, tmp_path):
     here, there = machine(url, tmp_path / "here"), machine(url, tmp_path / "there")
     table, log = Path("tables/tiny/table-1.csv"), Path("logs/run.log")
 
@@ -188,19 +187,19 @@ def test_what_was_rewritten_and_not_sent_stays_and_is_sent(url, tiny_grid, tmp_p
     here.pull()
     write(here, table, "first")
     here.push()
-    # What follows cannot be sent; another machine looks, and changes nothing.
+    # The next changes are not uploaded; another machine synchronizes and changes nothing.
     write(here, table, "second")
     write(here, log, "a word")
     there.pull()
     there.push()
     assert objects(url) == {table.as_posix(): b"first"}
-    # The next command.
+    # The next command uploads them.
     again = machine(url, here.root)
     again.pull()
     assert (here.root / table).read_text() == "second"
     again.push()
     assert objects(url) == {table.as_posix(): b"second", log.as_posix(): b"a word"}
-    # What is in step here gives way to what is newer there.
+    # A synchronized local file is replaced by a newer remote one.
     there.pull()
     write(there, table, "third")
     there.push()
@@ -208,7 +207,7 @@ def test_what_was_rewritten_and_not_sent_stays_and_is_sent(url, tiny_grid, tmp_p
     assert (here.root / table).read_text() == "third"
 
 
-def test_a_damaged_object_is_named(url, tiny_grid, tmp_path):
+def test_a_damaged_object_is_an_error_that_names_it(url, tiny_grid, tmp_path):
     here = machine(url, tmp_path / "here")
     here.pull()
     written = record(tiny_grid, 0)
@@ -223,13 +222,13 @@ def test_a_damaged_object_is_named(url, tiny_grid, tmp_path):
         Store(there.root).runs()
 
 
-def test_a_scheme_that_nothing_answers_to_is_named():
+def test_an_unknown_url_scheme_is_an_error_that_names_it():
     with pytest.raises(RemoteError, match="nowhere://x: ValueError: Protocol not known"):
         RemoteResults.at("nowhere://x").pull()
 
 
 @pytest.mark.slow
-def test_a_grid_runs_into_a_bucket_and_goes_on_from_another_machine(s3, tiny_text, tmp_path):
+def test_a_grid_runs_into_a_bucket_and_continues_on_another_machine(s3, tiny_text, tmp_path):
     def cli(*arguments, home):
         return subprocess.run(
             [HGMVAE_BENCH, *map(str, arguments), "--results", "s3://bucket/grid"],

@@ -16,13 +16,27 @@ def files(tmp_path):
     return LocalFiles(tmp_path)
 
 
-def elsewhere(tmp_path, owner, count=0):
-    """The sign of life of a process on another machine."""
-    sign = {"machine": "another", "pid": 1, "start": "1", "count": count}
-    LocalFiles(tmp_path).write(f"leases/{owner}.alive", json.dumps(sign).encode())
+class Clock:
+    """A monotonic clock that tests move."""
+
+    seconds = 100.0
+
+    def __call__(self):
+        return self.seconds
 
 
-def test_a_run_is_taken_once(files):
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def write_remote_heartbeat(files, owner, count=0):
+    """Write the heartbeat of a process on another machine."""
+    heartbeat = {"machine": "another", "pid": 1, "start": "1", "count": count}
+    files.write(f"leases/{owner}.alive", json.dumps(heartbeat).encode())
+
+
+def test_only_one_process_acquires_a_run(files):
     with Leases(files, "a") as a, Leases(files, "b") as b:
         assert a.acquire("run.json")
         assert a.acquire("run.json")
@@ -30,24 +44,22 @@ def test_a_run_is_taken_once(files):
         assert b.acquire("other.json")
 
 
-def test_many_at_once_take_a_run_once(files):
+def test_concurrent_processes_acquire_each_run_once(files):
     with Leases(files, "a") as a, Leases(files, "b") as b, Leases(files, "c") as c:
-        taken = []
+        acquired = []
 
         def acquire(leases):
-            taken.extend(
-                (name, leases.owner) for name in map(str, range(100)) if leases.acquire(name)
-            )
+            acquired.extend(name for name in map(str, range(100)) if leases.acquire(name))
 
         threads = [threading.Thread(target=acquire, args=(leases,)) for leases in (a, b, c)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(name for name, _ in taken) == sorted(map(str, range(100)))
+    assert sorted(acquired) == sorted(map(str, range(100)))
 
 
-def test_claims_of_one_that_ended_are_free(files):
+def test_leases_of_an_ended_process_are_free(files):
     with Leases(files, "a") as a:
         a.acquire("run.json")
     with Leases(files, "b") as b, Leases(files, "c") as c:
@@ -55,7 +67,7 @@ def test_claims_of_one_that_ended_are_free(files):
         assert not c.acquire("run.json")
 
 
-def test_claims_of_one_that_was_killed_here_are_free_at_once(files):
+def test_leases_of_a_killed_process_on_this_machine_are_free_at_once(files):
     code = (
         "import os, sys; from pathlib import Path\n"
         "from hgmvae_bench.storage.leases import Leases\n"
@@ -72,43 +84,45 @@ def test_claims_of_one_that_was_killed_here_are_free_at_once(files):
     assert not (files.root / "leases" / "dead.alive").exists()
 
 
-def test_one_elsewhere_is_dead_when_its_sign_stands_still(files, tmp_path):
-    elsewhere(tmp_path, "a")
+def test_a_remote_process_is_dead_once_its_heartbeat_stops_for_the_expiry_time(files, clock):
+    write_remote_heartbeat(files, "a")
     files.create("leases/run.json.0", b"a")
-    with Leases(files, "b", expiry=0.3) as b:
+    with Leases(files, "b", expiry=60, clock=clock) as b:
         for count in range(4):
             assert not b.acquire("run.json")
-            time.sleep(0.15)
-            elsewhere(tmp_path, "a", count)
+            clock.seconds += 40
+            write_remote_heartbeat(files, "a", count)
         assert not b.acquire("run.json")
-        time.sleep(0.4)
+        clock.seconds += 59
+        assert not b.acquire("run.json")
+        clock.seconds += 2
         assert b.acquire("run.json")
 
 
 @pytest.mark.parametrize("seconds", [-(10**8), 10**8])
-def test_a_clock_that_jumps_neither_frees_nor_keeps_a_run(files, tmp_path, seconds):
-    elsewhere(tmp_path, "a")
+def test_a_jumping_file_clock_neither_frees_nor_keeps_a_run(files, clock, seconds):
+    write_remote_heartbeat(files, "a")
     files.create("leases/run.json.0", b"a")
-    with Leases(files, "b", expiry=0.5) as b:
+    with Leases(files, "b", expiry=60, clock=clock) as b:
         jumped = time.time() + seconds
-        os.utime(tmp_path / "leases" / "a.alive", (jumped, jumped))
+        os.utime(files.root / "leases" / "a.alive", (jumped, jumped))
         assert not b.acquire("run.json")
-        time.sleep(0.7)
+        clock.seconds += 61
         assert b.acquire("run.json")
 
 
-def test_signs_of_life_go_on_while_the_block_lasts(files):
+def test_the_heartbeat_goes_on_until_the_block_ends(files):
     deadline = time.monotonic() + 60
-    with Leases(files, "a", heartbeat=0.05):
+    with Leases(files, "a", heartbeat=0.01):
         versions = set()
         while len(versions) < 4:
             assert time.monotonic() < deadline
             versions.add(files.version("leases/a.alive"))
-            time.sleep(0.02)
+            time.sleep(0.005)
     assert files.version("leases/a.alive") is None
 
 
-def test_a_settled_run_leaves_nothing(files):
+def test_releasing_removes_every_lease_on_a_run(files):
     with Leases(files, "a") as a:
         a.acquire("run.json")
         files.create("leases/run.json.1", b"later")
@@ -116,7 +130,7 @@ def test_a_settled_run_leaves_nothing(files):
     assert list((files.root / "leases").iterdir()) == []
 
 
-def test_claims_of_records_that_are_there_go_whoever_made_them(files):
+def test_leases_on_recorded_runs_are_removed_whoever_holds_them(files):
     with Leases(files, "a") as a:
         a.acquire("recorded.json")
         a.acquire("open.json")

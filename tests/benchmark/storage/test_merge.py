@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hgmvae_bench.execution.runner import make_plan
+from hgmvae_bench.execution.plan import make_plan
 from hgmvae_bench.grid import Run
 from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.merge import MergeError, merge
@@ -17,7 +17,7 @@ class Data:
 
 
 def record(grid, n, value=0.5, status="complete", day=1):
-    """The ``n``-th run of the tiny grid, as one machine finished it."""
+    """Record of the ``n``-th run of the tiny grid."""
     runs = [Run(cell, seed, Data.digest) for cell in grid.cells for seed in range(2)]
     metrics = {"sc": MetricValue(value=value)} if status == "complete" else {}
     finished = datetime(2026, 1, day, tzinfo=UTC)
@@ -25,6 +25,7 @@ def record(grid, n, value=0.5, status="complete", day=1):
 
 
 def machine(root, grid, *records):
+    """Results folder of one machine with these records."""
     store = Store(root)
     store.add_grid(grid)
     for content in records:
@@ -34,26 +35,26 @@ def machine(root, grid, *records):
     return root
 
 
-def counting(root):
+def newest_records(root):
     return {key: run.record for key, run in Store(root).runs().items()}
 
 
-def test_folders_of_two_machines_make_one_that_is_done(tiny_grid, tmp_path):
+def test_the_folders_of_two_machines_merge_into_a_complete_one(tiny_grid, tmp_path):
     records = [record(tiny_grid, n) for n in range(4)]
     a = machine(tmp_path / "a", tiny_grid, *records[:2])
     b = machine(tmp_path / "b", tiny_grid, *records[2:])
     for source in (a, b):
         assert len(merge(source, tmp_path / "all").copied) == 2
-    assert counting(tmp_path / "all") == {r.key: r for r in records}
+    assert newest_records(tmp_path / "all") == {r.key: r for r in records}
     for r in records:
         assert (Store(tmp_path / "all").artifact_folder(r.key) / "model").is_file()
     grid = Store(tmp_path / "all").grid()
     plan = make_plan(grid, {("digits", 32): Data}, Store(tmp_path / "all").runs())
     assert plan.train == []
-    assert len(plan.rescore) == 4  # accuracy is lacking
+    assert len(plan.rescore) == 4  # The accuracy is missing.
 
 
-def test_what_is_the_same_is_kept_once_and_merging_again_changes_nothing(tiny_grid, tmp_path):
+def test_merging_again_changes_nothing(tiny_grid, tmp_path):
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
     merge(a, tmp_path / "b")
     files = sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*"))
@@ -72,18 +73,20 @@ def test_what_is_the_same_is_kept_once_and_merging_again_changes_nothing(tiny_gr
         ({"status": "diverged", "day": 2}, {"status": "failed", "day": 1}, 1),
     ],
 )
-def test_of_two_results_one_counts_whatever_the_order(tiny_grid, tmp_path, first, second, winner):
+def test_precedence_does_not_depend_on_the_order_of_merging(
+    tiny_grid, tmp_path, first, second, winner
+):
     records = [record(tiny_grid, 0, **first), record(tiny_grid, 0, **second)]
     folders = [machine(tmp_path / str(i), tiny_grid, r) for i, r in enumerate(records)]
     for target, order in (("x", (0, 1)), ("y", (1, 0))):
-        told = [merge(folders[i], tmp_path / target) for i in order]
-        assert counting(tmp_path / target) == {records[winner].key: records[winner]}
-        assert len(told[1].superseded if order[1] == winner else told[1].kept) == 1
-        left = Store(tmp_path / target).artifact_folder(records[0].key) / "model"
-        assert left.read_text() == str(records[winner].metrics)
+        reports = [merge(folders[i], tmp_path / target) for i in order]
+        assert newest_records(tmp_path / target) == {records[winner].key: records[winner]}
+        assert len(reports[1].superseded if order[1] == winner else reports[1].kept) == 1
+        artifact = Store(tmp_path / target).artifact_folder(records[0].key) / "model"
+        assert artifact.read_text() == str(records[winner].metrics)
 
 
-def test_scores_that_were_added_later_come_along_once(tiny_grid, tmp_path):
+def test_later_scores_are_copied_once(tiny_grid, tmp_path):
     content = record(tiny_grid, 0)
     a = machine(tmp_path / "a", tiny_grid, content)
     merge(a, tmp_path / "b")
@@ -97,7 +100,7 @@ def test_scores_that_were_added_later_come_along_once(tiny_grid, tmp_path):
         assert run.scorings == 1
 
 
-def test_no_merge_hides_a_value_whatever_the_order(tiny_grid, tmp_path):
+def test_no_merge_replaces_a_value_by_a_missing_metric(tiny_grid, tmp_path):
     content = record(tiny_grid, 0)
     no_weights = MetricValue(missing="no weights")
     added = {
@@ -117,11 +120,11 @@ def test_no_merge_hides_a_value_whatever_the_order(tiny_grid, tmp_path):
         (run,) = Store(tmp_path / target).runs().values()
         values = {name: metric.value for name, metric in run.metrics.items()}
         assert values == {"sc": 0.5, "fid": 12, "kid": 3, "db": 2}
-    # What came along is what was lacking, each with its own provenance.
+    # The missing metrics are copied, each with its own provenance.
     merge(tmp_path / "b", tmp_path / "a")
-    came = [Store(tmp_path / "a").score_record(f"{content.key}.scores-{n}.json") for n in (3, 4)]
-    assert [list(score.metrics) for score in came] == [["kid"], ["db"]]
-    assert [score.provenance["machine"] for score in came] == ["b0", "b1"]
+    copied = [Store(tmp_path / "a").score_record(f"{content.key}.scores-{n}.json") for n in (3, 4)]
+    assert [list(score.metrics) for score in copied] == [["kid"], ["db"]]
+    assert [score.provenance["machine"] for score in copied] == ["b0", "b1"]
 
 
 def control(**metrics):
@@ -139,7 +142,7 @@ def control(**metrics):
     )
 
 
-def test_metrics_of_a_control_that_both_have_come_together(tiny_grid, tmp_path):
+def test_metrics_of_a_control_that_both_folders_have_are_combined(tiny_grid, tmp_path):
     no_weights = MetricValue(missing="no weights")
     scorings = {
         "a": [control(ssim=MetricValue(value=1), lpips=no_weights)],
@@ -170,26 +173,26 @@ def test_a_damaged_control_stops_the_merge_before_anything_is_copied(tiny_grid, 
     assert not (tmp_path / "b").exists()
 
 
-def test_every_attempt_of_a_run_comes_along(tiny_grid, tmp_path):
+def test_every_record_of_a_run_is_copied(tiny_grid, tmp_path):
     attempts = [record(tiny_grid, 0, status="failed"), record(tiny_grid, 0)]
     a = machine(tmp_path / "a", tiny_grid, *attempts)
     merge(a, tmp_path / "b")
     assert len(list((tmp_path / "b" / "records").iterdir())) == 2
-    assert counting(tmp_path / "b") == {attempts[1].key: attempts[1]}
+    assert newest_records(tmp_path / "b") == {attempts[1].key: attempts[1]}
 
 
-def test_the_same_results_at_another_time_are_no_difference(tiny_grid, tmp_path):
+def test_the_same_results_at_another_time_are_equivalent(tiny_grid, tmp_path):
     early, late = (record(tiny_grid, 0, day=day) for day in (1, 2))
     a, b = machine(tmp_path / "a", tiny_grid, late), machine(tmp_path / "b", tiny_grid, early)
-    told = merge(a, b)
-    assert told.equivalent == [early.key]
-    assert told.superseded == told.kept == []
-    told = merge(b, a)
-    assert told.equivalent == [early.key]
-    assert counting(a) == counting(b) == {early.key: early}
+    report = merge(a, b)
+    assert report.equivalent == [early.key]
+    assert report.superseded == report.kept == []
+    report = merge(b, a)
+    assert report.equivalent == [early.key]
+    assert newest_records(a) == newest_records(b) == {early.key: early}
 
 
-def test_another_grid_of_the_same_name_is_told_of_and_kept_out(tiny_grid, tmp_path):
+def test_a_different_grid_of_the_same_name_is_reported_and_not_copied(tiny_grid, tmp_path):
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
     b = machine(tmp_path / "b", tiny_grid.select(seeds=1))
     kept = (b / "grids" / "tiny.yaml").read_text()
@@ -206,7 +209,7 @@ def test_a_damaged_record_stops_the_merge_before_anything_is_copied(tiny_grid, t
     assert not (tmp_path / "b").exists()
 
 
-def test_folders_that_cannot_be_merged_are_named(tmp_path, tiny_grid):
+def test_folders_that_cannot_be_merged_are_an_error(tmp_path, tiny_grid):
     with pytest.raises(MergeError, match="nowhere is not a results folder"):
         merge(tmp_path / "nowhere", tmp_path / "b")
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
@@ -215,7 +218,7 @@ def test_folders_that_cannot_be_merged_are_named(tmp_path, tiny_grid):
 
 
 @pytest.mark.parametrize("refused", ["model", "run.log", "tiny.yaml"])
-def test_what_cannot_be_read_is_named(tiny_grid, tmp_path, monkeypatch, refused):
+def test_an_unreadable_file_is_an_error_that_names_it(tiny_grid, tmp_path, monkeypatch, refused):
     content = record(tiny_grid, 0)
     store = Store(machine(tmp_path / "a", tiny_grid, content))
     store.log_path(content.key).parent.mkdir()
@@ -232,7 +235,7 @@ def test_what_cannot_be_read_is_named(tiny_grid, tmp_path, monkeypatch, refused)
         merge(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_run_that_another_process_is_doing_is_left_to_it(tiny_grid, tmp_path):
+def test_a_run_that_another_process_works_on_is_not_copied(tiny_grid, tmp_path):
     a = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0), record(tiny_grid, 1, day=2))
     target = machine(tmp_path / "b", tiny_grid)
     busy = record(tiny_grid, 1).key
@@ -241,14 +244,14 @@ def test_a_run_that_another_process_is_doing_is_left_to_it(tiny_grid, tmp_path):
         with pytest.raises(MergeError, match=rf"another process works on {busy} .*merge again"):
             merge(a, target)
         assert not (target / "artifacts" / busy).exists()
-        # It ends, with a record of its own.
+        # The other process ends and has recorded the run.
         machine(target, tiny_grid, record(tiny_grid, 1, value=0.7))
     assert merge(a, target).superseded == []
-    assert counting(target)[busy].metrics["sc"].value == 0.7
+    assert newest_records(target)[busy].metrics["sc"].value == 0.7
     assert [path.name for path in (target / "leases").iterdir()] == [f"{busy}.json.0"]
 
 
-def test_weights_stay_where_those_that_replace_them_cannot_be_moved(tmp_path, monkeypatch):
+def test_artifacts_stay_if_their_replacement_cannot_be_renamed(tmp_path, monkeypatch):
     store = Store(tmp_path)
     with store.replacing_artifacts("run") as folder:
         (folder / "model").write_text("old")

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from hgmvae_bench.analysis.tables import build_table
-from hgmvae_bench.execution.runner import make_plan
+from hgmvae_bench.execution.plan import make_plan
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.provenance import PACKAGES
@@ -139,7 +139,7 @@ def test_ten_thousand_records_are_read_planned_and_tabulated_in_time(tmp_path, s
 EXPAND = r"""
 import re, sys, time
 from hgmvae_bench.grid import parse_grid
-from hgmvae_bench.execution.runner import make_plan
+from hgmvae_bench.execution.plan import make_plan
 class Data: digest = "d" * 64
 text = open(sys.argv[1]).read()
 start = time.process_time()
