@@ -51,7 +51,7 @@ def test_the_folders_of_two_machines_merge_into_a_complete_one(tiny_grid, tmp_pa
     grid = Store(tmp_path / "all").grid()
     plan = make_plan(grid, {("digits", 32): Data}, Store(tmp_path / "all").runs())
     assert plan.train == []
-    assert len(plan.rescore) == 4  # The accuracy is missing.
+    assert len(plan.score) == 4  # The accuracy is missing.
 
 
 def test_merging_again_changes_nothing(tiny_grid, tmp_path):

@@ -128,7 +128,7 @@ def test_ten_thousand_records_are_read_planned_and_tabulated_in_time(tmp_path, s
     runs, reading = timed(Store(tmp_path).runs)
     plan, planning = timed(lambda: make_plan(grid, DATA, runs))
     table, tabulating = timed(lambda: build_table(grid, grid.table("2"), runs.values()))
-    assert len(runs) == len(plan.done) == 10_000
+    assert len(runs) == len(plan.complete) == 10_000
     assert {entry.mean for entry in table.entries} == {0.5}
     assert {entry.n for entry in table.entries} == {10}
     print(f"{reading:.2f} s, {planning:.2f} s, {tabulating:.2f} s")  # noqa: T201
