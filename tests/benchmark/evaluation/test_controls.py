@@ -180,7 +180,7 @@ class TestPca:
 @pytest.mark.shared_data
 @pytest.mark.slow
 def test_pca_of_mnist() -> None:
-    """The values in docs/metrics.md."""
+    """The values in docs/results/metrics.md."""
     beside = Path(__file__).parents[4] / "shared" / "data"
     root = Path(os.environ.get("HGMVAE_BENCH_TEST_DATA", beside))
     if not (root / "MNIST").is_dir():
