@@ -52,7 +52,15 @@ VADE = Baseline(
     title="VaDE",
     reference="Jiang et al. 2017, Variational deep embedding",
     model="vae_baselines.vade:VaDE",
-    settings={"n_components": 10, "pretrain_epochs": 4, "mixture_fits": 1},
+    settings={
+        "n_components": 10,
+        "pretrain_epochs": 4,
+        "mixture_fits": 1,
+        "mixture_start": "diagonal",
+        "fisher_weight": 0.0,
+        "fisher_delay": 1,
+    },
+    added_settings=frozenset({"mixture_start", "fisher_weight", "fisher_delay"}),
 )
 BETA_TC_VAE = Baseline(
     title="β-TCVAE",

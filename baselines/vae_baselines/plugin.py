@@ -30,6 +30,8 @@ class Baseline:
         model: where its class is, as ``module:class``.
         settings: every setting that a grid may change, with its default.
         fixed: settings of the config that the name of the baseline decides.
+        added_settings: names of settings that the run key leaves out while they have their
+            default, because runs without them had been stored before.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Baseline:
     model: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
     fixed: Mapping[str, Setting] = field(default_factory=dict)
+    added_settings: frozenset[str] = frozenset()
 
     def build(
         self,

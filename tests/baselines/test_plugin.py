@@ -42,6 +42,11 @@ def test_settings_are_those_of_the_config_with_its_defaults(plugin: Baseline) ->
 
 
 @every_plugin
+def test_added_settings_are_settings(plugin: Baseline) -> None:
+    assert plugin.added_settings <= plugin.settings.keys()
+
+
+@every_plugin
 def test_settings_are_plain_json(plugin: Baseline) -> None:
     assert json.loads(json.dumps(plugin.settings)) == plugin.settings
 
@@ -67,6 +72,9 @@ def test_an_unknown_setting_answers_with_the_nearest(build) -> None:
         ("GMVAE", "n_components", 0),
         ("VADE", "pretrain_epochs", 0),
         ("VADE", "mixture_fits", 0),
+        ("VADE", "mixture_start", "random"),
+        ("VADE", "fisher_weight", -1.0),
+        ("VADE", "fisher_delay", -1),
         ("VAMP", "linear_scheduling_steps", -1),
     ],
 )

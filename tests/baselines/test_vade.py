@@ -7,8 +7,10 @@ import torch
 from torch.distributions import Categorical, Independent, Normal
 
 import vae_baselines
+from hgmvae.expectation_maximisation import Gaussians
+from hgmvae.losses import batch_scatter, fisher_share
 from vae_baselines.terms import reconstruction_term
-from vae_baselines.vade import vade_terms
+from vae_baselines.vade import cluster_moments, fit_merged, vade_terms
 
 B, K, L = 3, 4, 2
 N_SAMPLES = 100_000
@@ -109,6 +111,93 @@ def test_the_likeliest_of_several_fits_finds_what_one_misses(build) -> None:
     assert clusters_found(mixture_fits=10) == 20
 
 
+def test_moments_of_a_cluster_are_those_of_its_gaussians() -> None:
+    """Known answer: codes drawn from the Gaussians of a cluster have its mean and variance."""
+    torch.manual_seed(0)
+    root = torch.randn(3, 2, 2, dtype=torch.float64)
+    mixture = Gaussians(
+        weights=torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64),
+        means=torch.randn(3, 2, dtype=torch.float64),
+        covariances=root @ root.mT,
+    )
+    weights, means, variances = cluster_moments(mixture, torch.tensor([1, 0, 1]), 2)
+    torch.testing.assert_close(weights, torch.tensor([0.3, 0.7], dtype=torch.float64))
+    torch.testing.assert_close(means[0], mixture.means[1])
+    torch.testing.assert_close(variances[0], mixture.covariances[1].diagonal())
+    index = Categorical(torch.tensor([0.2, 0.0, 0.5])).sample((N_SAMPLES,))
+    codes = mixture.means[index] + torch.einsum(
+        "nij,nj->ni", root[index], torch.randn(N_SAMPLES, 2, dtype=torch.float64)
+    )
+    error = codes.std(dim=0) / math.sqrt(N_SAMPLES)
+    assert ((codes.mean(dim=0) - means[1]).abs() < 4 * error).all()
+    torch.testing.assert_close(variances[1], codes.var(dim=0), rtol=0.03, atol=0)
+
+
+def test_merged_start_finds_clusters_that_are_not_gaussian(build) -> None:
+    """Known answer: of two concentric rings, both clusters have the centre, one is wider."""
+    torch.manual_seed(0)
+    label = torch.arange(2000) % 2
+    angle, radius = 2 * math.pi * torch.rand(2000), 1 + 4 * label + 0.1 * torch.randn(2000)
+    codes = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+    weights, means, variances = fit_merged(codes, 2, seed=0, n_fits=4)
+    torch.testing.assert_close(weights, torch.full((2,), 0.5).double(), atol=0.02, rtol=0)
+    torch.testing.assert_close(means, torch.zeros(2, 2).double(), atol=0.3, rtol=0)
+    # The variance of a coordinate on a circle is half its squared radius.
+    order = variances[:, 0].argsort()
+    expected = torch.tensor([[0.5, 0.5], [12.5, 12.5]]).double()
+    torch.testing.assert_close(variances[order], expected, rtol=0.15, atol=0)
+
+
+def test_merged_start_is_a_setting(build) -> None:
+    model = build(vae_baselines.VADE, n_components=2, mixture_start="merged", mixture_fits=4)
+    torch.manual_seed(0)
+    codes = torch.cat([torch.randn(200, 4) - 6, 0.5 * torch.randn(200, 4) + 6])
+    model.kept_codes = [codes]
+    model.update()
+    assert model.fitted
+    weights, means, variances = fit_merged(codes, 2, model.fit_seed, 4)
+    torch.testing.assert_close(model.mixture_logits.softmax(0).double(), weights)
+    torch.testing.assert_close(model.mixture_mean.double(), means)
+    torch.testing.assert_close(model.mixture_log_var.exp().double(), variances)
+    assert weights.tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
+    centres = means.mean(dim=1).sort().values
+    torch.testing.assert_close(centres, torch.tensor([-6.0, 6.0]).double(), atol=0.1, rtol=0)
+
+
+def test_fisher_term_is_that_of_hgmvae_with_the_clusters_of_vade(build, digits) -> None:
+    model = build(vae_baselines.VADE, pretrain_epochs=1, n_components=3, fisher_weight=2.0)
+    run_epoch(model, digits, 1)
+    torch.manual_seed(1)
+    without = model({"data": digits}, epoch=2)
+    torch.manual_seed(1)
+    output = model({"data": digits}, epoch=3)
+    assert without.fisher == 0
+    mean, log_var = model.encoder(digits).embedding, model.encoder(digits).log_covariance
+    log_joint = normal(model.mixture_mean, model.mixture_log_var).log_prob(output.z.unsqueeze(1))
+    membership = (log_joint + model.mixture_logits.log_softmax(0)).softmax(dim=1)
+    expected = fisher_share(batch_scatter(membership, mean, log_var.exp()))
+    torch.testing.assert_close(output.fisher, expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(output.loss, without.loss - 2 * output.fisher)
+    assert model.eval()({"data": digits}).fisher > 0  # without an epoch every term counts
+
+
+def test_default_has_no_fisher_term(build, digits) -> None:
+    assert "fisher" not in build(vae_baselines.VADE)({"data": digits}, epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "stages"),
+    [
+        ({}, [0, None, 1, 1, 1]),
+        ({"fisher_weight": 1.0}, [0, None, 1, 2, 2]),
+        ({"fisher_weight": 1.0, "fisher_delay": 0}, [0, None, 2, 2, 2]),
+    ],
+)
+def test_stages_follow_the_epoch(build, settings, stages) -> None:
+    model = build(vae_baselines.VADE, pretrain_epochs=2, **settings)
+    assert [model.stage(epoch) for epoch in range(1, 6)] == stages
+
+
 def test_phase_survives_a_saved_state(build, digits) -> None:
     model = build(vae_baselines.VADE, pretrain_epochs=1)
     run_epoch(model, digits, 1)
@@ -141,5 +230,12 @@ def test_component_probabilities(build, digits) -> None:
 def test_a_training_without_the_bound_is_refused(build) -> None:
     model = build(vae_baselines.VADE, pretrain_epochs=3)
     model.check_epochs(4)
-    with pytest.raises(ValueError, match=r"needs 4 at least, not 3; .* lower its pretrain_epochs"):
+    with pytest.raises(ValueError, match=r"needs 4 at least, not 3; .* pretrain_epochs"):
         model.check_epochs(3)
+
+
+def test_a_training_without_the_fisher_term_is_refused(build) -> None:
+    model = build(vae_baselines.VADE, pretrain_epochs=3, fisher_weight=1.0, fisher_delay=2)
+    model.check_epochs(6)
+    with pytest.raises(ValueError, match=r"needs 6 at least, not 5; .* fisher_delay"):
+        model.check_epochs(5)

@@ -100,10 +100,15 @@ def test_an_added_setting_enters_the_key_only_if_it_differs_from_its_default():
     assert keyed_settings(Plugin(), {"added": 3, "old": 2.0}) == {"old": 2.0, "added": 3}
 
 
-def test_a_setting_that_was_added_to_hgmvae_leaves_its_keys_unchanged():
+def test_settings_that_were_added_to_the_suites_models_leave_their_keys_unchanged():
     cell = load_grid("paper").cell("mnist", "hgmvae-u", 8)
     assert cell.identity == "79ea6001380e7759"  # that of the committed records
     assert "posterior_components" not in cell.model_settings
+    assert keyed_settings(MODELS["vade"], {}) == {
+        "n_components": 10,
+        "pretrain_epochs": 4,
+        "mixture_fits": 1,
+    }
 
 
 def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_text):
