@@ -101,3 +101,9 @@ def test_models_and_baselines_import_nothing_of_the_suite(package: str) -> None:
     for name, tree in modules(package).items():
         for node in imports(tree):
             assert not (node.module or "").startswith("hgmvae_bench"), name
+
+
+def test_hgmvae_imports_nothing_of_the_baselines() -> None:
+    for name, tree in modules("hgmvae").items():
+        for node in imports(tree):
+            assert not (node.module or "").startswith("vae_baselines"), name

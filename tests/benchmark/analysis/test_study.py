@@ -36,6 +36,13 @@ def as_written(written: str, *values: float) -> str:
     )
 
 
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_grid_of_the_study_is_valid(path):
+    grid = load_grid(str(path))
+    assert grid.spec.name == f"study-{path.stem}"
+    assert grid.cells
+
+
 def test_the_page_has_tables_of_every_study():
     folders = {path.name for path in FOLDER.iterdir() if (path / "records").is_dir()}
     assert {study for study, _, _ in TABLES} == folders >= {"mnist", "fashion-mnist"}

@@ -31,6 +31,12 @@ def test_the_paper_grid_computes_the_svm_only_for_table_2():
     assert {cell.latent_dim for cell in cells} == {8}
 
 
+def test_the_ablations_share_their_runs_with_the_paper_grid():
+    shared = load_grid("ablations").cells.keys() & load_grid("paper").cells.keys()
+    assert {cell.model for cell in shared} == {"hgmvae-u", "hgmvae-u-nofisher", "gmvae"}
+    assert {(cell.dataset, cell.latent_dim) for cell in shared} == {("mnist", 8)}
+
+
 @pytest.mark.parametrize("name", grid_names())
 def test_every_preset_is_valid(name):
     grid = load_grid(name)
