@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import DataError, ImageData
-from hgmvae_bench.data.source import FileStatus, is_writable, reason
+from hgmvae_bench.data.source import FileStatus, error_reason, is_writable
 from hgmvae_bench.utils.atomic_files import sync_folder
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _open(folder: Path, source: str) -> CacheEntry | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s cannot be used (%s); decoding anew", folder, reason(error))
+        log.warning("%s cannot be used (%s); decoding anew", folder, error_reason(error))
         return None
     return CacheEntry(folder, data)
 
@@ -303,6 +303,7 @@ def _as_data_error(images: ImageFiles, home: Path) -> Iterator[None]:
     except OSError as error:
         size = images.count * images.rule.channels * images.rule.image_size**2 / 1e6
         raise DataError(
-            f"{images.title}: cannot write {error.filename or home}: {reason(error)}; the decoded "
-            f"images take {size:,.0f} MB: make room, or name another folder with {ENVIRONMENT}"
+            f"{images.title}: cannot write {error.filename or home}: {error_reason(error)}; "
+            f"the decoded images take {size:,.0f} MB: free some space, or name another folder with "
+            f"{ENVIRONMENT}"
         ) from error

@@ -24,7 +24,7 @@ from hgmvae_bench.data.source import (
     Progress,
     Source,
     data_error,
-    reason,
+    error_reason,
 )
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
@@ -160,7 +160,7 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
         raise DataFileError(path, "missing", "not there") from error
     # A damaged pickle makes the unpickler trip in many ways: EOFError, KeyError, struct.error, …
     except Exception as error:
-        raise DataFileError(path, "damaged", f"cannot be read ({reason(error)})") from error
+        raise DataFileError(path, "damaged", f"cannot be read ({error_reason(error)})") from error
     if not isinstance(batch, Mapping) or not {"data", "labels"} <= batch.keys():
         raise DataFileError(path, "damaged", "holds no mapping with 'data' and 'labels'")
     pixels = batch["data"]

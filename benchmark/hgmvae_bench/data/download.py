@@ -1,112 +1,94 @@
-"""Downloads that resume, and archives unpacked so that all of it appears or nothing.
+"""Downloads with pooch, and archives that are unpacked completely or not at all.
 
-A file that is still coming in has ``.part`` behind its name; only a whole file with the right
-checksum gets its own. A broken connection is taken up again where it ended, in the same call or in
-a later one.
+pooch streams a file to a temporary name, retries, checks its hash and renames it. This module adds
+a list of addresses per file, messages that tell the user what to do, and checks that pooch lacks:
+a length that must match the announced one, and archives that may not write outside their folder.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import os
 import shutil
 import tarfile
-import time
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import DataError
-from hgmvae_bench.data.source import Progress, is_writable, reason
+from hgmvae_bench.data.source import Progress, error_reason, is_writable
 
-ATTEMPTS = 5
-PAUSE_SECONDS = 2.0
+if TYPE_CHECKING:
+    import requests
+
+RETRIES = 2
+"""Further attempts per address after a broken connection or a wrong hash."""
+
 TIMEOUT_SECONDS = 30.0
-CHUNK = 1 << 18
+CHUNK_BYTES = 1 << 18
 
-# No answer, where trying again may help; what a server refuses is an HTTPError instead.
-NO_ANSWER = (http.client.HTTPException, ConnectionError, TimeoutError)
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 
 
 class TransferError(Exception):
-    """A download from one address that did not succeed, with the reason."""
-
-
-class ConnectionLostError(Exception):
-    """A connection that broke while the file came in."""
+    """A failed download from one address, with the reason."""
 
 
 def fetch_file(
     urls: Sequence[str], target: Path, *, md5: str | None, progress: Progress, by_hand: str
 ) -> bool:
-    """Bring a file to ``target``, from the first address that gives it whole.
+    """Download a file from the first address that provides it.
+
+    An interrupted download starts again from the beginning.
 
     Args:
-        urls: http or https addresses of the same file, best first.
-        target: where to. If it is there with the right checksum, nothing is downloaded.
-        md5: what its publisher says it has (hex), or None where none is known.
-        progress: is told the bytes.
-        by_hand: what to do without network, for the message.
+        urls: http or https addresses of the same file, in order of preference.
+        target: where the file goes. If it exists with the right hash, nothing is downloaded.
+        md5: published MD5 (hex), or None if none is published.
+        progress: receives the number of bytes.
+        by_hand: how to get the file without a network, for the message.
 
     Returns:
-        Whether it was downloaded.
+        Whether the file was downloaded.
 
     Raises:
-        DataError: if no address gives it, or it cannot be written.
+        DataError: if no address provides the file, or it cannot be written.
     """
-    if _is_there(target, md5):
+    if _exists(target, md5):
         return False
-    from filelock import FileLock, Timeout
-
     failures = []
-    part = target.with_name(f"{target.name}.part")
     with _writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f"{target.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise DataError(f"{target} is being downloaded by another process") from error
-        try:
-            for url in urls:
-                try:
-                    _transfer(url, part, md5, progress)
-                except TransferError as error:
-                    failures.append(f"{url}: {error}")
-                    continue
-                part.rename(target)
-                _validator(part).unlink(missing_ok=True)
+        for url in urls:
+            try:
+                _transfer(url, target, md5, progress)
+            except TransferError as error:
+                failures.append(f"{url}: {error}")
+            else:
                 return True
-        finally:
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
     raise DataError(f"{target.name} cannot be downloaded: {'; '.join(failures)}; {by_hand}")
 
 
 def fetch_from_drive(drive_id: str, target: Path, *, md5: str, by_hand: str) -> bool:
-    """Bring a file from Google Drive to ``target``, through torchvision and ``gdown``.
+    """Download a file from Google Drive with torchvision and ``gdown``.
 
     Args:
-        drive_id: the file's on Google Drive.
-        target: where to. If it is there with the right checksum, nothing is downloaded.
-        md5: what its publisher says it has (hex).
-        by_hand: what to do if that does not work, for the message.
+        drive_id: the file's ID on Google Drive.
+        target: where the file goes. If it exists with the right hash, nothing is downloaded.
+        md5: published MD5 (hex).
+        by_hand: how to get the file otherwise, for the message.
 
     Returns:
-        Whether it was downloaded.
+        Whether the file was downloaded.
 
     Raises:
-        DataError: if it cannot be had that way, which is common: Google Drive limits downloads.
+        DataError: if the download fails, which is common: Google Drive limits downloads.
     """
-    if _is_there(target, md5):
+    if _exists(target, md5):
         return False
     from torchvision.datasets.utils import download_file_from_google_drive
 
@@ -116,152 +98,109 @@ def fetch_from_drive(drive_id: str, target: Path, *, md5: str, by_hand: str) -> 
             partial.mkdir(parents=True, exist_ok=True)
             download_file_from_google_drive(drive_id, partial, target.name, md5)
             (partial / target.name).rename(target)
-        # gdown has exceptions of its own, and of the libraries that it uses; it may be missing.
+        # gdown may be missing, and raises exceptions of its own and of the libraries that it uses.
         except Exception as error:
             raise DataError(
-                f"{target.name} cannot be downloaded from Google Drive ({reason(error)}); {by_hand}"
+                f"{target.name} cannot be downloaded from Google Drive ({error_reason(error)}); "
+                f"{by_hand}"
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return True
 
 
-def _is_there(target: Path, md5: str | None) -> bool:
-    """Whether a file is there already.
+def _exists(target: Path, md5: str | None) -> bool:
+    """Whether a file exists.
 
     Raises:
-        DataError: if it is, but is another one.
+        DataError: if it exists with another hash.
     """
     if target.exists() and md5 is not None and md5_of(target) != md5:
         raise DataError(
             f"{target} is not the published file (its MD5 is not {md5}); "
-            "delete it, and it is downloaded anew"
+            "delete it to download it again"
         )
     return target.exists()
 
 
-def _transfer(url: str, part: Path, md5: str | None, progress: Progress) -> None:
-    """Complete ``part`` from one address.
+@dataclass
+class _ProgressBar:
+    """Progress bar for pooch that reports to a `Progress`."""
+
+    task: str
+    progress: Progress
+    total: int = 0
+    done: int = 0
+
+    def update(self, n_bytes: int) -> None:
+        self.done = min(self.done + n_bytes, self.total) if self.total else self.done + n_bytes
+        self.progress(self.task, self.done, self.total or None)
+
+    def reset(self) -> None:
+        self.done = 0
+
+    def close(self) -> None:
+        """Nothing to close: the bar belongs to the caller."""
+
+
+def _transfer(url: str, target: Path, md5: str | None, progress: Progress) -> None:
+    """Download a file from one address.
 
     Raises:
-        TransferError: if that fails; what came in stays for the next call, unless it is wrong.
-        OSError: if the file cannot be written; what came in is removed.
+        TransferError: if that fails.
+        OSError: if the file cannot be written.
     """
-    failures = 0
-    while True:
-        before = _size(part)
-        try:
-            whole = _receive(url, part, progress)
-            fault = "the connection ended early"
-        except urllib.error.HTTPError as error:
-            raise TransferError(f"the server answers {error.code} {error.reason}") from error
-        except urllib.error.URLError as error:
-            if not isinstance(error.reason, NO_ANSWER):
-                raise TransferError(_words(error.reason)) from error
-            whole, fault = False, _words(error.reason)
-        except (ConnectionLostError, *NO_ANSWER) as error:
-            whole, fault = False, reason(error)
-        if whole:
-            break
-        # Only attempts in a row that bring nothing count.
-        failures = 0 if _size(part) > before else failures + 1
-        if failures == ATTEMPTS or (failures and _size(part) == 0):
-            raise TransferError(f"{fault} ({_size(part):,} bytes are kept to go on from)")
-        time.sleep(PAUSE_SECONDS)
-    if md5 is not None and md5_of(part) != md5:
-        _discard(part)
-        raise TransferError(f"what it gives is not the published file (its MD5 is not {md5})")
+    import pooch
+    import requests
 
-
-def _receive(url: str, part: Path, progress: Progress) -> bool:
-    """Ask once for what is missing of ``part`` and append it.
-
-    Returns:
-        Whether the file is whole now.
-    """
-    headers = {"User-Agent": "hgmvae-bench", "Accept-Encoding": "identity"}
-    validator = _validator(part)
-    if _size(part) and validator.exists():
-        # The server sends the rest only of the very file that was begun, else all of its new one.
-        headers |= {
-            "Range": f"bytes={_size(part)}-",
-            "If-Range": validator.read_text(encoding="utf-8"),
-        }
     if not url.startswith(("http://", "https://")):
         raise TransferError("not an http or https address")
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (checked above)
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
-    except urllib.error.HTTPError as error:
-        # Nothing lies beyond what there is: it was whole, or it is of no use.
-        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
-            return True
-        _discard(part)
-        return _receive(url, part, progress)
-    with response:
-        start = 0
-        if response.status == http.client.PARTIAL_CONTENT:
-            start = _size(part)
-            if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                raise TransferError("the server sends another range than it was asked for")
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+
+    def download(url: str, output_file: str, _: object) -> None:
+        bar = _ProgressBar(target.name, progress)
+        headers = {"User-Agent": "hgmvae-bench", "Accept-Encoding": "identity"}
+        get: Any = pooch.HTTPDownloader(
+            progressbar=bar, chunk_size=CHUNK_BYTES, timeout=TIMEOUT_SECONDS, headers=headers
+        )
         try:
-            _note_validator(validator, response.headers)
-            with part.open("r+b" if start else "wb") as file:
-                file.seek(start)
-                for chunk in _chunks(response):
-                    file.write(chunk)
-                    progress(part.name.removesuffix(".part"), file.tell(), total)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            _discard(part)
-            raise
-    return total is None or _size(part) == total
+            get(url, output_file, None)
+        except requests.HTTPError as error:  # not retried, unlike a broken connection
+            raise TransferError(f"the server answers {_answer(error)}") from error
+        with open(output_file, "rb") as file:  # noqa: PTH123
+            os.fsync(file.fileno())
+        if bar.total and (size := Path(output_file).stat().st_size) != bar.total:
+            raise requests.ConnectionError(f"{size:,} of {bar.total:,} bytes arrived")
 
-
-def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """What comes in, with the network's errors told apart from the disk's."""
+    pooch.get_logger().setLevel("WARNING")
+    known_hash = None if md5 is None else f"md5:{md5}"
     try:
-        while chunk := response.read(CHUNK):
-            yield chunk
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionLostError(_words(error)) from error
+        pooch.Pooch(
+            path=target.parent,
+            base_url="",
+            registry={target.name: known_hash},
+            urls={target.name: url},
+            retry_if_failed=RETRIES,
+        ).fetch(target.name, downloader=download)
+    except requests.RequestException as error:
+        raise TransferError(_cause(error)) from error
+    except ValueError as error:
+        raise TransferError(f"this is not the published file (its MD5 is not {md5})") from error
 
 
-def _validator(part: Path) -> Path:
-    """Where the server's mark of the file that ``part`` belongs to is kept."""
-    return part.with_name(f"{part.name}.validator")
+def _answer(error: requests.HTTPError) -> str:
+    response = error.response
+    return str(error) if response is None else f"{response.status_code} {response.reason}"
 
 
-def _note_validator(path: Path, headers: Any) -> None:
-    etag = headers.get("ETag")
-    # RFC 9110 admits no weak entity tag in If-Range.
-    mark = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
-    if mark:
-        path.write_text(mark, encoding="utf-8")
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _discard(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _validator(part).unlink(missing_ok=True)
-
-
-def _words(error: Any) -> str:
-    return reason(error) if isinstance(error, BaseException) else str(error)
+def _cause(error: BaseException) -> str:
+    """The first cause of an error of requests, whose own messages are long."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error_reason(error)
 
 
 def md5_of(path: Path) -> str:
-    """MD5 (hex) of a file: what publishers of datasets give, not a protection against forgery."""
+    """MD5 (hex) of a file. Publishers of datasets state it; it does not protect from forgery."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -270,10 +209,10 @@ def gunzip(archive: Path, target: Path) -> None:
     """Unpack a .gz file to ``target``.
 
     Raises:
-        DataError: if the archive is damaged, or the target cannot be written.
+        DataError: if the archive is damaged or the target cannot be written.
     """
     partial = target.with_name(f".{target.name}.partial")
-    with _writing(target), _naming(archive):
+    with _writing(target), _reading_archive(archive):
         try:
             with gzip.open(archive) as source, partial.open("wb") as file:
                 shutil.copyfileobj(source, file)
@@ -288,44 +227,44 @@ def unpack(archive: Path, folder: Path, top: str, progress: Progress) -> None:
     """Unpack the folder ``top`` of a .tar, .tar.gz or .zip archive to ``folder/top``.
 
     Args:
-        archive: read only; it stays.
-        folder: where to.
-        top: the one folder of the archive that is wanted.
-        progress: is told the unpacked bytes.
+        archive: the archive, which is kept.
+        folder: where ``top`` goes.
+        top: the folder of the archive to unpack; other members are left out.
+        progress: receives the number of unpacked bytes.
 
     Raises:
-        DataError: if ``folder/top`` is there already; if the archive is damaged, has no ``top``
-            or a member that would land outside; or if the disk cannot be written.
+        DataError: if ``folder/top`` exists; if the archive is damaged, has no ``top`` or a member
+            outside the folder; or if the disk cannot be written.
     """
     target = folder / top
     refuse_to_replace(target)
     partial = folder / f".{top}.partial"
-    with _writing(target), _naming(archive):
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+    with _writing(target), _reading_archive(archive):
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
         try:
             if archive.suffix == ".zip":
                 _unpack_zip(archive, partial, progress)
             else:
                 _unpack_tar(archive, partial, progress)
             if not (partial / top).is_dir():
-                raise DataError(f"{archive} holds no folder {top}; get the original archive")
+                raise DataError(f"{archive} has no folder {top}; get the original archive")
             (partial / top).rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def refuse_to_replace(target: Path) -> None:
-    """Stop before work whose result would have to replace what somebody else put there.
+    """Refuse to replace data that the user may have put there.
 
     Raises:
-        DataError: if ``target`` is there.
+        DataError: if ``target`` exists.
     """
     if target.exists():
-        raise DataError(f"{target} is there, but not whole; move it away, and fetch again")
+        raise DataError(f"{target} exists but is incomplete; move it away and fetch again")
 
 
 def _unpack_tar(archive: Path, folder: Path, progress: Progress) -> None:
-    def told(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         done = 0
         for member in tar:
             yield member
@@ -333,8 +272,8 @@ def _unpack_tar(archive: Path, folder: Path, progress: Progress) -> None:
             progress(f"unpacking {archive.name}", done, None)
 
     with tarfile.open(archive) as tar:
-        # The filter refuses "..", links that lead out of the folder, and devices.
-        tar.extractall(folder, members=told(tar), filter="data")
+        # This filter refuses members and links outside the folder, and devices.
+        tar.extractall(folder, members=members(tar), filter="data")
 
 
 def _unpack_zip(archive: Path, folder: Path, progress: Progress) -> None:
@@ -342,29 +281,30 @@ def _unpack_zip(archive: Path, folder: Path, progress: Progress) -> None:
         done, total = 0, sum(member.file_size for member in file.infolist())
         for member in file.infolist():
             path = PurePosixPath(member.filename)
-            # `extract` would quietly put such a member elsewhere.
+            # `extract` would silently write such a member to another place.
             if path.is_absolute() or ".." in path.parts:
-                raise zipfile.BadZipFile(f"its member {member.filename!r} would land outside")
+                raise zipfile.BadZipFile(f"its member {member.filename!r} lies outside the folder")
             file.extract(member, folder)
             done += member.file_size
             progress(f"unpacking {archive.name}", done, total)
 
 
 @contextmanager
-def _naming(archive: Path) -> Iterator[None]:
+def _reading_archive(archive: Path) -> Iterator[None]:
+    """Turn errors of damaged or unsafe archives into a `DataError`."""
     try:
         yield
-    except DAMAGED as error:
-        fault = reason(error).splitlines()[0].rstrip(":")
+    except _DAMAGED as error:
+        detail = error_reason(error).splitlines()[0].rstrip(":")
         raise DataError(
-            f"{archive} is damaged or unsafe and was not unpacked ({fault}); "
+            f"{archive} is damaged or unsafe and was not unpacked ({detail}); "
             "delete it and get the original archive"
         ) from error
 
 
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Turn what goes wrong with the disk into a `DataError`."""
+    """Turn errors of the file system into a `DataError`."""
     if not is_writable(target.parent):
         raise DataError(
             f"cannot write {target}: the folder is read-only; "
@@ -374,6 +314,6 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot write {error.filename or target}: {reason(error)}; make room, "
-            "or name another folder with --data or HGMVAE_BENCH_DATA"
+            f"cannot write {error.filename or target}: {error_reason(error)}; free some "
+            "space, or name another folder with --data or HGMVAE_BENCH_DATA"
         ) from error

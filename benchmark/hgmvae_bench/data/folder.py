@@ -1,4 +1,4 @@
-"""Any folder of images as a dataset: ``folder:PATH`` or ``folder:PATH?channels=1&sizes=mixed``."""
+"""A folder of images as a dataset: ``folder:PATH`` or ``folder:PATH?channels=1&sizes=mixed``."""
 
 from __future__ import annotations
 
@@ -10,28 +10,46 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from hgmvae_bench.data import DataError, ImageData, cache
-from hgmvae_bench.data.images import ImageFiles, Rule, Split, SplitName, common_size
+from hgmvae_bench.data.images import (
+    ImageDepthError,
+    ImageFiles,
+    ImageSizeError,
+    Rule,
+    Split,
+    SplitName,
+    common_size,
+)
 from hgmvae_bench.data.source import DataFileError, DatasetReport, Progress
 from hgmvae_bench.data.splits import share, shuffled
 from hgmvae_bench.plugins.protocols import ReconstructionLoss, UnknownNameError
 
 TEST_FRACTION = 0.2
-# Sub-folders that give the split; without both `train` and `test`, it is a seeded one.
+# Sub-folders with a given split. Without both `train` and `test`, the split is seeded.
 SPLIT_FOLDERS: dict[str, SplitName] = {
     "train": "train",
     "val": "validation",
     "validation": "validation",
     "test": "test",
 }
-ADVICE = (
+LAYOUT_ADVICE = (
     "expected images in it, or in one folder per class, or either of these below train and test; "
     "a PATH that is not absolute starts at the data folder (--data or HGMVAE_BENCH_DATA)"
 )
+FILE_ADVICE = "replace it with an undamaged image, or remove it"
+SPECIAL_ADVICE: Mapping[type[DataFileError], str] = {
+    ImageSizeError: (
+        "to read images of different sizes, add sizes=mixed to the name: folder:PATH?sizes=mixed"
+    ),
+    ImageDepthError: (
+        "convert it to 8 bits, or add bits=16 to the name to read 16-bit greyscale images as "
+        "8-bit: folder:PATH?bits=16"
+    ),
+}
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"expected a whole number above 0, got '{text}'")
+        raise ValueError(f"expected an integer above 0, got '{text}'")
     return int(text)
 
 
@@ -50,28 +68,29 @@ OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "image-size": ("image_size", _positive),
     "channels": ("channels", _one_of(1, 3)),
     "sizes": ("sizes", _one_of("same", "mixed")),
+    "bits": ("bits", _one_of(8, 16)),
     "loss": ("reconstruction_loss", _one_of("bce", "mse")),
 }
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Images in a folder, in class sub-folders or not.
+    """Images in a folder, with or without a sub-folder per class.
 
-    Files count as images by their suffix; others, and names that begin with a dot, are passed
-    over. Class folders are taken in the order of their names, and are searched to any depth.
+    Files with the suffix of an image format are read. Other files, and names that begin with a dot,
+    are ignored. Class folders are sorted by name and searched to any depth.
 
-    The split is by the sub-folders ``train`` and ``test`` (and ``val``, if it is there). Where
-    those are not, a fifth of each class is the test split: the first of the files in an order
-    that depends on nothing but their names (`splits.shuffled`).
+    Sub-folders ``train`` and ``test`` (and optionally ``val``) give the split. Without them, a
+    fifth of each class is the test split: the first files in an order that depends only on their
+    names (`splits.shuffled`).
 
     Attributes:
-        path: the folder; absolute, or from the data folder.
-        image_size: side in pixels, unless a grid asks for another.
+        path: the folder; absolute, or relative to the data folder.
+        image_size: side in pixels, unless a grid sets another.
         channels: 1 (grey) or 3.
-        sizes: ``same`` holds every image to the size of the first; ``mixed`` takes images of any
-            size by the rule of `images.Rule` (shorter side resized, longer side cropped).
-        reconstruction_loss: as for every dataset.
+        sizes: ``same`` requires the size of the first image; ``mixed`` allows any size.
+        bits: maximum bits per channel; 16 reads 16-bit greyscale images as 8-bit.
+        reconstruction_loss: ``bce`` or ``mse``.
     """
 
     title: str = "Image folder"
@@ -80,18 +99,19 @@ class Folder:
     image_size: int = 64
     channels: int = 3
     sizes: Literal["same", "mixed"] = "same"
+    bits: Literal[8, 16] = 8
     reconstruction_loss: ReconstructionLoss = "mse"
 
     def with_argument(self, argument: str) -> Folder:
-        """The dataset of one folder.
+        """Return the dataset of one folder.
 
         Args:
             argument: ``PATH`` or ``PATH?OPTION=VALUE&…``; the options are ``image-size``,
-                ``channels``, ``sizes`` and ``loss``.
+                ``channels``, ``sizes``, ``bits`` and ``loss``.
 
         Raises:
-            UnknownNameError: if there is no such option.
-            ValueError: if there is no path, or an option's value is not one that it can have.
+            UnknownNameError: if an option is unknown.
+            ValueError: if the path is missing or the value of an option is invalid.
         """
         path, _, query = argument.partition("?")
         if not path:
@@ -105,45 +125,45 @@ class Folder:
                 options[field] = parse(text)
             except ValueError as error:
                 raise ValueError(f"option {name} of folder:{path}: {error}") from error
-        # An absolute name gives `.` and the like a name of their own.
+        # The absolute path gives `.` and `..` a name.
         title = Path(path).expanduser().absolute().name or path
         return replace(self, path=path, title=title, **options)
 
     def load(self, root: Path, *, image_size: int) -> ImageData:
-        """Read the images by way of the cache, which is kept for the data folder ``root``.
+        """Read the images through the cache of the data folder ``root``.
 
         Raises:
-            hgmvae_bench.data.DataError: if the folder or its images are absent, a class is empty,
-                or an image is damaged or of another size than the first.
+            hgmvae_bench.data.DataError: if the folder or its images are missing, a class is empty,
+                or an image is damaged, has another size than the first or too many bits.
             ValueError: if ``image_size`` is not positive.
         """
         try:
             images = self._images(root, image_size)
-        except DataFileError as fault:
-            raise DataError(f"{self.title}: {fault}; {ADVICE}") from fault
+        except DataFileError as error:
+            raise DataError(f"{self.title}: {error}; {_advice(error)}") from error
         return cache.load(images, root)
 
     def fetch(self, root: Path, progress: Progress) -> None:
-        """There is nothing to fetch.
+        """Check that the folder exists; there is nothing to download.
 
         Raises:
-            hgmvae_bench.data.DataError: if the folder is not there.
+            hgmvae_bench.data.DataError: if the folder does not exist.
         """
         folder = self._folder(root)
         if not folder.is_dir():
-            raise DataError(f"{folder} is a folder of your own and cannot be fetched; {ADVICE}")
+            raise DataError(f"{folder} does not exist and cannot be downloaded; {LAYOUT_ADVICE}")
 
     def check(self, root: Path, progress: Progress) -> DatasetReport:
-        """Look at every image."""
+        """Decode every image."""
         try:
             images = self._images(root, self.image_size)
-        except DataFileError as fault:
-            return DatasetReport(self.title, (fault.file,), ADVICE)
-        return DatasetReport(self.title, tuple(cache.check(images, root, progress)), images.cure)
+        except DataFileError as error:
+            return DatasetReport(self.title, (error.file,), _advice(error))
+        return DatasetReport(self.title, tuple(cache.check(images, root, progress)), images.advice)
 
     def _folder(self, root: Path) -> Path:
         if self.path is None:
-            raise DataError("say which folder: folder:PATH, or folder:PATH?channels=1")
+            raise DataError("the dataset 'folder' needs a path: folder:PATH")
         return root / Path(self.path).expanduser()
 
     def _images(self, root: Path, image_size: int) -> ImageFiles:
@@ -160,17 +180,26 @@ class Folder:
             splits, classes = _given_split(folder, names)
         else:
             splits, classes = _seeded_split(folder)
-        size, first = common_size(folder, splits) if self.sizes == "same" else (None, None)
+        size, first = (None, None)
+        if self.sizes == "same":
+            size, first = common_size(folder, splits, self.bits)
         return ImageFiles(
             title=self.title,
             slug="folder",
             folder=folder,
             splits=splits,
-            rule=Rule(image_size, self.channels, size=size, size_of=first),
+            rule=Rule(image_size, self.channels, size=size, size_of=first, bits=self.bits),
             class_names=classes,
-            cure="put a good image in its place, or remove it; if the images are meant to differ "
-            "in size, add sizes=mixed to the name: folder:PATH?sizes=mixed",
+            advice=FILE_ADVICE,
+            special_advice=SPECIAL_ADVICE,
         )
+
+
+def _advice(error: DataFileError) -> str:
+    """What to do about an error that was found before the images are decoded."""
+    return SPECIAL_ADVICE.get(
+        type(error), FILE_ADVICE if error.file.path.is_file() else LAYOUT_ADVICE
+    )
 
 
 def _given_split(folder: Path, names: list[str]) -> tuple[dict[SplitName, Split], tuple[str, ...]]:
@@ -178,13 +207,13 @@ def _given_split(folder: Path, names: list[str]) -> tuple[dict[SplitName, Split]
     classes: tuple[str, ...] | None = None
     for name in names:
         if name not in SPLIT_FOLDERS or SPLIT_FOLDERS[name] in splits:
-            fault = f"stands beside train and test, expected {', '.join(SPLIT_FOLDERS)} alone"
-            raise DataFileError(folder / name, "damaged", fault)
+            detail = f"is beside train and test, where only {', '.join(SPLIT_FOLDERS)} may be"
+            raise DataFileError(folder / name, "damaged", detail)
         files = _by_class(folder / name)
         if classes is not None and tuple(files) != classes:
-            odd = sorted(set(classes) ^ set(files))
-            fault = f"has not the classes of the other splits; they differ in {', '.join(odd)}"
-            raise DataFileError(folder / name, "damaged", fault)
+            different = ", ".join(sorted(set(classes) ^ set(files)))
+            detail = f"does not have the classes of the other splits; they differ in {different}"
+            raise DataFileError(folder / name, "damaged", detail)
         classes = tuple(files)
         splits[SPLIT_FOLDERS[name]] = _labelled(
             {label: [f"{name}/{file}" for file in chosen] for label, chosen in files.items()}
@@ -198,8 +227,8 @@ def _seeded_split(folder: Path) -> tuple[dict[SplitName, Split], tuple[str, ...]
     for name, files in _by_class(folder).items():
         count = share(len(files), TEST_FRACTION)
         if count == len(files):
-            fault = "has a single image, and both training and test need one"
-            raise DataFileError(folder / name, "damaged", fault)
+            detail = "has a single image, but training and test need one each"
+            raise DataFileError(folder / name, "damaged", detail)
         order = shuffled(files)
         test[name], train[name] = sorted(order[:count]), sorted(order[count:])
     classes = tuple(name for name in train if name)
@@ -207,7 +236,7 @@ def _seeded_split(folder: Path) -> tuple[dict[SplitName, Split], tuple[str, ...]
 
 
 def _labelled(files: Mapping[str, list[str]]) -> Split:
-    """One split from its files by class; without labels if the only class has no name."""
+    """Make a split from its files by class; without labels if the only class has no name."""
     flat = [file for chosen in files.values() for file in chosen]
     if "" in files:
         return Split(flat)
@@ -215,24 +244,25 @@ def _labelled(files: Mapping[str, list[str]]) -> Split:
 
 
 def _by_class(folder: Path) -> dict[str, list[str]]:
-    """Image files below ``folder`` by class; under the name "" if they lie in no sub-folder.
+    """Image files below ``folder`` by class; under the name "" if there are no sub-folders.
 
     Raises:
-        DataFileError: if there are none, a class has none, or there are both kinds.
+        DataFileError: if there are no images, a class has none, or there are images beside
+            sub-folders.
     """
     loose = _images_in(folder, deep=False)
     classes = [entry.name for entry in _subfolders(folder)]
     if loose and classes:
-        fault = f"holds images beside class folders ({loose[0]} beside {classes[0]})"
-        raise DataFileError(folder, "damaged", fault)
+        detail = f"has images beside class folders ({loose[0]} beside {classes[0]})"
+        raise DataFileError(folder, "damaged", detail)
     if loose:
         return {"": loose}
     files = {name: _images_in(folder / name, deep=True) for name in classes}
     if not files:
-        raise DataFileError(folder, "missing", "holds no images")
+        raise DataFileError(folder, "missing", "has no images")
     for name, found in files.items():
         if not found:
-            raise DataFileError(folder / name, "damaged", "this class folder holds no images")
+            raise DataFileError(folder / name, "damaged", "this class folder has no images")
     return {name: [f"{name}/{file}" for file in found] for name, found in files.items()}
 
 
@@ -243,7 +273,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _images_in(folder: Path, *, deep: bool) -> list[str]:
-    """Paths below ``folder`` of its image files, sorted; with those of sub-folders if ``deep``."""
+    """Sorted paths below ``folder`` of its image files, including sub-folders if ``deep``."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     found = []

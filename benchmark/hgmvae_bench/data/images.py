@@ -1,4 +1,4 @@
-"""Image files: which ones make up a dataset, and how one becomes an array."""
+"""Image files: the files of a dataset, and their conversion to arrays."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hgmvae_bench.data import DataError, IncompleteDataWarning
-from hgmvae_bench.data.source import DataFileError, FileStatus, Progress, no_progress, reason
+from hgmvae_bench.data.source import DataFileError, FileStatus, Progress, error_reason, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,29 +24,43 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "validation", "test"]
 
-# Raised when the code below makes other pixels of the same file: cached arrays are then made anew.
 PREPROCESSING = 1
-# Images that are decoded, then handed on together: enough to keep every thread busy, and small
-# (12 MB at 64×64 in colour) beside the arrays that they go into.
+"""Raised when the code below yields other pixels for a file; cached arrays are then rebuilt."""
+
 BLOCK = 1024
-FAULTS_NAMED = 20
+"""Images per block: enough to keep every thread busy, and 12 MB at 64×64 in colour."""
+
+MAX_REPORTED = 20
+
+
+class ImageSizeError(DataFileError):
+    """An image whose size is not that of the others."""
+
+
+class ImageDepthError(DataFileError):
+    """An image with more bits per channel than expected."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How an image file becomes a (C, S, S) array.
+    """Conversion of an image file to a (C, S, S) array.
 
-    The image is turned upright (EXIF) and laid on white where it is transparent; converted to
-    grey or colour; cropped to ``crop`` × ``crop`` pixels about its centre, if that is given;
-    resized so that its shorter side has ``image_size`` pixels (Pillow's bilinear filter, which
-    averages over the pixels that it merges); and the longer side is cropped about the centre.
+    The steps, in order:
+
+    1. Rotate the image upright (EXIF), and put it on white where it is transparent.
+    2. Convert it to grey or colour.
+    3. Crop it to the centre ``crop`` × ``crop`` pixels, if ``crop`` is given.
+    4. Resize it so that the shorter side has ``image_size`` pixels (Pillow's bilinear filter,
+       antialiased), and crop the longer side about the centre.
 
     Attributes:
         image_size: S, in pixels.
         channels: C, 1 or 3.
-        size: (width, height) in pixels that every file must have; any if None.
-        size_of: the file that gave ``size``, where it is not given by the dataset.
-        crop: side in pixels of the centre square that is cut out first; none if None.
+        size: (width, height) in pixels that every file must have; None allows any.
+        size_of: the file that ``size`` was read from; None if the dataset prescribes it.
+        crop: side in pixels of the centre square; None for no crop.
+        bits: maximum bits per channel, 8 or 16. With 16, 16-bit greyscale is divided by 257 and
+            rounded to 8 bits.
     """
 
     image_size: int
@@ -54,29 +68,31 @@ class Rule:
     size: tuple[int, int] | None = None
     size_of: str | None = None
     crop: int | None = None
+    bits: Literal[8, 16] = 8
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise ValueError(f"image_size is {self.image_size}, expected at least 1")
 
     def decode(self, path: str | Path) -> Pixels:
-        """The uint8 array (C, S, S) of one file.
+        """Return the uint8 array (C, S, S) of one file.
 
         Raises:
-            DataFileError: if it is no whole image, has more than 8 bits per channel, or is not of
-                ``size``.
+            DataFileError: if the file is not a complete image.
+            ImageDepthError: if it has more than ``bits`` bits per channel.
+            ImageSizeError: if its size is not ``size``.
         """
         import numpy as np
         from PIL import ImageOps
         from PIL.Image import Resampling
 
-        image = read_image(path)
+        image = read_image(path, self.bits)
         if self.size is not None and image.size != self.size:
             found = f"{image.width}×{image.height} pixels"
-            fault = f"has {found}, expected {self.size[0]}×{self.size[1]}"
+            detail = f"has {found}, expected {self.size[0]}×{self.size[1]}"
             if self.size_of is not None:
-                fault += f", the size of {self.size_of}"
-            raise DataFileError(Path(path), "damaged", fault)
+                detail += f", the size of {self.size_of}"
+            raise ImageSizeError(Path(path), "damaged", detail)
         image = image.convert("L" if self.channels == 1 else "RGB")
         if self.crop is not None:
             image = _crop_centre(image, self.crop)
@@ -85,36 +101,61 @@ class Rule:
         return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def read_image(path: str | Path) -> Image:
-    """A whole image, upright and opaque.
+def read_image(path: str | Path, bits: int = 8) -> Image:
+    """Read an image upright, opaque and with 8 bits per channel.
+
+    Args:
+        path: the file.
+        bits: maximum bits per channel. With 16, 16-bit greyscale is converted to 8 bits.
 
     Raises:
-        DataFileError: if the file cannot be decoded, or has more than 8 bits per channel.
+        DataFileError: if the file cannot be decoded.
+        ImageDepthError: if it has more than ``bits`` bits per channel.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
             file.load()
-            image = ImageOps.exif_transpose(file)
+            image = _to_8_bits(file, path, bits)
+            image = ImageOps.exif_transpose(image)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image)
-    # Pillow's decoders raise whatever a broken file makes them trip over: OSError, SyntaxError,
-    # struct.error, ValueError and more.
+            return image
+    except ImageDepthError:
+        raise
     except FileNotFoundError as error:
         raise DataFileError(Path(path), "missing", "not there") from error
+    # On damaged files, Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError, ….
     except Exception as error:
         # Pillow's own message repeats the path.
-        fault = reason(error).replace(f" {str(path)!r}", "")
-        raise DataFileError(
-            Path(path), "damaged", f"cannot be read as an image ({fault})"
-        ) from error
-    if image.mode.startswith(("I", "F")):
-        fault = "has more than 8 bits per channel; convert it to 8 bits"
-        raise DataFileError(Path(path), "damaged", fault)
-    return image
+        detail = error_reason(error).replace(f" {str(path)!r}", "")
+        detail = f"cannot be read as an image ({detail})"
+        raise DataFileError(Path(path), "damaged", detail) from error
+
+
+def _to_8_bits(image: Image, path: str | Path, bits: int) -> Image:
+    """Divide 16-bit greyscale by 257, so that 65,535 becomes 255; leave 8-bit images as they are.
+
+    Raises:
+        ImageDepthError: if the image has more than ``bits`` bits per channel.
+    """
+    import numpy as np
+    from PIL import Image as PillowImage
+
+    if not image.mode.startswith(("I", "F")):
+        return image
+    pixels = np.asarray(image)
+    # Pillow reads some 16-bit files into 32 bits (mode I).
+    fits = image.mode != "F" and pixels.min() >= 0 and pixels.max() <= 0xFFFF
+    if bits < 16 or not fits:
+        detail = f"has more than {bits} bits per channel"
+        raise ImageDepthError(Path(path), "damaged", detail)
+    converted = PillowImage.fromarray(((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    converted.info = {key: image.info[key] for key in ("exif",) if key in image.info}
+    return converted
 
 
 def _crop_centre(image: Image, side: int) -> Image:
@@ -137,16 +178,17 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """A dataset that lies on disk as image files.
+    """A dataset of image files.
 
     Attributes:
-        title: the dataset's, for messages.
+        title: title of the dataset, for messages.
         slug: short name for the cache.
-        folder: what the files' paths start from.
-        splits: ``train``, ``test`` and maybe ``validation``.
-        rule: how a file becomes an array.
+        folder: folder that the paths of the files start from.
+        splits: ``train``, ``test`` and optionally ``validation``.
+        rule: conversion of a file to an array.
         class_names: names in the order of the labels; empty without classes.
-        cure: what to do about a file that cannot be used, for messages.
+        advice: what to do about a file that cannot be used, for messages.
+        special_advice: advice for special errors, by their class.
     """
 
     title: str
@@ -155,7 +197,8 @@ class ImageFiles:
     splits: Mapping[SplitName, Split]
     rule: Rule
     class_names: tuple[str, ...] = ()
-    cure: str = "put the original file in its place"
+    advice: str = "put the original file in its place"
+    special_advice: Mapping[type[DataFileError], str] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -163,22 +206,25 @@ class ImageFiles:
         return sum(len(split.files) for split in self.splits.values())
 
     def paths(self, split: SplitName) -> list[str]:
-        """Paths of one split's files. Strings: 200,000 `Path`s take a second to make."""
+        """Paths of one split's files, as strings: creating 200,000 `Path`s takes a second."""
         start = f"{self.folder}{os.sep}"
         return [start + file for file in self.splits[split].files]
 
     def identity(self) -> str:
-        """Hash (hex) of all that decides the arrays, without reading an image.
+        """Hash (hex) of everything that the arrays depend on, without reading an image.
 
-        A file counts with its name, its size and the time of its last change, so that a changed
-        file is noticed at the cost of one look at the folder.
+        A file enters with its name, size and modification time, so that a changed file is detected
+        without reading it.
 
         Raises:
-            DataError: if a file is not there.
+            DataError: if a file is missing.
         """
+        rule = asdict(self.rule)
+        if rule["bits"] == 8:
+            del rule["bits"]  # caches of 8-bit images are older than this setting
         recipe = {
             "preprocessing": PREPROCESSING,
-            "rule": asdict(self.rule),
+            "rule": rule,
             "classes": self.class_names,
         }
         sha = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
@@ -189,14 +235,14 @@ class ImageFiles:
                     status = os.stat(path)  # noqa: PTH116
                 except OSError as error:
                     raise DataError(
-                        f"{self.title}: {path}: {reason(error)}; {self.cure}"
+                        f"{self.title}: {path}: {error_reason(error)}; {self.advice}"
                     ) from error
                 lines.append(f"{file}\0{status.st_size}\0{status.st_mtime_ns}")
             sha.update("\n".join([*lines, str(split.labels)]).encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
 
     def blocks(self, split: SplitName) -> Iterator[Pixels]:
-        """The arrays (B, C, S, S) of one split in order, decoded by several threads.
+        """Iterate over the arrays (B, C, S, S) of one split, decoded by several threads.
 
         Raises:
             DataError: if a file cannot be used; the message names it.
@@ -209,56 +255,62 @@ class ImageFiles:
                 block = paths[start : start + BLOCK]
                 try:
                     yield np.ascontiguousarray(list(pool.map(self.rule.decode, block)))
-                except DataFileError as fault:
-                    raise DataError(f"{self.title}: {fault}; {self.cure}") from fault
+                except DataFileError as error:
+                    advice = self.special_advice.get(type(error), self.advice)
+                    raise DataError(f"{self.title}: {error}; {advice}") from error
 
     def check(self, progress: Progress = no_progress) -> list[FileStatus]:
-        """Decode every image and say which ones cannot be used (the first 20 by name)."""
-        faults: list[FileStatus] = []
+        """Decode every image; return those that cannot be used, the first 20 by name."""
+        unusable: list[FileStatus] = []
         done = 0
         with ThreadPoolExecutor(_threads()) as pool:
             for split in self.splits:
                 paths = self.paths(split)
                 for start in range(0, len(paths), BLOCK):
                     block = paths[start : start + BLOCK]
-                    faults += [fault for fault in pool.map(self._fault, block) if fault]
+                    unusable += [status for status in pool.map(self._try, block) if status]
                     done += len(block)
                     progress(f"decoding {self.title}", done, self.count)
-        if not faults:
+        if not unusable:
             return [FileStatus(self.folder, "complete", f"all {self.count:,} images decode")]
-        unnamed = len(faults) - FAULTS_NAMED
+        unnamed = len(unusable) - MAX_REPORTED
         more = FileStatus(self.folder, "damaged", f"and {unnamed:,} more images")
-        return [*faults[:FAULTS_NAMED], *([more] if unnamed > 0 else [])]
+        return [*unusable[:MAX_REPORTED], *([more] if unnamed > 0 else [])]
 
-    def _fault(self, path: str) -> FileStatus | None:
+    def _try(self, path: str) -> FileStatus | None:
+        """Decode an image; return its status if that fails."""
         try:
             self.rule.decode(path)
-        except DataFileError as fault:
-            return fault.file
+        except DataFileError as error:
+            if advice := self.special_advice.get(type(error)):
+                return replace(error.file, detail=f"{error.file.detail}; {advice}")
+            return error.file
         return None
 
 
-def common_size(folder: Path, splits: Mapping[SplitName, Split]) -> tuple[tuple[int, int], str]:
-    """(width, height) in pixels of the first training image, and its name.
+def common_size(
+    folder: Path, splits: Mapping[SplitName, Split], bits: int = 8
+) -> tuple[tuple[int, int], str]:
+    """Return (width, height) in pixels of the first training image, and its name.
 
     Raises:
-        DataFileError: if it cannot be read.
+        DataFileError: if the image cannot be read.
     """
     first = splits["train"].files[0]
-    return read_image(folder / first).size, first
+    return read_image(folder / first, bits).size, first
 
 
 def warn_if_incomplete(images: ImageFiles, count: int) -> None:
-    """Warn if these are not as many images as the official dataset has."""
+    """Warn if the number of images is not that of the official dataset."""
     if images.count != count:
         warnings.warn(
-            f"{images.folder} has {images.count:,} images where {images.title} has {count:,}: "
-            "results on them are not comparable with others",
+            f"{images.folder} has {images.count:,} images, but {images.title} has {count:,}: "
+            "results are not comparable with others",
             IncompleteDataWarning,
             stacklevel=3,
         )
 
 
 def _threads() -> int:
-    """Pillow decodes outside the interpreter lock; beyond a few threads the disk is the limit."""
+    """Number of decoding threads. Pillow releases the interpreter lock; 8 saturate the disk."""
     return min(8, os.cpu_count() or 1)

@@ -17,7 +17,7 @@ from hgmvae_bench.data.source import (
     Progress,
     Source,
     data_error,
-    reason,
+    error_reason,
 )
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
@@ -136,7 +136,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
         tensor: Tensor = read_sn3_pascalvincent_tensor(str(path))
     # A damaged header makes torchvision's reader trip in many ways, KeyError among them.
     except Exception as error:
-        raise DataFileError(path, "damaged", f"damaged header ({reason(error)})") from error
+        raise DataFileError(path, "damaged", f"damaged header ({error_reason(error)})") from error
     if tensor.dtype != torch.uint8 or tensor.shape != shape:
         found = f"holds {tensor.dtype} {tuple(tensor.shape)}, expected torch.uint8 {shape}"
         raise DataFileError(path, "damaged", found)

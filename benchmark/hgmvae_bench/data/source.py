@@ -1,6 +1,6 @@
-"""What can be said about a dataset's files: where they come from and if they are whole.
+"""Origin and state of a dataset's files.
 
-Everything here is words and small records; it imports nothing heavy.
+This module imports no heavy library.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ State = Literal["complete", "missing", "damaged"]
 
 
 class Progress(Protocol):
-    """Is told how far a long task is."""
+    """Callback for the progress of a long task."""
 
     def __call__(self, task: str, done: int, total: int | None) -> None:
-        """Report ``done`` of ``total`` bytes or images (None: not known) of ``task``."""
+        """Report ``done`` of ``total`` bytes or images of ``task``; None: an unknown total."""
 
 
 def no_progress(task: str, done: int, total: int | None) -> None:
-    """A progress that tells nobody."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset comes from, for messages and documentation.
+    """Origin of a dataset, for messages and documentation.
 
     Attributes:
         name: registered name.
-        address: where it is published; downloads may come from mirrors.
-        layout: the files below the data folder, as a reader would lay them out by hand.
-        size: of the download, for people: ``12 MB``.
+        address: web page of the publisher; downloads may come from mirrors.
+        layout: the files below the data folder, for users who put them there by hand.
+        size: size of the download, such as ``12 MB``.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Source:
     size: str
 
     def advice(self, root: Path) -> str:
-        """How to get the data to where it is looked for."""
+        """Return how to get the data into the data folder."""
         return (
             f"`hgmvae-bench data fetch {self.name} --data {root}` downloads it ({self.size}, "
             f"{self.address}); by hand: {self.layout}, below {root}; "
@@ -53,10 +53,10 @@ class Source:
 
 @dataclass(frozen=True)
 class FileStatus:
-    """What was found at one place.
+    """State of a file, or of a folder of images.
 
     Attributes:
-        path: a file, or the folder that holds a set of images.
+        path: the file or folder.
         state: ``complete``, ``missing`` or ``damaged``.
         detail: what was verified, or what is wrong.
     """
@@ -67,7 +67,7 @@ class FileStatus:
 
 
 class DataFileError(Exception):
-    """A file that is not whole, as found while reading it."""
+    """A missing or damaged file. Loading turns it into a `DataError`; a check reports it."""
 
     def __init__(self, path: Path, state: State, detail: str) -> None:
         super().__init__(f"{path}: {detail}")
@@ -76,12 +76,12 @@ class DataFileError(Exception):
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What `check` found out about one dataset.
+    """Result of checking a dataset.
 
     Attributes:
-        title: the dataset's.
-        files: every place that was looked at.
-        advice: what to do if it is not whole.
+        title: title of the dataset.
+        files: every file or folder that was checked.
+        advice: what to do if the dataset is incomplete.
     """
 
     title: str
@@ -90,28 +90,28 @@ class DatasetReport:
 
     @property
     def complete(self) -> bool:
-        """Whether everything is there and undamaged."""
+        """Whether no file is missing or damaged."""
         return all(file.state == "complete" for file in self.files)
 
 
 def data_error(title: str, file: FileStatus, source: Source, root: Path) -> DataError:
-    """The error for data that cannot be loaded or completed because of one file."""
-    cure = "" if file.state == "missing" else "move it away, then get it anew: "
-    return DataError(f"{title}: {file.path}: {file.detail}; {cure}{source.advice(root)}")
+    """Return the error for a dataset that cannot be loaded because of one file."""
+    first = "" if file.state == "missing" else "move it away, then fetch it again: "
+    return DataError(f"{title}: {file.path}: {file.detail}; {first}{source.advice(root)}")
 
 
-def reason(error: BaseException) -> str:
-    """An error in the words of its message alone, or of its type if it has none."""
+def error_reason(error: BaseException) -> str:
+    """Return the message of an error without numbers and paths, or its type if it has none."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, which may have to be made first.
+    """Whether files can be created in a folder that may not exist yet.
 
-    A folder whose owner took every write permission away counts as read-only for the superuser
-    too, who could write there: shared data stays as it is.
+    A folder without any write permission counts as read-only for the superuser too, so that shared
+    data is never changed.
     """
     while not os.path.exists(folder):  # noqa: PTH110 (`Path.exists` raises in a forbidden folder)
         folder = folder.parent

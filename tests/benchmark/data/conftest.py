@@ -1,4 +1,4 @@
-"""Small datasets in the exact on-disk formats, and a server that can break off."""
+"""Small datasets in the on-disk formats of the originals, and a local HTTP server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the cache of whoever runs it."""
+    """Keep tests from the cache of the user who runs them."""
     monkeypatch.delenv("HGMVAE_BENCH_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
     return tmp_path / "user-cache"
@@ -89,67 +90,57 @@ def chairs(root: Path) -> Path:
 
 @dataclass
 class Server:
-    """What a local HTTP server gives and how it behaves.
+    """Content and behaviour of a local HTTP server.
 
     Attributes:
         files: content by path.
-        break_after: of each coming answer, the number of body bytes after which the connection
-            is cut; whole answers once the list is used up.
-        etag: sent with every file.
-        ranges: the Range header of every request so far.
+        break_after: number of body bytes after which each of the next connections breaks.
+        announces_length: whether answers have a Content-Length.
+        n_requests: requests so far.
     """
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     break_after: list[int] = field(default_factory=list)
-    etag: str = '"first"'
-    ranges: list[str | None] = field(default_factory=list)
+    announces_length: bool = True
+    n_requests: int = 0
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     state = Server()
+    # pooch waits for seconds before it tries again.
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            state.ranges.append(asked)
+            state.n_requests += 1
             content = state.files.get(self.path)
             if content is None:
                 self.send_error(404)
                 return
-            start = 0
-            if asked and self.headers.get("If-Range") == state.etag:
-                start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start and start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                last = len(content) - 1
-                self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - start))
-            self.send_header("ETag", state.etag)
+            self.send_response(200)
+            if state.announces_length:
+                self.send_header("Content-Length", str(len(content)))
+            else:
+                self.send_header("Connection", "close")
+                self.close_connection = True
             self.end_headers()
-            end = start + state.break_after.pop(0) if state.break_after else len(content)
-            self.wfile.write(content[start:end])
+            end = state.break_after.pop(0) if state.break_after else len(content)
+            self.wfile.write(content[:end])
             if end < len(content):
                 self.wfile.flush()
                 self.close_connection = True
 
         def log_message(self, *_: object) -> None:
-            """Tests are quiet."""
+            """Log nothing."""
 
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=httpd.serve_forever, daemon=True)
     thread.start()
     state.url = f"http://127.0.0.1:{httpd.server_address[1]}"
-    monkeypatch.setattr("hgmvae_bench.data.download.PAUSE_SECONDS", 0)
     yield state
     httpd.shutdown()
     httpd.server_close()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
+from hgmvae_bench.grid import parse_grid
 from hgmvae_bench.plugins.protocols import UnknownNameError
 
 
@@ -21,7 +22,7 @@ def load(root: Path, name: str = "folder:pictures", image_size: int = 32) -> Ima
 
 @pytest.fixture
 def classes(root: Path, paint) -> Path:
-    """Ten cats and five dogs, with things beside them that are no images."""
+    """Ten cats and five dogs, with files beside them that are not images."""
     folder = root / "pictures"
     for number in range(10):
         paint(folder / "cat" / f"{number}.png", number)
@@ -41,13 +42,15 @@ def test_classes_are_split_in_their_proportions(classes: Path, root: Path) -> No
     assert data.train_labels.tolist() == [0] * 8 + [1] * 4
     assert data.test_labels.tolist() == [0, 0, 1]
     assert data.train_images.shape == (12, 3, 32, 32)
-    # All of the images, each once, with nothing done to their pixels.
+    # Every image once, with unchanged pixels.
     painted = [np.asarray(Image.open(path)) for path in sorted(classes.glob("cat/[0-9].png"))]
     cats = torch.cat([data.train_images[:8], data.test_images[:2]]).permute(0, 2, 3, 1).numpy()
     assert Counter(cat.tobytes() for cat in cats) == Counter(cat.tobytes() for cat in painted)
 
 
-def test_the_split_stays_when_images_come_and_go(classes: Path, root: Path, paint) -> None:
+def test_a_new_image_moves_at_most_one_other_between_the_splits(
+    classes: Path, root: Path, paint
+) -> None:
     def test_images() -> list[bytes]:
         return [image.numpy().tobytes() for image in load(root).test_images]
 
@@ -57,7 +60,7 @@ def test_the_split_stays_when_images_come_and_go(classes: Path, root: Path, pain
     assert len(set(before) & set(after)) >= len(before) - 1
 
 
-def test_images_without_classes(root: Path, paint) -> None:
+def test_images_without_class_folders_have_no_labels(root: Path, paint) -> None:
     for number in range(6):
         paint(root / "pictures" / f"{number}.bmp", number)
     data = load(root)
@@ -68,7 +71,7 @@ def test_images_without_classes(root: Path, paint) -> None:
 
 
 @pytest.mark.parametrize("with_classes", [True, False])
-def test_a_split_that_is_given_is_taken(root: Path, paint, with_classes: bool) -> None:
+def test_sub_folders_give_the_split(root: Path, paint, with_classes: bool) -> None:
     counts = {"train": 3, "test": 2, "val": 1}
     for split, count in counts.items():
         for label in ("a", "b") if with_classes else ("",):
@@ -88,25 +91,25 @@ def test_a_split_that_is_given_is_taken(root: Path, paint, with_classes: bool) -
         assert data.train_labels is None
 
 
-def test_a_class_that_a_split_lacks(root: Path, paint) -> None:
+def test_splits_with_different_classes_are_refused(root: Path, paint) -> None:
     for path in ("train/a", "train/b", "test/a"):
         paint(root / "pictures" / path / "0.png", 0)
-    with pytest.raises(DataError, match=r"train: has not the classes .* differ in b"):
+    with pytest.raises(DataError, match=r"train: does not have the classes .* differ in b"):
         load(root)
 
 
 @pytest.mark.parametrize("odd", ["extra", "validation"])
-def test_a_folder_that_is_no_split_beside_the_splits(root: Path, paint, odd: str) -> None:
+def test_another_folder_beside_the_splits_is_refused(root: Path, paint, odd: str) -> None:
     for split in ("train", "test", "val", odd):
         paint(root / "pictures" / split / "0.png", 0)
-    with pytest.raises(DataError, match="stands beside train and test"):
+    with pytest.raises(DataError, match="is beside train and test"):
         load(root)
 
 
-def test_an_empty_class_is_named(classes: Path, root: Path) -> None:
+def test_an_empty_class_folder_is_named(classes: Path, root: Path) -> None:
     (classes / "fish").mkdir()
     (classes / "fish" / "none.txt").write_text("no fish")
-    with pytest.raises(DataError, match="this class folder holds no images") as caught:
+    with pytest.raises(DataError, match="this class folder has no images") as caught:
         load(root)
     assert str(classes / "fish") in str(caught.value)
     assert not list(root.glob(".*"))
@@ -118,24 +121,24 @@ def test_a_class_with_one_image_cannot_be_split(classes: Path, root: Path, paint
         load(root)
 
 
-def test_images_beside_class_folders(classes: Path, root: Path, paint) -> None:
+def test_images_beside_class_folders_are_refused(classes: Path, root: Path, paint) -> None:
     paint(classes / "loose.png", 0)
-    with pytest.raises(DataError, match=r"holds images beside class folders .loose\.png"):
+    with pytest.raises(DataError, match=r"has images beside class folders .loose\.png"):
         load(root)
 
 
-def test_nothing_there(root: Path) -> None:
+def test_a_missing_or_empty_folder_is_named(root: Path) -> None:
     with pytest.raises(DataError, match="there is no such folder") as caught:
         load(root)
     assert str(root / "pictures") in str(caught.value)
     (root / "pictures").mkdir()
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="has no images"):
         load(root)
-    with pytest.raises(DataError, match="say which folder"):
+    with pytest.raises(DataError, match="needs a path"):
         load(root, "folder")
 
 
-def test_mixed_sizes_are_an_error_unless_allowed(classes: Path, root: Path, paint) -> None:
+def test_mixed_sizes_need_the_option(classes: Path, root: Path, paint) -> None:
     odd = paint(classes / "cat" / "9.png", 9, size=(64, 48))
     with pytest.raises(DataError, match="has 64×48 pixels, expected 32×32, the size of") as caught:
         load(root)
@@ -191,7 +194,7 @@ def test_grey_is_one_channel(classes: Path, root: Path) -> None:
     assert (data.train_images[0, 0] - luma).abs().max() <= 1
 
 
-def test_photographs_are_turned_upright(root: Path) -> None:
+def test_photographs_are_rotated_upright(root: Path) -> None:
     folder = root / "pictures"
     folder.mkdir()
     image = Image.new("RGB", (8, 8), "black")
@@ -215,7 +218,7 @@ def test_photographs_are_turned_upright(root: Path) -> None:
     ],
     ids=["cut off", "empty", "another format", "overwritten"],
 )
-def test_a_damaged_image_is_named_and_nothing_stays(
+def test_a_damaged_image_is_named_and_nothing_is_written(
     classes: Path, root: Path, damage, fault: str
 ) -> None:
     path = classes / "dog" / "puppies" / "3.JPG"
@@ -231,11 +234,55 @@ def test_a_damaged_image_is_named_and_nothing_stays(
     assert [file.path for file in report.files] == [path]
 
 
-def test_images_with_16_bits_are_not_clipped_quietly(classes: Path, root: Path) -> None:
-    deep = np.full((32, 32), 40_000, dtype=np.uint16)
-    Image.fromarray(deep).save(classes / "cat" / "0.png")
-    with pytest.raises(DataError, match=r"cat/0.png: has more than 8 bits per channel"):
+def save_16_bits(path: Path, *values: int) -> None:
+    """Save a 16-bit greyscale PNG of 32×32 pixels with these values in its first row."""
+    pixels = np.full((32, 32), 40_000, dtype=np.uint16)
+    pixels[0, : len(values)] = values
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize("name", ["0.png", "9.png"])
+def test_a_16_bit_image_is_refused_with_the_option_that_reads_it(
+    classes: Path, root: Path, name: str
+) -> None:
+    """Whether it is the first image, which gives the size, or another."""
+    save_16_bits(classes / "cat" / name)
+    with pytest.raises(DataError, match=rf"cat/{name}: has more than 8 bits per channel") as error:
         load(root)
+    assert "convert it to 8 bits, or add bits=16" in str(error.value)
+    for advice in ("sizes=mixed", "undamaged", "one folder per class"):
+        assert advice not in str(error.value)
+    (status,) = check("folder:pictures", root).files
+    assert status.path == classes / "cat" / name
+
+
+def test_bits_16_scales_16_bit_greyscale_and_leaves_8_bit_images(classes: Path, root: Path) -> None:
+    for file in (classes / "cat").glob("*.png"):
+        save_16_bits(file, 0, 128, 129, 257, 32_767, 65_406, 65_407, 65_535)
+    data = load(root, "folder:pictures?bits=16&channels=1")
+    # v / 257, rounded.
+    assert data.train_images[0, 0, 0, :9].tolist() == [0, 0, 1, 1, 127, 254, 255, 255, 156]
+    dogs = load(root, "folder:pictures/dog?channels=1")
+    assert {image.numpy().tobytes() for image in data.train_images[8:]} <= {
+        image.numpy().tobytes() for image in torch.cat([dogs.train_images, dogs.test_images])
+    }
+    assert check("folder:pictures?bits=16", root).complete
+
+
+def test_bits_16_refuses_images_with_32_bits(classes: Path, root: Path) -> None:
+    Image.fromarray(np.full((32, 32), 0.5, dtype=np.float32)).save(classes / "cat" / "5.tif")
+    with pytest.raises(DataError, match=r"cat/5.tif: has more than 16 bits per channel"):
+        load(root, "folder:pictures?bits=16")
+
+
+def test_the_options_enter_the_run_key(tiny_text: str) -> None:
+    def identity(name: str) -> str:
+        text = tiny_text.replace("[digits]", f"['{name}']")
+        return next(iter(parse_grid(text, "g.yaml").cells)).identity
+
+    assert identity("folder:p?bits=16") != identity("folder:p")
+    # As it was before the option existed.
+    assert identity("folder:p?channels=1") == "b816764262ba1c24"
 
 
 def test_options_are_part_of_the_name(root: Path) -> None:
@@ -251,32 +298,34 @@ def test_options_are_part_of_the_name(root: Path) -> None:
     [
         ("folder:p?chanels=1", UnknownNameError, "did you mean channels"),
         ("folder:p?channels=2", ValueError, "option channels of folder:p: expected 1 or 3"),
-        ("folder:p?image-size=0", ValueError, "a whole number above 0"),
-        ("folder:p?image-size=big", ValueError, "a whole number above 0"),
+        ("folder:p?image-size=0", ValueError, "an integer above 0"),
+        ("folder:p?image-size=big", ValueError, "an integer above 0"),
         ("folder:p?sizes=", ValueError, "expected same or mixed"),
         ("folder:", ValueError, "needs the path"),
         ("folder:?channels=1", ValueError, "needs the path"),
     ],
 )
-def test_a_wrong_option_is_named(name: str, error: type[Exception], message: str) -> None:
+def test_an_invalid_option_is_named(name: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         resolve_dataset(name)
 
 
-def test_where_a_path_starts(classes: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_absolute_or_starts_at_home_or_the_data_folder(
+    classes: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(root))
     expected = load(root).digest
     assert load(root / "elsewhere", f"folder:{classes}").digest == expected
     assert load(root / "elsewhere", "folder:~/pictures").digest == expected
 
 
-def test_fetching_a_folder_says_that_it_is_the_users_own(classes: Path, root: Path) -> None:
+def test_fetching_a_missing_folder_is_refused(classes: Path, root: Path) -> None:
     fetch("folder:pictures", root)
-    with pytest.raises(DataError, match="a folder of your own"):
+    with pytest.raises(DataError, match="does not exist and cannot be downloaded"):
         fetch("folder:absent", root)
 
 
-def test_check(classes: Path, root: Path) -> None:
+def test_check_decodes_every_image_and_writes_nothing(classes: Path, root: Path) -> None:
     report = check("folder:pictures", root)
     assert report.complete
     assert report.files[0].detail == "all 15 images decode"
@@ -284,7 +333,7 @@ def test_check(classes: Path, root: Path) -> None:
 
 
 @pytest.mark.shared_data
-def test_real_pictures(shared_data: Path, tmp_path: Path) -> None:
+def test_real_photographs_load_unchanged(shared_data: Path, tmp_path: Path) -> None:
     archive = shared_data / "cifar10-jpeg.tar.gz"
     if not archive.exists():
         pytest.skip(f"no {archive}")
