@@ -1,7 +1,13 @@
 """hgmvae-bench: a benchmark suite for generation and clustering with the VAE family.
 
-What notebooks need stands here by name and is imported when it is first used, so that
-``import hgmvae_bench`` costs nothing.
+The names of the Python interface are imported when they are first used, so that
+``import hgmvae_bench`` takes milliseconds and does not import torch::
+
+    import hgmvae_bench as hb
+
+    results = hb.run_grid("smoke", results="results/local", workers=2)
+    results.table("1").means
+    hb.check_grid("smoke", baseline="results/baselines/smoke.json")
 """
 
 from importlib import import_module
@@ -17,26 +23,48 @@ if TYPE_CHECKING:
     from hgmvae_bench.analysis.frames import load_table as load_table
     from hgmvae_bench.analysis.frames import load_tables as load_tables
     from hgmvae_bench.analysis.published import published as published
+    from hgmvae_bench.execution.api import RegressionError as RegressionError
+    from hgmvae_bench.execution.api import check_grid as check_grid
+    from hgmvae_bench.execution.api import evaluate_grid as evaluate_grid
+    from hgmvae_bench.execution.api import make_grid as make_grid
+    from hgmvae_bench.execution.api import plan_grid as plan_grid
+    from hgmvae_bench.execution.api import run_grid as run_grid
+    from hgmvae_bench.execution.api import update_baseline as update_baseline
+    from hgmvae_bench.execution.results import Results as Results
+    from hgmvae_bench.grid import Grid as Grid
+    from hgmvae_bench.grid import GridSpec as GridSpec
+    from hgmvae_bench.grid import load_grid as load_grid
 
 __version__ = version("hgmvae-bench")
 
-_HOMES = {
+_MODULES = {
+    "Grid": "grid",
+    "GridSpec": "grid",
+    "RegressionError": "execution.api",
+    "Results": "execution.results",
+    "check_grid": "execution.api",
     "draw_figure": "analysis.figures",
+    "evaluate_grid": "execution.api",
     "load_claims": "analysis.frames",
     "load_comparison": "analysis.frames",
+    "load_grid": "grid",
     "load_history": "analysis.frames",
     "load_results": "analysis.frames",
     "load_table": "analysis.frames",
     "load_tables": "analysis.frames",
+    "make_grid": "execution.api",
+    "plan_grid": "execution.api",
     "published": "analysis.published",
+    "run_grid": "execution.api",
+    "update_baseline": "execution.api",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

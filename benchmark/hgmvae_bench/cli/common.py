@@ -135,7 +135,7 @@ def score_controls(
         device=torch.device(resolved(device).value),
         weights=weights,
         metrics=metrics,
-        tell=lambda record: typer.echo(f"control {record.key}: scored"),
+        on_scored=lambda record: typer.echo(f"control {record.key}: scored"),
     )
 
 

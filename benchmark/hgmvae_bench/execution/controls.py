@@ -47,7 +47,7 @@ def score_controls(
     device: torch.device,
     weights: Path | None = None,
     metrics: list[str] | None = None,
-    tell: Callable[[ControlRecord], None],
+    on_scored: Callable[[ControlRecord], None] = lambda _: None,
 ) -> None:
     """Score and store what the controls of a grid lack.
 
@@ -62,7 +62,7 @@ def score_controls(
         weights: folder of pretrained weights for metrics, if any.
         metrics: to be computed instead of the grid's own; one that is recorded as missing is
             tried again then.
-        tell: is told of every record that has been stored.
+        on_scored: called with every record that has been stored.
 
     Raises:
         hgmvae_bench.storage.store.StoreError: if the results folder cannot be read or written.
@@ -99,7 +99,7 @@ def score_controls(
                     }
                 )
                 store.add_control(scored)
-                tell(scored)
+                on_scored(scored)
 
 
 def _subjects(grid: Grid, metrics: list[str] | None) -> dict[ControlImages, dict[int, list[str]]]:

@@ -83,7 +83,6 @@ def serve(pipe: Connection, context: RunContext) -> None:
 
     from hgmvae_bench.utils.threads import limit_threads
 
-    activate_plugins(context.local_plugins)
     limit_threads(context.threads)
     worker = _Worker(pipe, context)
     while isinstance(tasks := pipe.recv(), Sequence):
@@ -111,6 +110,7 @@ class _Worker:
     pipe: Connection
     context: RunContext
     data: dict[tuple[str, int], ImageData] = field(default_factory=dict)
+    plugins_active: bool = False
 
     def execute(self, tasks: Sequence[Task]) -> Answer:
         """Execute one task, or train the seeds of several jointly."""
@@ -120,6 +120,7 @@ class _Worker:
 
         run = tasks[0].run
         try:
+            self._activate_plugins()
             with captured_output(self.context.store.log_path(run.key)):
                 return self._execute(tasks)
         except AlreadyRecordedError:
@@ -144,6 +145,12 @@ class _Worker:
             return TrainedJointly()
         record = execute_task(tasks[0], data, self.context, on_epoch=partial(on_epoch, 0))
         return Finished(runs[0], record)
+
+    def _activate_plugins(self) -> None:
+        """Activate the plug-ins that are not installed, before the first task."""
+        if not self.plugins_active:
+            activate_plugins(self.context.local_plugins)
+            self.plugins_active = True
 
     def _load(self, run: Run) -> ImageData:
         from hgmvae_bench.data.catalogue import resolve_dataset

@@ -1,0 +1,169 @@
+"""Results of a grid for Python: tables, comparison, frames, figures, report and export."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from hgmvae_bench.analysis import claim_tests, comparison, frames
+from hgmvae_bench.analysis.export import export as export_tables
+from hgmvae_bench.analysis.export import formatted_tables
+from hgmvae_bench.analysis.tables import Table, build_table
+from hgmvae_bench.data.catalogue import default_root
+from hgmvae_bench.grid import Grid
+from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.atomic_files import write_output
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hgmvae_bench.analysis.figures.catalogue import FigureInput
+
+Folder = str | os.PathLike[str]
+
+
+class Results:
+    """Results of one grid in a results folder. Every method reads the folder and trains nothing.
+
+    Args:
+        folder: results folder.
+        grid: name of the grid, or the grid itself; required if the folder holds several.
+        data: data folder, for figures of images; the user's cache folder by default.
+        plugins: plug-ins that the grid needs and that are not installed.
+
+    Attributes:
+        path: the results folder.
+        grid: the grid.
+
+    Raises:
+        hgmvae_bench.storage.store.StoreError: if the folder holds no grid, or several and none is
+            named.
+        UnknownNameError: if the folder has no such grid.
+
+    Example:
+        >>> results = hb.Results("results/local", "smoke")
+        >>> results.table("1").means
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        grid: str | Grid | None = None,
+        *,
+        data: Folder | None = None,
+        plugins: Iterable[LocalPlugin] = (),
+    ) -> None:
+        self.path = Path(folder)
+        self._data = default_root() if data is None else Path(data)
+        self._plugins = tuple(plugins)
+        self._store = Store(self.path)
+        with using_plugins(self._plugins):
+            self.grid = grid if isinstance(grid, Grid) else self._store.grid(grid)
+
+    def __repr__(self) -> str:
+        return f"Results({str(self.path)!r}, grid={self.grid.spec.name!r})"
+
+    @property
+    def runs(self) -> list[StoredRun]:
+        """The recorded runs of the grid, cell by cell."""
+        with using_plugins(self._plugins):
+            by_cell: dict[str, list[StoredRun]] = {}
+            for run in self._store.runs(on_invalid="warn").values():
+                by_cell.setdefault(run.record.cell, []).append(run)
+            return [
+                run
+                for cell in self.grid.cells
+                for run in sorted(by_cell.get(cell.identity, []), key=lambda run: run.record.seed)
+            ]
+
+    def frame(self) -> pd.DataFrame:
+        """Return every value of the folder, a row per run and metric (`load_results`)."""
+        return frames.load_results(self.path)
+
+    def history(self) -> pd.DataFrame:
+        """Return the training curves, a row per run, loss term and epoch (`load_history`)."""
+        return frames.load_history(self.path)
+
+    def table(self, name: str, *, controls: bool = False) -> Table:
+        """Build one of the grid's tables.
+
+        Args:
+            name: name of the table in the grid, such as ``"1"``.
+            controls: whether to add the controls beside the models.
+
+        Raises:
+            UnknownNameError: if the grid has no such table.
+            hgmvae_bench.analysis.tables.TableError: if values of different fingerprints would
+                stand in the table.
+        """
+        with using_plugins(self._plugins):
+            known = self._store.controls(on_invalid="warn").values() if controls else ()
+            return build_table(self.grid, self.grid.table(name), self.runs, known)
+
+    def tables(self, *, controls: bool = False) -> dict[str, Table]:
+        """Build every table of the grid, by name; errors as in `table`."""
+        return {
+            spec.name: self.table(spec.name, controls=controls) for spec in self.grid.spec.tables
+        }
+
+    def compare(self) -> pd.DataFrame:
+        """Compare every value that the paper publishes: published, measured, verdict."""
+        with using_plugins(self._plugins):
+            compared = comparison.compare_with_paper(self.grid, self.tables().values())
+            return comparison.comparison_frame(compared)
+
+    def claims(self) -> pd.DataFrame:
+        """Test the paper's claims: a row and a verdict for each hypothesis."""
+        with using_plugins(self._plugins):
+            return claim_tests.claims_frame(
+                claim_tests.evaluate_claims(self.grid, self.tables().values())
+            )
+
+    def figure(self, name: str, **options: Any) -> Figure:
+        """Draw a figure; ``options`` are those of `hgmvae_bench.draw_figure`."""
+        with using_plugins(self._plugins):
+            from hgmvae_bench.analysis.figures import draw_figure
+
+            return draw_figure(
+                self.path, name, grid=self.grid.spec.name, data=self._data, **options
+            )
+
+    def report(
+        self, output: Folder | None = None, *, figures: Collection[FigureInput] | None = None
+    ) -> str:
+        """Build the HTML report, and write it to a file if ``output`` is given.
+
+        Args:
+            output: the HTML file.
+            figures: draw the figures that need these inputs: ``records``, ``codes``, ``models``;
+                all by default.
+
+        Returns:
+            The HTML.
+        """
+        with using_plugins(self._plugins):
+            from hgmvae_bench.analysis.figures import FigureSource
+            from hgmvae_bench.analysis.report import ALL_INPUTS, build_report
+
+            stored = self._store.runs(on_invalid="warn")
+            source = FigureSource(self.grid, self._store, stored, self._data)
+            page = build_report(source, figures=ALL_INPUTS if figures is None else figures)
+            if output is not None:
+                write_output(Path(output), page.encode())
+            return page
+
+    def export(self, folder: Folder, *, controls: bool = False) -> list[Path]:
+        """Write all tables as CSV, Markdown, LaTeX and text, and every value as Parquet.
+
+        Returns:
+            The files.
+        """
+        with using_plugins(self._plugins):
+            tables = self.tables(controls=controls).values()
+            return export_tables(formatted_tables(self.grid, tables), self.frame(), Path(folder))
