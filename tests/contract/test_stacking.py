@@ -1,4 +1,4 @@
-"""Every model that is trained as one with other seeds of its cell is what it would be alone."""
+"""Contract of stacked seeds: every model trained in a stack equals the model trained alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hgmvae.mixture import GlobalMixture
 from hgmvae_bench.grid import TrainingSettings
-from hgmvae_bench.plugins.protocols import ParametricModel
+from hgmvae_bench.plugins.protocols import BenchmarkModel, HasStages, ParametricModel
 from hgmvae_bench.plugins.registry import MODELS, resolve_model
 from hgmvae_bench.training import loop, trainer
 from hgmvae_bench.training.loop import SeededModel, TrainingResult, train
@@ -23,22 +23,23 @@ from hgmvae_bench.training.rng import RunRNG
 from hgmvae_bench.training.stacking import StackedModels
 from vae_baselines.pythae_models import ADAPTED
 
-EPOCHS = 7  # past every stage of HGMVAE's default schedule
+MAX_EPOCHS = 7
 SEEDS = (3, 4)
+CPU = torch.device("cpu")
 
-# Models of ours that take turns, and what they are told; others' models may be of either kind.
-APART = {
-    "vade": "it does not say that the steps of epoch 4 are alike",
-    "pythae:Adversarial_AE": "RuntimeError: You are attempting to call Tensor.requires_grad_()",
-    "pythae:RAE_GP": "RuntimeError: You are attempting to call Tensor.requires_grad_()",
-    "pythae:VAE_IAF": r"RuntimeError: output with shape .* doesn't match",
-    "pythae:VAE_LinNF": r"RuntimeError: output with shape .* doesn't match",
+# Models of ours that cannot be stacked, with the reason; a third party's may be of either kind.
+NOT_STACKED = {
+    "vade": "no stage for epoch 4",
+    "pythae:Adversarial_AE": "requires_grad_",
+    "pythae:RAE_GP": "requires_grad_",
+    "pythae:VAE_IAF": r"output with shape .* doesn't match",
+    "pythae:VAE_LinNF": r"output with shape .* doesn't match",
 }
-# Two take minutes, with up to 25 samples of every image; the third is in float32 whatever it gets.
-TOO_LONG, SINGLE_PRECISION = {"MIWAE", "PIWAE"}, {"MSSSIM_VAE"}
+# Two take minutes, with up to 25 samples per image; the third computes in float32 only.
+TOO_SLOW, SINGLE_PRECISION = {"MIWAE", "PIWAE"}, {"MSSSIM_VAE"}
 NAMES = [
     *(name for name in MODELS if not isinstance(MODELS[name], ParametricModel)),
-    *(f"pythae:{name}" for name in ADAPTED if name not in TOO_LONG | SINGLE_PRECISION),
+    *(f"pythae:{name}" for name in ADAPTED if name not in TOO_SLOW | SINGLE_PRECISION),
 ]
 
 
@@ -48,9 +49,9 @@ def is_ours(name: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Training in float64, where rounding has no time to grow into another result.
+    """Train in float64, in which rounding errors stay small.
 
-    It would in HGMVAE's fit: of so few codes, spectral clustering jumps with their last digits.
+    HGMVAE's fit receives rounded codes: spectral clustering of so few depends on their last digits.
     """
     fit = GlobalMixture.fit
     monkeypatch.setattr(
@@ -66,9 +67,9 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def seeds_of(name: str, device: torch.device) -> list[SeededModel]:
+def seeded_models(name: str, device: torch.device) -> list[SeededModel]:
     plugin, shape = resolve_model(name), (1, 32, 32)
-    seeded = []
+    models = []
     for seed in SEEDS:
         rng = RunRNG(seed, device)
         with rng.activate():
@@ -79,24 +80,34 @@ def seeds_of(name: str, device: torch.device) -> list[SeededModel]:
                 network=Network(shape, width=1),
                 settings=plugin.settings,
             )
-        seeded.append(SeededModel(model.to(device), seed, rng))
-    return seeded
+        models.append(SeededModel(model.to(device), seed, rng))
+    return models
 
 
-def trained(
+def first_epochs(model: BenchmarkModel) -> list[int]:
+    """First epoch of each stage of the model."""
+    if not isinstance(model, HasStages):
+        return [1]
+    stages = {model.stage(epoch): epoch for epoch in range(MAX_EPOCHS, 0, -1)}
+    return sorted(stages.values())
+
+
+def train_seeds(
     name: str, device: torch.device, *, stacked: bool
 ) -> tuple[list[TrainingResult], list[SeededModel]]:
+    """Train past the start of the model's last stage, for at least three epochs."""
     digits = torch.tensor(load_digits().images[:64] * 15, dtype=torch.uint8)
     images = digits.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2).unsqueeze(1)
-    seeded = seeds_of(name, device)
-    settings = TrainingSettings(epochs=EPOCHS, batch_size=32)
-    return train(seeded, images, settings, device=device, stacked=stacked), seeded
+    models = seeded_models(name, device)
+    epochs = max(3, min(MAX_EPOCHS, first_epochs(models[0].model)[-1] + 1))
+    settings = TrainingSettings(epochs=epochs, batch_size=32)
+    return train(models, images, settings, device=device, stacked=stacked), models
 
 
 @pytest.mark.parametrize(
     "device",
     [
-        torch.device("cpu"),
+        CPU,
         pytest.param(
             torch.device("cuda"),
             marks=[
@@ -111,66 +122,65 @@ def trained(
     "name",
     [pytest.param(n, marks=pytest.mark.slow) if n == "factor-vae" else n for n in NAMES],
 )
-def test_stacked_seeds_are_what_each_is_alone(
+def test_stacked_seeds_equal_seeds_trained_alone(
     name: str, device: torch.device, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected, alone = trained(name, device, stacked=False)
+    expected, single_models = train_seeds(name, device, stacked=False)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        found, stacked = trained(name, device, stacked=True)
-    messages = [m for m in caplog.messages if "without CUDA graphs" not in m]
+        found, stacked_models = train_seeds(name, device, stacked=True)
+    messages = [message for message in caplog.messages if "without CUDA graphs" not in message]
     if is_ours(name):
-        assert found[0].stacked == (name not in APART)
+        assert found[0].stacked == (name not in NOT_STACKED)
     assert {result.stacked for result in found} == {not messages}
     if messages:
         [message] = messages
-        assert re.search(APART.get(name, "take turns, not as one: "), message)
-    for one, other in zip(found, expected, strict=True):
-        assert one.divergence is other.divergence is None
-        assert one.history.keys() == other.history.keys()
-        for term, means in one.history.items():
-            assert means == pytest.approx(other.history[term], rel=1e-5, abs=1e-5), term
-    for seed, like in zip(stacked, alone, strict=True):
-        for key, value in like.model.state_dict().items():
+        assert re.search(NOT_STACKED.get(name, "not stacked"), message)
+    for result, reference in zip(found, expected, strict=True):
+        assert result.divergence is reference.divergence is None
+        assert result.history.keys() == reference.history.keys()
+        for term, means in result.history.items():
+            assert means == pytest.approx(reference.history[term], rel=1e-5, abs=1e-5), term
+    for stacked, single in zip(stacked_models, single_models, strict=True):
+        for key, value in single.model.state_dict().items():
             torch.testing.assert_close(
-                seed.model.state_dict()[key], value, rtol=1e-6, atol=1e-6, msg=key
+                stacked.model.state_dict()[key], value, rtol=1e-6, atol=1e-6, msg=key
             )
-        for key, state in like.rng.state().items():
-            assert torch.equal(seed.rng.state()[key], state)
+        for key, state in single.rng.state().items():
+            assert torch.equal(stacked.rng.state()[key], state)
 
 
-class Undrawn:
-    """Stands in for a model's rng where nothing is computed."""
+class FakeRNG:
+    """Replacement for a model's random state where no values are computed."""
 
     generator = torch.Generator()
 
 
-def on_fake_gpu(model: nn.Module) -> None:
+def move_to_fake_gpu(model: nn.Module) -> None:
     for module in model.modules():
         for name, weights in module.named_parameters(recurse=False):
-            like = torch.empty_like(weights, device="cuda")
-            setattr(module, name, nn.Parameter(like, requires_grad=weights.requires_grad))
+            fake = torch.empty_like(weights, device="cuda")
+            setattr(module, name, nn.Parameter(fake, requires_grad=weights.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty_like(buffer, device="cuda"))
 
 
-@pytest.mark.skipif(torch.version.cuda is None, reason="a torch without CUDA")
-@pytest.mark.parametrize("name", [n for n in NAMES if is_ours(n) and n not in APART])
+@pytest.mark.skipif(torch.version.cuda is None, reason="torch was built without CUDA")
+@pytest.mark.parametrize("name", [n for n in NAMES if is_ours(n) and n not in NOT_STACKED])
 def test_a_gpu_has_kernels_for_every_operation_of_a_stack(name: str) -> None:
-    """Tensors without content take torch's own choice of kernels, with no GPU about.
+    """Fake tensors select kernels as real ones do, without a GPU.
 
-    What would have to be read back from the GPU raises here too.
+    They also raise where a value would have to be read back from the GPU.
     """
     torch.set_default_dtype(torch.float32)
-    models = [seed.model for seed in seeds_of(name, torch.device("cpu"))]
-    stage = getattr(models[0], "stage", lambda epoch: 0)
-    first_epochs = {stage(epoch): epoch for epoch in range(EPOCHS, 0, -1)}
+    models = [seeded.model for seeded in seeded_models(name, CPU)]
+    epochs = first_epochs(models[0])
     with FakeTensorMode(allow_non_fake_inputs=True):
         for model in models:
-            on_fake_gpu(model)
-        stack = StackedModels(models, [Undrawn() for _ in models])
+            move_to_fake_gpu(model)
+        stack = StackedModels(models, [FakeRNG() for _ in models])
         images = torch.rand(4 * len(models), 1, 32, 32, device="cuda")
-        for epoch in first_epochs.values():
+        for epoch in epochs:
             terms = stack.loss_terms(images, epoch=epoch, dataset_size=1000)
             for term, values in terms.scalars.items():
                 assert (values.device.type, values.shape) == ("cuda", (len(models),)), term

@@ -65,14 +65,14 @@ def test_both_float32_kernels_agree_with_float64(monkeypatch, onednn, side, chan
         nn.ConvTranspose2d(*channels, 3, stride=2, padding=1, output_padding=1).double(),
     ]
     x = torch.randn(3, channels[0], side, side)
-    for layer, other in zip((down, up), exact, strict=True):
-        other.load_state_dict(layer.state_dict())
+    for layer, reference in zip((down, up), exact, strict=True):
+        reference.load_state_dict(layer.state_dict())
         outcomes = []
-        for one, maps in ((layer, x.clone()), (other, x.double())):
+        for tested, maps in ((layer, x.clone()), (reference, x.double())):
             maps.requires_grad_()
-            y = one(maps)
+            y = tested(maps)
             weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
-            gradients = torch.autograd.grad((y * weights).sum(), [maps, *one.parameters()])
+            gradients = torch.autograd.grad((y * weights).sum(), [maps, *tested.parameters()])
             outcomes.append([y, *gradients])
         for float32, float64 in zip(*outcomes, strict=True):
             assert (float32.double() - float64).norm() <= 1e-5 * float64.norm()
@@ -96,9 +96,9 @@ def test_layers_initialise_like_torchs_layers():
         nn.Conv2d(3, 4, 3, stride=2, padding=1),
         nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1),
     ]
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.state_dict().keys() == other.state_dict().keys()
-        assert all(torch.equal(one.state_dict()[k], v) for k, v in other.state_dict().items())
+    for layer, reference in zip(ours, theirs, strict=True):
+        assert layer.state_dict().keys() == reference.state_dict().keys()
+        assert all(torch.equal(layer.state_dict()[k], v) for k, v in reference.state_dict().items())
 
 
 def test_outputs_do_not_depend_on_memory_layout():

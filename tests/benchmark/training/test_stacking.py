@@ -58,7 +58,7 @@ class Pixels(nn.Module):
         return ModelOutput(reconstruction=latent)
 
 
-def seeded(*models, checkpoints=None):
+def seed_models(*models, checkpoints=None):
     checkpoints = checkpoints or [None] * len(models)
     return [
         SeededModel(model, seed, RunRNG(seed, CPU), checkpoint)
@@ -75,11 +75,11 @@ def fit(models, *, stacked, epochs=3, on_epoch=None):
 
 
 def assert_equal_results(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        assert one.divergence == other.divergence
-        assert one.history.keys() == other.history.keys()
-        for term, means in one.history.items():
-            assert means == pytest.approx(other.history[term], rel=1e-4, abs=1e-5)
+    for result, reference in zip(found, expected, strict=True):
+        assert result.divergence == reference.divergence
+        assert result.history.keys() == reference.history.keys()
+        for term, means in result.history.items():
+            assert means == pytest.approx(reference.history[term], rel=1e-4, abs=1e-5)
 
 
 DRAWS = {
@@ -95,15 +95,15 @@ DRAWS = {
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_each_stacked_model_draws_the_same_numbers_as_alone(draw):
-    expected = fit(alone := seeded(Noisy(draw), Noisy(draw)), stacked=False)
-    found = fit(stacked := seeded(Noisy(draw), Noisy(draw)), stacked=True)
+    expected = fit(alone := seed_models(Noisy(draw), Noisy(draw)), stacked=False)
+    found = fit(stacked := seed_models(Noisy(draw), Noisy(draw)), stacked=True)
     assert all(result.stacked for result in found)
     assert_equal_results(found, expected)
     assert found[0].history["noise"] != found[1].history["noise"]
-    for one, other in zip(stacked, alone, strict=True):
-        assert torch.equal(one.rng.state()["cpu"], other.rng.state()["cpu"])
-        assert int(one.model.calls) == int(other.model.calls) == 18
-        assert one.model.updates == 3
+    for seed, reference in zip(stacked, alone, strict=True):
+        assert torch.equal(seed.rng.state()["cpu"], reference.rng.state()["cpu"])
+        assert int(seed.model.calls) == int(reference.model.calls) == 18
+        assert seed.model.updates == 3
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_each_stacked_model_draws_the_same_numbers_as_alone(draw):
     ids=["dropout", "reads a tensor back", "own generator", "other layout", "unknown option"],
 )
 def test_models_that_cannot_be_stacked_are_trained_separately(model, reason, caplog):
-    expected = fit(seeded(model(), model()), stacked=False)
+    expected = fit(seed_models(model(), model()), stacked=False)
     with caplog.at_level(logging.WARNING):
-        found = fit(seeded(model(), model()), stacked=True)
+        found = fit(seed_models(model(), model()), stacked=True)
     [message] = caplog.messages
     assert "not stacked" in message
     assert reason in message
@@ -137,7 +137,7 @@ def test_models_that_cannot_be_stacked_are_trained_separately(model, reason, cap
 def test_models_that_differ_in_more_than_tensors_are_not_stacked(caplog):
     def models():
         zeros = lambda x: 0 * x  # noqa: E731
-        return seeded(Noisy(zeros), Noisy(zeros, fails_at=1))
+        return seed_models(Noisy(zeros), Noisy(zeros, fails_at=1))
 
     with caplog.at_level(logging.WARNING):
         found = fit(models(), stacked=True)
@@ -149,34 +149,34 @@ def test_models_that_differ_in_more_than_tensors_are_not_stacked(caplog):
 
 def test_every_stage_is_verified_before_the_first_step(caplog):
     def models():
-        made = seeded(Noisy(), Noisy())
-        for one in made:
-            forward = one.model.forward
+        built = seed_models(Noisy(), Noisy())
+        for seed in built:
+            forward = seed.model.forward
 
             def read_back_later(inputs, *, epoch, dataset_size, forward=forward):
                 output = forward(inputs, epoch=epoch, dataset_size=dataset_size)
                 float(output["loss"].detach()) if epoch > 1 else None
                 return output
 
-            one.model.forward = read_back_later
-            one.model.stage = lambda epoch: int(epoch > 1)
-        return made
+            seed.model.forward = read_back_later
+            seed.model.stage = lambda epoch: int(epoch > 1)
+        return built
 
     with caplog.at_level(logging.WARNING):
         found = fit(stacked := models(), stacked=True)
     assert len(caplog.messages) == 1
     assert_equal_results(found, fit(models(), stacked=False))
     # The models no longer share memory.
-    for one in stacked:
-        for tensor in (one.model.value, one.model.calls):
+    for seed in stacked:
+        for tensor in (seed.model.value, seed.model.calls):
             assert tensor.untyped_storage().nbytes() == tensor.numel() * 4
 
 
 def test_a_model_without_a_stage_for_some_epoch_is_not_stacked(caplog):
-    one, other = Noisy(), Noisy()
-    one.stage = other.stage = lambda epoch: None if epoch == 2 else 0
+    first, second = Noisy(), Noisy()
+    first.stage = second.stage = lambda epoch: None if epoch == 2 else 0
     with caplog.at_level(logging.WARNING):
-        fit(seeded(one, other), stacked=True)
+        fit(seed_models(first, second), stacked=True)
     [message] = caplog.messages
     assert "no stage for epoch 2" in message
 
@@ -187,25 +187,25 @@ def test_only_torch_modules_can_be_stacked():
 
 
 def test_verifying_a_stack_changes_neither_weights_nor_generators():
-    models = seeded(Noisy(), Noisy())
-    stack = StackedModels([one.model for one in models], [one.rng for one in models])
-    before = [one.rng.state()["cpu"] for one in models]
+    models = seed_models(Noisy(), Noisy())
+    stack = StackedModels([seed.model for seed in models], [seed.rng for seed in models])
+    before = [seed.rng.state()["cpu"] for seed in models]
     stack.verify(torch.rand(4, 1, 2, 2), "float32", epoch=1, dataset_size=4)
-    assert all(int(one.model.calls) == 0 for one in models)
-    assert all(one.model.value.grad is None for one in models)
+    assert all(int(seed.model.calls) == 0 for seed in models)
+    assert all(seed.model.value.grad is None for seed in models)
     assert all(
-        torch.equal(one.rng.state()["cpu"], b) for one, b in zip(models, before, strict=True)
+        torch.equal(seed.rng.state()["cpu"], b) for seed, b in zip(models, before, strict=True)
     )
 
 
 def test_other_models_of_a_stack_continue_after_one_has_diverged():
     def models():
         # Stacked models may differ only in tensors.
-        made = seeded(Noisy(), Noisy(), Noisy())
-        for one, step in zip(made, (math.inf, 9, math.inf), strict=True):
-            del one.model.fails_at
-            one.model.register_buffer("fails_at", torch.tensor(step))
-        return made
+        built = seed_models(Noisy(), Noisy(), Noisy())
+        for seed, step in zip(built, (math.inf, 9, math.inf), strict=True):
+            del seed.model.fails_at
+            seed.model.register_buffer("fails_at", torch.tensor(step))
+        return built
 
     epochs = []
     expected = fit(models(), stacked=False, epochs=4)
@@ -215,20 +215,20 @@ def test_other_models_of_a_stack_continue_after_one_has_diverged():
     assert found[1].divergence == "epoch 2, step 3: the loss is not finite"
     assert_equal_results(found, expected)
     assert epochs == [(0, 1), (1, 1), (2, 1), (0, 2), (2, 2), (0, 3), (2, 3), (0, 4), (2, 4)]
-    assert [one.model.updates for one in stacked] == [4, 1, 4]
+    assert [seed.model.updates for seed in stacked] == [4, 1, 4]
 
 
 @pytest.mark.parametrize(("first", "then"), [(True, True), (True, False), (False, True)])
 def test_stacked_and_single_trainings_resume_from_each_others_checkpoints(tmp_path, first, then):
     def checkpointed():
         checkpoints = [Checkpoint(LocalFiles(tmp_path), f"run-{n}") for n in range(2)]
-        return seeded(Noisy(), Noisy(start=1.0), checkpoints=checkpoints)
+        return seed_models(Noisy(), Noisy(start=1.0), checkpoints=checkpoints)
 
     def stop(index, epoch, _):
         if epoch == 2:
             raise StopRequestedError
 
-    expected = fit(seeded(Noisy(), Noisy(start=1.0)), stacked=False, epochs=5)
+    expected = fit(seed_models(Noisy(), Noisy(start=1.0)), stacked=False, epochs=5)
     with pytest.raises(StopRequestedError):
         fit(checkpointed(), stacked=first, epochs=5, on_epoch=stop)
     found = fit(checkpointed(), stacked=then, epochs=5)
@@ -238,7 +238,7 @@ def test_stacked_and_single_trainings_resume_from_each_others_checkpoints(tmp_pa
 
 def test_only_models_with_equally_many_finished_epochs_are_stacked(tmp_path):
     checkpoints = [Checkpoint(LocalFiles(tmp_path), f"run-{n}") for n in range(3)]
-    models = seeded(Noisy(), Noisy(), Noisy(), checkpoints=checkpoints)
+    models = seed_models(Noisy(), Noisy(), Noisy(), checkpoints=checkpoints)
 
     def stop(index, epoch, _):
         if epoch == 2:
@@ -246,16 +246,18 @@ def test_only_models_with_equally_many_finished_epochs_are_stacked(tmp_path):
 
     with pytest.raises(StopRequestedError):
         fit(models[:1], stacked=False, epochs=4, on_epoch=stop)
-    again = seeded(Noisy(), Noisy(), Noisy(), checkpoints=checkpoints)
+    again = seed_models(Noisy(), Noisy(), Noisy(), checkpoints=checkpoints)
     found = fit(again, stacked=True, epochs=4)
     assert [result.stacked for result in found] == [False, True, True]
     assert [result.resumed_after for result in found] == [2, 0, 0]
-    assert_equal_results(found, fit(seeded(Noisy(), Noisy(), Noisy()), stacked=False, epochs=4))
+    assert_equal_results(
+        found, fit(seed_models(Noisy(), Noisy(), Noisy()), stacked=False, epochs=4)
+    )
 
 
 def test_a_captured_step_of_a_stack_can_be_replayed(monkeypatch):
     """A CUDA graph reads and writes the same tensors in every replay."""
-    expected = fit(seeded(Noisy(), Noisy()), stacked=True)
+    expected = fit(seed_models(Noisy(), Noisy()), stacked=True)
     captured = []
 
     class Replay:
@@ -278,7 +280,7 @@ def test_a_captured_step_of_a_stack_can_be_replayed(monkeypatch):
             return Replay(lambda: self._step(epoch))
 
     monkeypatch.setattr(loop, "Trainer", GraphTrainer)
-    found = fit(seeded(Noisy(), Noisy()), stacked=True)
+    found = fit(seed_models(Noisy(), Noisy()), stacked=True)
     assert captured == [1]
     assert [result.history for result in found] == [result.history for result in expected]
 
@@ -286,7 +288,7 @@ def test_a_captured_step_of_a_stack_can_be_replayed(monkeypatch):
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bf16 here")
 def test_bf16_losses_of_a_stack_agree_with_single_models():
     def vaes():
-        made = []
+        built = []
         for seed in (1, 2):
             rng = RunRNG(seed, CPU)
             with rng.activate():
@@ -297,8 +299,8 @@ def test_bf16_losses_of_a_stack_agree_with_single_models():
                     network=Network((1, 32, 32), width=4),
                     settings={},
                 )
-            made.append(SeededModel(model, seed, rng))
-        return made
+            built.append(SeededModel(model, seed, rng))
+        return built
 
     digits = torch.tensor(load_digits().images[:64] * 15, dtype=torch.uint8)
     images = digits.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2).unsqueeze(1)
@@ -306,10 +308,10 @@ def test_bf16_losses_of_a_stack_agree_with_single_models():
     alone = train(vaes(), images, settings, device=CPU)
     stacked = train(vaes(), images, settings, device=CPU, stacked=True)
     exact = train(vaes(), images, settings.model_copy(update={"precision": "float32"}), device=CPU)
-    for one, other, reference in zip(stacked, alone, exact, strict=True):
-        assert one.stacked
-        assert one.history["loss"] == pytest.approx(other.history["loss"], rel=1e-2)
-        assert one.history["loss"] != reference.history["loss"]
+    for result, single, reference in zip(stacked, alone, exact, strict=True):
+        assert result.stacked
+        assert result.history["loss"] == pytest.approx(single.history["loss"], rel=1e-2)
+        assert result.history["loss"] != reference.history["loss"]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -334,21 +336,21 @@ def test_batch_norm_of_a_stack_is_computed_per_model(training, affine):
                 maps = F.batch_norm(maps.exp(), None, None, training=True)
             return ModelOutput(loss=(maps * maps.detach().sin()).sum())
 
-    models = seeded(*(Normalised().double() for _ in range(3)))
+    models = seed_models(*(Normalised().double() for _ in range(3)))
     images = torch.rand(12, 1, 4, 4, dtype=torch.float64)
-    own = copy.deepcopy([one.model for one in models])
+    own = copy.deepcopy([seed.model for seed in models])
     parts = zip(own, images.split(4), strict=True)
     expected = [model({"data": part}).loss for model, part in parts]
-    stack = StackedModels([one.model for one in models], [one.rng for one in models])
+    stack = StackedModels([seed.model for seed in models], [seed.rng for seed in models])
     found = stack.loss_terms(images).scalars["loss"]
     torch.testing.assert_close(found, torch.stack(expected))
     gradients = torch.autograd.grad(found.sum(), stack.objectives()["loss"], allow_unused=True)
     for seed, (loss, model) in enumerate(zip(expected, own, strict=True)):
         alone = torch.autograd.grad(loss, list(model.parameters()))
         torch.testing.assert_close([gradient[seed] for gradient in gradients], list(alone))
-    for one, other in zip(models, own, strict=True):
-        for name, value in other.state_dict().items():
-            torch.testing.assert_close(one.model.state_dict()[name], value)
+    for seed, reference in zip(models, own, strict=True):
+        for name, value in reference.state_dict().items():
+            torch.testing.assert_close(seed.model.state_dict()[name], value)
 
 
 @pytest.mark.parametrize(("layer", "shapes"), [

@@ -164,7 +164,7 @@ def test_equal_seeds_give_bitwise_equal_weights(digits):
     assert not torch.equal(weights(0), weights(1))
 
 
-def small(name, seed, data, device=CPU, **settings):
+def build_small(name, seed, data, device=CPU, **settings):
     rng = RunRNG(seed, device)
     plugin = MODELS[name]
     with rng.activate():
@@ -178,7 +178,7 @@ def small(name, seed, data, device=CPU, **settings):
     return SeededModel(model.to(device), seed, rng)
 
 
-def trained(seeded, data, device=CPU, epochs=3):
+def histories_and_weights(seeded, data, device=CPU, epochs=3):
     settings = TrainingSettings(epochs=epochs, batch_size=32)
     results = train(seeded, data.train_images[:320], settings, device=device)
     weights = [torch.cat([p.detach().flatten() for p in s.model.parameters()]) for s in seeded]
@@ -186,8 +186,10 @@ def trained(seeded, data, device=CPU, epochs=3):
 
 
 def test_models_trained_in_alternating_steps_equal_models_trained_alone(digits):
-    alternating = trained([small("vae", seed, digits) for seed in (1, 2)], digits)
-    alone = [trained([small("vae", seed, digits)], digits) for seed in (1, 2)]
+    alternating = histories_and_weights(
+        [build_small("vae", seed, digits) for seed in (1, 2)], digits
+    )
+    alone = [histories_and_weights([build_small("vae", seed, digits)], digits) for seed in (1, 2)]
     assert alternating[0] == [history for [history], _ in alone]
     for weights, [expected] in zip(alternating[1], [w for _, w in alone], strict=True):
         assert torch.equal(weights, expected)
@@ -245,7 +247,7 @@ class Replay:
     [("vae", {}), ("hgmvae-u", {"warmup_epochs": 2}), ("vade", {"pretrain_epochs": 2})],
 )
 def test_a_captured_step_can_be_replayed_throughout_its_stage(digits, monkeypatch, name, settings):
-    eager = trained([small(name, 0, digits, **settings)], digits, epochs=5)
+    eager = histories_and_weights([build_small(name, 0, digits, **settings)], digits, epochs=5)
     captured = []
 
     class GraphTrainer(Trainer):
@@ -263,7 +265,7 @@ def test_a_captured_step_can_be_replayed_throughout_its_stage(digits, monkeypatc
             return Replay(self, epoch)
 
     monkeypatch.setattr(loop, "Trainer", GraphTrainer)
-    replayed = trained([small(name, 0, digits, **settings)], digits, epochs=5)
+    replayed = histories_and_weights([build_small(name, 0, digits, **settings)], digits, epochs=5)
     assert captured == {"vae": [1], "hgmvae-u": [1, 2, 3, 4], "vade": [1, 3]}[name]
     assert replayed[0] == eager[0]
     assert torch.equal(replayed[1][0], eager[1][0])
@@ -279,7 +281,7 @@ class SyncingTrainer(Trainer):
 
 
 def test_a_step_that_waits_for_the_gpu_is_rolled_back_and_run_eagerly(digits, monkeypatch, caplog):
-    syncing, plain = small("vae", 0, digits), small("vae", 0, digits)
+    syncing, plain = build_small("vae", 0, digits), build_small("vae", 0, digits)
     settings = TrainingSettings(batch_size=32)
     trainers = [
         SyncingTrainer(
@@ -315,8 +317,8 @@ def test_a_step_that_waits_for_the_gpu_is_rolled_back_and_run_eagerly(digits, mo
     assert trainers[0]._use_graphs is False
     batches = [trainer._order.next_batch() for trainer in trainers]
     assert torch.equal(*batches)
-    [one], [other] = (t.states() for t in trainers)  # weights, statistics, optimiser, generators
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    [found], [expected] = (trainer.states() for trainer in trainers)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("error_at_end", [None, RuntimeError("capture invalidated")])
@@ -339,21 +341,23 @@ def test_running_out_of_memory_during_a_capture_is_reported_as_such(monkeypatch,
 def test_replayed_steps_on_a_gpu_equal_eager_ones(digits, monkeypatch, caplog, name):
     gpu = torch.device("cuda")
     torch.backends.cudnn.deterministic = True
-    models = [small(name, s, digits, gpu) for s in (0, 1)]
+    models = [build_small(name, s, digits, gpu) for s in (0, 1)]
     with caplog.at_level(logging.WARNING):
-        replayed = trained(models, digits, gpu, epochs=7)
+        replayed = histories_and_weights(models, digits, gpu, epochs=7)
     assert caplog.messages == []
     monkeypatch.setattr(trainer_module, "training_stage", lambda model, epoch: None)
-    eager = trained([small(name, s, digits, gpu) for s in (0, 1)], digits, gpu, epochs=7)
-    for one, other in zip(replayed[0], eager[0], strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    eager = histories_and_weights(
+        [build_small(name, s, digits, gpu) for s in (0, 1)], digits, gpu, epochs=7
+    )
+    for history, reference in zip(replayed[0], eager[0], strict=True):
+        assert history["loss"] == pytest.approx(reference["loss"], rel=1e-3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_model_that_waits_for_the_gpu_is_trained_without_cuda_graphs(digits, caplog):
     gpu = torch.device("cuda")
-    plain, syncing = small("vae", 0, digits, gpu), small("vae", 0, digits, gpu)
+    plain, syncing = build_small("vae", 0, digits, gpu), build_small("vae", 0, digits, gpu)
     forward = syncing.model.forward
 
     def reading(inputs, **options):
@@ -362,9 +366,9 @@ def test_a_model_that_waits_for_the_gpu_is_trained_without_cuda_graphs(digits, c
         return output
 
     syncing.model.forward = reading
-    expected = trained([plain], digits, gpu)
+    expected = histories_and_weights([plain], digits, gpu)
     with caplog.at_level(logging.WARNING):
-        found = trained([syncing], digits, gpu)
+        found = histories_and_weights([syncing], digits, gpu)
     [message] = caplog.messages
     assert "VAE" in message
     assert "without CUDA graphs" in message
