@@ -1,4 +1,4 @@
-"""What the paper printed: Tables 1–5 of Zhou, Liu & Du 2024."""
+"""Values that the paper printed: Tables 1–5 of Zhou, Liu & Du 2024."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from pathlib import Path
 
 import pandas as pd
 
-# Dataset, metric, model and latent dim, by registered names.
 ValueKey = tuple[str, str, str, int]
+"""Dataset, metric, model and latent dim, by registered names."""
 
-# Every published value is the mean of so many runs (section 3).
 N_RUNS = 10
-# Half a unit of the third decimal, to which all values are given.
+"""Runs that every published value is the mean of (section 3 of the paper)."""
+
 ROUNDING = 0.0005
+"""Largest rounding error of a published value: half a unit of its third decimal."""
 
 
 def published() -> pd.DataFrame:
-    """The published values, a row each.
+    """The published values, one per row.
 
     Columns: ``table`` (1 to 5, as text), ``dataset``, ``metric``, ``model`` (registered names),
-    ``latent_dim``, ``value``, and ``note``: where the paper contradicts itself, empty elsewhere.
+    ``latent_dim``, ``value``, and ``note``, which says where the paper contradicts itself and is
+    empty elsewhere.
     """
     with _file("tables.csv").open(encoding="utf-8") as file:
         frame = pd.read_csv(file, dtype={"table": str})
@@ -33,7 +35,7 @@ def published() -> pd.DataFrame:
 
 @functools.cache
 def values_by_cell() -> Mapping[ValueKey, Mapping[str, tuple[float, str]]]:
-    """The same by cell and metric: value and note in each table that has them."""
+    """Published value and note by cell and metric, for each table that has them."""
     cells: dict[ValueKey, dict[str, tuple[float, str]]] = {}
     for row in published().to_dict("records"):
         cell = (row["dataset"], row["metric"], row["model"], row["latent_dim"])

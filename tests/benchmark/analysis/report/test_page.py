@@ -156,7 +156,7 @@ def test_a_grid_of_the_papers_cells_is_held_against_the_paper(tmp_path, elements
     assert "Against the paper" in text
     assert "The paper's claims" in text
     compared = text.split("against the paper")[1]
-    assert re.search(r"SC↑GMVAE80\.404.*reproduced", compared)
+    assert re.search(r"SC↑GMVAE80\.404.*not distinguishable", compared)
     assert re.search(r"SC↑HGMVAE-G80\.442.*worse", compared)
     assert "Against the paper" not in elements.text
 
