@@ -1,9 +1,9 @@
-"""Image datasets, each held whole as uint8 tensors.
+"""Image datasets, held in memory as uint8 tensors.
 
-How the parts fit: a module per dataset family (`digits`, `mnist`, `cifar10`, `celeba`, `chairs`,
-`folder`) says where the files lie and what they mean. `images` turns image files into arrays,
-`cache` keeps the arrays for the next start, `download` brings archives and unpacks them, `source`
-holds what can be said about data on disk, and `catalogue` does all of it by registered name.
+Each dataset family has a module: `digits`, `mnist`, `cifar10`, `celeba`, `chairs`, `folder` and
+`validation`. `images` decodes image files, `cache` stores the decoded arrays, `download` fetches
+and unpacks archives, `source` describes the state of files, and `catalogue` finds datasets by their
+registered name.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ __all__ = ["DataError", "ImageData", "IncompleteDataWarning"]
 
 
 class DataError(UserError, RuntimeError):
-    """Data that is absent or damaged; the message names the place and says what to do."""
+    """Missing or damaged data; the message names the place and says what to do."""
 
 
 class IncompleteDataWarning(UserWarning):
-    """A dataset that loads but is not the whole official one: no result on it is comparable."""
+    """A dataset with fewer images than the official one; results on it are not comparable."""

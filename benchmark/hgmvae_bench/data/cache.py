@@ -1,12 +1,12 @@
-"""Decoded images on disk, memory-mapped: the second start of an image-file dataset is quick.
+"""Cache of decoded images as memory-mapped arrays, so that image files are decoded only once.
 
-An entry is a folder of .npy files with a JSON sidecar, made whole under another name and then
-renamed. It lies below the data folder or, where that is read-only, in the user's cache folder, and
-may be deleted at any time. The arrays are mapped copy-on-write: processes on one machine share the
-pages, a tensor on them can be written to, and what is written never reaches the file.
+An entry is a folder of .npy files with a JSON sidecar, written under a temporary name and then
+renamed. It is below the data folder or, if that is read-only, in the user's cache folder, and may
+be deleted at any time. The arrays are mapped copy-on-write: processes on a machine share the pages,
+and changes to a tensor never reach the file.
 
-An entry is used while two things hold: the sidecar's ``source`` is the identity of the image files
-as they are now (`ImageFiles.identity`), and each array has the size and the modification time that
+An entry is used if the sidecar's ``source`` is the identity of the current image files
+(`ImageFiles.identity`), and if each array has the size and the modification time that
 it was written with. Otherwise the entry is rebuilt. This detects every ordinary change of the
 source or of the cache. `CacheEntry.is_intact` also detects a change with forged times: it hashes
 the arrays again.
@@ -43,30 +43,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A usable entry.
+    """A valid entry of the cache.
 
     Attributes:
-        folder: holds the sidecar and the arrays.
-        data: the images, memory-mapped, and the labels; with the digest of the sidecar.
+        folder: folder of the sidecar and the arrays.
+        data: memory-mapped images and labels, with the digest that the sidecar holds.
     """
 
     folder: Path
     data: ImageData
 
     def is_intact(self) -> bool:
-        """Whether the arrays still hold what was written, by hashing all of them again."""
+        """Whether the arrays still have the stored digest; this reads all of them."""
         return _read_arrays(self.folder, self.data.class_names).digest == self.data.digest
 
 
 def load(images: ImageFiles, root: Path) -> ImageData:
-    """The dataset from the cache; if it is not there, decoded first and put there.
+    """Load a dataset from the cache; decode it into the cache first if necessary.
 
     Args:
-        images: what to load.
+        images: the image files.
         root: the data folder.
 
     Raises:
-        DataError: if an image file is absent or damaged, or the cache cannot be written.
+        DataError: if an image file is missing or damaged, or the cache cannot be written.
     """
     from filelock import FileLock
 
@@ -76,7 +76,7 @@ def load(images: ImageFiles, root: Path) -> ImageData:
         home = _writable_home(images, root)
         with _as_data_error(images, home):
             home.mkdir(parents=True, exist_ok=True)
-            # One process decodes; the others wait and then find what it made.
+            # One process decodes; the others wait and then find its entry.
             with FileLock(home / f".{_entry_name(images, root)}.lock"):
                 entry = find(images, root, source)
                 if entry is None:
@@ -85,15 +85,15 @@ def load(images: ImageFiles, root: Path) -> ImageData:
 
 
 def find(images: ImageFiles, root: Path, source: str | None = None) -> CacheEntry | None:
-    """The entry for these image files as they are now, if there is one.
+    """Return the entry for the current image files, or None.
 
     Args:
-        images: what to look for.
+        images: the image files.
         root: the data folder.
-        source: ``images.identity()``, where it is known already.
+        source: ``images.identity()``, if it has been computed.
 
     Raises:
-        DataError: if an image file is absent.
+        DataError: if an image file is missing.
     """
     source = source or images.identity()
     for home in _homes(root):
@@ -106,39 +106,38 @@ def find(images: ImageFiles, root: Path, source: str | None = None) -> CacheEntr
 def check(
     images: ImageFiles, root: Path, progress: Progress, expected: int | None = None
 ) -> list[FileStatus]:
-    """Say whether all images are there and can be decoded.
+    """Check that all images exist and can be decoded.
 
-    If they have been decoded before and nothing has changed since, the entry is hashed again
-    instead, which takes seconds rather than minutes.
+    If a valid entry exists, its arrays are hashed instead, which takes seconds rather than minutes.
 
     Args:
-        images: what to look at.
+        images: the image files.
         root: the data folder.
-        progress: is told the number of images.
-        expected: how many there should be, if that is known.
+        progress: receives the number of images.
+        expected: official number of images, or None.
     """
-    states = []
+    statuses = []
     if expected not in (None, images.count):
-        fault = f"{images.count:,} images, expected {expected:,}"
-        states.append(FileStatus(images.folder, "damaged", fault))
+        detail = f"{images.count:,} images, expected {expected:,}"
+        statuses.append(FileStatus(images.folder, "damaged", detail))
     try:
         entry = find(images, root)
     except DataError:
         entry = None
     if entry is None:
-        return [*states, *images.check(progress)]
+        return [*statuses, *images.check(progress)]
     if entry.is_intact():
-        intact = f"all {images.count:,} images were decoded, and the copy is intact"
-        return [*states, FileStatus(entry.folder, "complete", intact)]
-    fault = "is not what was decoded; delete it, and the images are decoded anew"
-    return [*states, FileStatus(entry.folder, "damaged", fault)]
+        detail = f"all {images.count:,} images were decoded, and the cache is intact"
+        return [*statuses, FileStatus(entry.folder, "complete", detail)]
+    detail = "the cache differs from the decoded images; delete it to decode them again"
+    return [*statuses, FileStatus(entry.folder, "damaged", detail)]
 
 
 def _homes(root: Path) -> list[Path]:
-    """Where entries for the data in ``root`` may lie, in the order of preference."""
+    """Folders of entries for the data in ``root``, in order of preference."""
     from platformdirs import user_cache_path
 
-    # Other places serve several data folders, so each has its own part there.
+    # Other folders serve several data folders, so each has a sub-folder there.
     own = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
     chosen = os.environ.get(ENVIRONMENT)
     if chosen:
@@ -152,19 +151,21 @@ def _writable_home(images: ImageFiles, root: Path) -> Path:
         if is_writable(home):
             return home
     raise DataError(
-        f"{images.title}: the decoded images cannot be kept, because "
+        f"{images.title}: the decoded images cannot be stored, because "
         f"{' and '.join(str(home) for home in homes)} cannot be written to; "
         f"name a folder with {ENVIRONMENT}"
     )
 
 
 def _entry_name(images: ImageFiles, root: Path) -> str:
-    """One name per dataset and rule: an entry that a changed source outdates is replaced."""
+    """Name of an entry by dataset and rule; a rebuilt entry replaces the outdated one."""
     folder, root = images.folder.resolve(), root.resolve()
-    # Relative where it can be, so that a data folder may be moved together with its cache.
+    # Relative if possible, so that a data folder can be moved together with its cache.
     place = folder.relative_to(root) if folder.is_relative_to(root) else folder
     rule = images.rule
     recipe = f"{place}\n{rule.image_size} {rule.channels} {rule.crop}"
+    if rule.bits != 8:
+        recipe += f" {rule.bits}"
     unique = hashlib.sha256(recipe.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return f"{images.slug}-{rule.image_size}px-{unique}"
 
@@ -175,21 +176,21 @@ def _open(folder: Path, source: str) -> CacheEntry | None:
         if sidecar["format"] != FORMAT or sidecar["source"] != source:
             return None
         if sidecar["arrays"] != _array_states(folder):
-            log.warning("%s was changed after it was written; decoding anew", folder)
+            log.warning("%s was changed after it was written; decoding again", folder)
             return None
         data = _read_arrays(folder, tuple(sidecar["class_names"]))
-        # `cached_property` keeps its value there; `dataclasses.replace` does not take it along.
+        # Set the value of the `cached_property`; `dataclasses.replace` does not copy it.
         vars(data)["digest"] = sidecar["digest"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s cannot be used (%s); decoding anew", folder, error_reason(error))
+        log.warning("%s cannot be used (%s); decoding again", folder, error_reason(error))
         return None
     return CacheEntry(folder, data)
 
 
 def _array_states(folder: Path) -> dict[str, list[int]]:
-    """Size in bytes and time of change in ns of each array file."""
+    """Size in bytes and modification time in ns of each array file."""
     states = {}
     for file in sorted(folder.glob("*.npy")):
         status = file.stat()
@@ -215,12 +216,12 @@ def _read_arrays(folder: Path, class_names: tuple[str, ...]) -> ImageData:
 
 
 def _write(images: ImageFiles, source: str, folder: Path) -> CacheEntry:
-    """Decode all images into a new entry; called under the entry's lock."""
+    """Decode all images into a new entry. The caller holds the entry's lock."""
     import numpy as np
 
     log.info("decoding %s images of %s once, into %s", f"{images.count:,}", images.title, folder)
     partial = folder.with_name(f".{folder.name}.partial")
-    _remove(partial)  # what a killed process left
+    _remove(partial)  # left by a killed process
     try:
         partial.mkdir()
         for split, content in images.splits.items():
@@ -228,9 +229,9 @@ def _write(images: ImageFiles, source: str, folder: Path) -> CacheEntry:
             if content.labels is not None:
                 with _synced(partial / f"{split}_labels.npy") as file:
                     np.save(file, np.asarray(content.labels, dtype=np.int64), allow_pickle=False)
-        # Of the files as they now are on disk, not of what was meant to be written.
+        # Read from disk, so that the digest is that of the written files.
         digest = _read_arrays(partial, images.class_names).digest
-        _seal(partial, images, source, digest)
+        _write_sidecar(partial, images, source, digest)
         _remove(folder)
         partial.rename(folder)
         sync_folder(folder.parent)
@@ -243,8 +244,8 @@ def _write(images: ImageFiles, source: str, folder: Path) -> CacheEntry:
     return entry
 
 
-def _seal(folder: Path, images: ImageFiles, source: str, digest: str) -> None:
-    """Write the sidecar of arrays that are complete."""
+def _write_sidecar(folder: Path, images: ImageFiles, source: str, digest: str) -> None:
+    """Write the sidecar, which marks the entry as complete."""
     sidecar = {
         "format": FORMAT,
         "dataset": images.title,
@@ -261,8 +262,8 @@ def _seal(folder: Path, images: ImageFiles, source: str, digest: str) -> None:
 def _write_images(images: ImageFiles, split: SplitName, path: Path) -> None:
     """Write one split as .npy, block by block.
 
-    Not through a writable memory map: on a full disk that ends the process with SIGBUS, where an
-    ordinary write raises an error that can be answered.
+    A writable memory map would end the process with SIGBUS on a full disk; an ordinary write raises
+    an error.
     """
     from numpy.lib import format as npy
 
@@ -280,7 +281,7 @@ def _write_images(images: ImageFiles, split: SplitName, path: Path) -> None:
 
 @contextmanager
 def _synced(path: Path) -> Iterator[Any]:
-    """A new binary file that is on the disk when the block ends; errors name it."""
+    """Open a new binary file and flush it to disk at the end; errors name it."""
     try:
         with path.open("wb") as file:
             yield file

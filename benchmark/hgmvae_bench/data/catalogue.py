@@ -1,4 +1,4 @@
-"""Datasets by name: which plug-in a name means, and fetching and checking its data."""
+"""Datasets by name: finding the plug-in, and fetching and checking its data."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from hgmvae_bench.plugins.registry import DATASETS
 
 @runtime_checkable
 class ParametricDataset(Protocol):
-    """A dataset plug-in that stands for many datasets: ``folder:PATH`` is ``folder`` with PATH."""
+    """A dataset plug-in that takes an argument: ``folder:PATH``."""
 
     def with_argument(self, argument: str) -> DatasetPlugin:
-        """The dataset for what stands behind the colon.
+        """Return the dataset for the text after the colon.
 
         Raises:
-            UnknownNameError: if the argument names something that is not known.
-            ValueError: if it cannot be used otherwise.
+            UnknownNameError: if the argument has an unknown name.
+            ValueError: if the argument is otherwise invalid.
         """
 
 
 @runtime_checkable
 class FetchableDataset(Protocol):
-    """A dataset plug-in that can get its own files."""
+    """A dataset plug-in that can download its files."""
 
     def fetch(self, root: Path, progress: Progress) -> None:
-        """Bring what is missing below ``root``.
+        """Download missing files into ``root``.
 
         Raises:
-            DataError: if that fails; the message says what to do by hand.
+            DataError: if that fails; the message says how to get the files by hand.
         """
 
 
 @runtime_checkable
 class CheckableDataset(Protocol):
-    """A dataset plug-in that can say more of its files than whether they load."""
+    """A dataset plug-in that can check its files more closely than by loading them."""
 
     def check(self, root: Path, progress: Progress) -> DatasetReport:
-        """Look at every file below ``root``."""
+        """Check every file of the dataset in ``root``."""
 
 
 def resolve_dataset(name: str) -> DatasetPlugin:
-    """The dataset called ``name``, which may have an argument: ``mnist``, ``folder:PATH``.
+    """Return the dataset called ``name``, which may have an argument: ``mnist``, ``folder:PATH``.
 
     Raises:
-        UnknownNameError: if no plug-in has that name, or its argument names an unknown option.
+        UnknownNameError: if no plug-in has that name, or the argument has an unknown option.
         PluginError: if the plug-in cannot be imported.
-        ValueError: if the argument cannot be used, or the plug-in takes none.
+        ValueError: if the argument is invalid, or the plug-in takes none.
     """
     registered, colon, argument = name.partition(":")
     plugin = DATASETS[registered]
@@ -62,32 +62,32 @@ def resolve_dataset(name: str) -> DatasetPlugin:
 
 
 def default_root() -> Path:
-    """The data folder when none is named: below the user's cache folder."""
+    """Return the default data folder, below the user's cache folder."""
     from platformdirs import user_cache_path
 
     return user_cache_path("hgmvae-bench") / "data"
 
 
 def fetch(name: str, root: Path, progress: Progress = no_progress) -> None:
-    """Bring what is missing of a dataset below ``root``; nothing is downloaded twice.
+    """Download missing files of a dataset into ``root``.
 
     Raises:
-        DataError: if that fails; the message says what to do by hand.
+        DataError: if that fails; the message says how to get the files by hand.
         UnknownNameError, PluginError, ValueError: as `resolve_dataset` does.
     """
     plugin = resolve_dataset(name)
     if not isinstance(plugin, FetchableDataset):
         raise DataError(
-            f"{plugin.title}: its plug-in cannot fetch it; see what its authors say "
+            f"{plugin.title}: its plug-in cannot download it; see its publication "
             f"({plugin.reference})"
         )
     plugin.fetch(root, progress)
 
 
 def check(name: str, root: Path, progress: Progress = no_progress) -> DatasetReport:
-    """Say what is there of a dataset below ``root``, and whether it is whole.
+    """Check the files of a dataset in ``root``.
 
-    A plug-in without a check of its own is loaded, which tells as much.
+    If the plug-in has no check of its own, the dataset is loaded.
 
     Raises:
         UnknownNameError, PluginError, ValueError: as `resolve_dataset` does.

@@ -1,4 +1,4 @@
-"""CelebA: aligned faces, in the layout that its authors publish and torchvision uses."""
+"""CelebA: aligned faces, in the layout of its authors and torchvision."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARCHIVE = f"{IMAGES}.zip"
 COUNT = 202_599
 SIZE = (178, 218)
 CROP = 148
-# What the partition file's second column means.
+# Second column of the partition file.
 SPLITS: dict[str, SplitName] = {"0": "train", "1": "validation", "2": "test"}
 
 SOURCE = Source(
@@ -40,10 +40,9 @@ SOURCE = Source(
 class CelebA:
     """202,599 aligned faces of 178×218, cropped to the centre 148×148 and resized.
 
-    Split by the official partition file: 162,770 training images, 19,867 for validation, 19,962
-    for test, no person in two of them. The validation images serve `with_validation_as_test` and
-    nothing else: they are neither trained on nor tested on. There are attributes but no classes,
-    so there are no labels.
+    The official partition file gives the split: 162,770 training, 19,867 validation and 19,962 test
+    images, without a person in two of them. Only `with_validation_as_test` uses the validation
+    images. The dataset has attributes but no classes, so there are no labels.
     """
 
     title: str = "CelebA"
@@ -54,27 +53,27 @@ class CelebA:
     source: Source = SOURCE
 
     def load(self, root: Path, *, image_size: int) -> ImageData:
-        """Read ``root/celeba`` by way of the cache.
+        """Read ``root/celeba`` through the cache.
 
         Raises:
-            hgmvae_bench.data.DataError: if an image or the partition file is absent or damaged.
+            hgmvae_bench.data.DataError: if an image or the partition file is missing or damaged.
             ValueError: if ``image_size`` is not positive.
         """
         try:
             images = self._images(root, image_size)
-        except DataFileError as fault:
-            raise data_error(self.title, fault.file, self.source, root) from fault
+        except DataFileError as error:
+            raise data_error(self.title, error.file, self.source, root) from error
         warn_if_incomplete(images, COUNT)
         return cache.load(images, root)
 
     def fetch(self, root: Path, progress: Progress) -> None:
-        """Get the partition file and the images' archive through torchvision, and unpack.
+        """Download the partition file and the archive of images, and unpack it.
 
-        Both lie on Google Drive, which torchvision reads with the package ``gdown`` and which
-        often refuses; files that were put in place by hand are taken, once their MD5 is right.
+        Both are on Google Drive, which often refuses downloads; torchvision uses the package
+        ``gdown``. Files that the user puts in place are used if their MD5 is right.
 
         Raises:
-            hgmvae_bench.data.DataError: if that fails; the message says what to do by hand.
+            hgmvae_bench.data.DataError: if that fails; the message says how to get the files.
         """
         from torchvision import datasets
 
@@ -107,15 +106,15 @@ class CelebA:
         )
 
     def check(self, root: Path, progress: Progress) -> DatasetReport:
-        """Compare the partition file with the official one and look at every image."""
+        """Compare the MD5 of the partition file with the official one, and decode every image."""
         from torchvision import datasets
 
         published = {name: md5 for _, md5, name in datasets.CelebA.file_list}
         partition = root / FOLDER / PARTITION
         try:
             images = self._images(root, self.image_size)
-        except DataFileError as fault:
-            return DatasetReport(self.title, (fault.file,), self.source.advice(root))
+        except DataFileError as error:
+            return DatasetReport(self.title, (error.file,), self.source.advice(root))
         if md5_of(partition) == published[PARTITION]:
             official = FileStatus(partition, "complete", "the official split, by its MD5")
         else:
@@ -126,7 +125,7 @@ class CelebA:
         return DatasetReport(self.title, files, self.source.advice(root))
 
     def _images(self, root: Path, image_size: int) -> ImageFiles:
-        """The image files by the partition file.
+        """Image files, split by the partition file.
 
         Raises:
             DataFileError: if the partition file or the images' folder cannot be used.
@@ -160,8 +159,8 @@ def read_partition(path: Path) -> dict[SplitName, Sequence[str]]:
     for number, line in enumerate(lines, start=1):
         name, _, split = line.strip().partition(" ")
         if split not in SPLITS or os.sep in name:
-            fault = f"line {number} is {line!r}, expected a file name and 0, 1 or 2"
-            raise DataFileError(path, "damaged", fault)
+            detail = f"line {number} is {line!r}, expected a file name and 0, 1 or 2"
+            raise DataFileError(path, "damaged", detail)
         names[SPLITS[split]].append(name)
     for split, files in names.items():
         if not files:

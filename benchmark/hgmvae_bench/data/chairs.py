@@ -1,4 +1,4 @@
-"""3D Chairs: renderings of 1,393 chairs from 62 directions, in its authors' layout."""
+"""3D Chairs: renderings of 1,393 chairs from 62 directions, in the layout of its authors."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ SOURCE = Source(
 class Chairs:
     """86,366 renderings of chairs on white, resized.
 
-    There is no official split. Chairs are put in an order that depends on nothing but their
-    identity (`splits.shuffled`); the first tenth of them is the test split, the next tenth is for
-    validation, the others are for training. All views of a chair are in one split, so that a model
-    is tested on chairs that it has not seen. There are no classes.
+    There is no official split. Chairs are sorted by a hash of their identity (`splits.shuffled`):
+    the first tenth is the test split, the next tenth the validation split, and the others are for
+    training. All views of a chair are in one split, so that a model is tested on new chairs. There
+    are no classes.
 
     Attributes:
-        url: the authors' archive. They publish no checksum of it.
+        url: archive of the authors, who publish no checksum.
     """
 
     title: str = "3D Chairs"
@@ -54,7 +54,7 @@ class Chairs:
     source: Source = SOURCE
 
     def load(self, root: Path, *, image_size: int) -> ImageData:
-        """Read ``root/rendered_chairs`` by way of the cache.
+        """Read ``root/rendered_chairs`` through the cache.
 
         Raises:
             hgmvae_bench.data.DataError: if there are no chairs, a chair has no image, or an
@@ -63,13 +63,13 @@ class Chairs:
         """
         try:
             images = self._images(root, image_size)
-        except DataFileError as fault:
-            raise data_error(self.title, fault.file, self.source, root) from fault
+        except DataFileError as error:
+            raise data_error(self.title, error.file, self.source, root) from error
         warn_if_incomplete(images, COUNT)
         return cache.load(images, root)
 
     def fetch(self, root: Path, progress: Progress) -> None:
-        """Download the authors' archive and unpack it, if the data is not there.
+        """Download the archive of the authors and unpack it, if the data is incomplete.
 
         Raises:
             hgmvae_bench.data.DataError: if that fails.
@@ -94,11 +94,11 @@ class Chairs:
             archive.unlink()
 
     def check(self, root: Path, progress: Progress) -> DatasetReport:
-        """Count the images and look at every one."""
+        """Count the images and decode each."""
         try:
             images = self._images(root, self.image_size)
-        except DataFileError as fault:
-            return DatasetReport(self.title, (fault.file,), self.source.advice(root))
+        except DataFileError as error:
+            return DatasetReport(self.title, (error.file,), self.source.advice(root))
         files = cache.check(images, root, progress, expected=COUNT)
         return DatasetReport(self.title, tuple(files), self.source.advice(root))
 
@@ -114,8 +114,8 @@ class Chairs:
         views = {chair.name: _views(chair) for chair in sorted(folder.iterdir()) if chair.is_dir()}
         held_out = share(len(views), HELD_OUT)
         if len(views) < 2 * held_out + 1:
-            fault = f"{len(views)} chairs are too few for training, validation and test"
-            raise DataFileError(folder, "damaged", fault)
+            detail = f"{len(views)} chairs are too few for training, validation and test"
+            raise DataFileError(folder, "damaged", detail)
         order = shuffled(views)
         chairs: dict[SplitName, list[str]] = {
             "test": order[:held_out],
@@ -137,7 +137,7 @@ class Chairs:
 
 
 def _views(chair: Path) -> list[str]:
-    """The images of one chair, below the dataset's folder.
+    """Return the images of one chair, relative to the dataset's folder.
 
     Raises:
         DataFileError: if it has none.

@@ -1,9 +1,9 @@
-"""CIFAR-10 in torchvision's on-disk layout, as it was published: 32×32 in colour.
+"""CIFAR-10 as published, 32×32 in colour, in torchvision's layout.
 
-The published Python archive holds pickles, which in general can run any code when they are read.
-It is read all the same, because torchvision knows its address and the checksum of every file, and
-because it is the copy that people have; but by an unpickler that can build nothing but containers,
-strings, numbers and NumPy arrays. Any other name in the file is refused before it is looked up.
+The published Python archive contains pickles, which in general can run code when they are read. It
+is used because torchvision has its address and checksums, and because most users have this copy. A
+restricted unpickler builds only containers, strings, numbers and NumPy arrays. It refuses any other
+name before it is looked up.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ SOURCE = Source(
 class Cifar10:
     """50,000 training and 10,000 test images of 32×32 in colour, 10 classes.
 
-    The files hold plain arrays, which are read whole: there is nothing to decode, so nothing is
-    cached.
+    The files contain arrays, so that nothing is decoded or cached.
     """
 
     title: str = "CIFAR-10"
@@ -66,7 +65,7 @@ class Cifar10:
         """Read ``root/cifar-10-batches-py``, the official split.
 
         Raises:
-            hgmvae_bench.data.DataError: if a file is absent, damaged or more than arrays.
+            hgmvae_bench.data.DataError: if a file is missing, damaged or has more than arrays.
             ValueError: if ``image_size`` is not 32.
         """
         import torch
@@ -79,8 +78,8 @@ class Cifar10:
         try:
             train = [read_batch(folder / name) for name, _ in published.train_list]
             test = [read_batch(folder / name) for name, _ in published.test_list]
-        except DataFileError as fault:
-            raise data_error(self.title, fault.file, self.source, root) from fault
+        except DataFileError as error:
+            raise data_error(self.title, error.file, self.source, root) from error
         data = ImageData(
             train_images=torch.cat([images for images, _ in train]),
             train_labels=torch.cat([labels for _, labels in train]),
@@ -99,7 +98,7 @@ class Cifar10:
         return data
 
     def fetch(self, root: Path, progress: Progress) -> None:
-        """Download torchvision's archive and unpack it, if the data is not there.
+        """Download torchvision's archive and unpack it, if the data is incomplete.
 
         Raises:
             hgmvae_bench.data.DataError: if that fails.
@@ -145,10 +144,10 @@ def _state(path: Path, md5: str) -> FileStatus:
 
 
 def read_batch(path: Path) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of one file.
+    """Return images uint8 (N, 3, 32, 32) and labels int64 (N,) of one file.
 
     Raises:
-        DataFileError: if the file is absent or damaged, or holds more than arrays.
+        DataFileError: if the file is missing or damaged, or contains more than arrays.
     """
     import numpy as np
     import torch
@@ -158,11 +157,11 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
             batch = ArrayUnpickler(file).load()
     except FileNotFoundError as error:
         raise DataFileError(path, "missing", "not there") from error
-    # A damaged pickle makes the unpickler trip in many ways: EOFError, KeyError, struct.error, …
+    # A damaged pickle raises EOFError, KeyError, struct.error, …
     except Exception as error:
         raise DataFileError(path, "damaged", f"cannot be read ({error_reason(error)})") from error
     if not isinstance(batch, Mapping) or not {"data", "labels"} <= batch.keys():
-        raise DataFileError(path, "damaged", "holds no mapping with 'data' and 'labels'")
+        raise DataFileError(path, "damaged", "has no mapping with 'data' and 'labels'")
     pixels = batch["data"]
     row = CHANNELS * SIDE * SIDE
     if (
@@ -178,50 +177,50 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
         or len(labels) != len(pixels)
         or not all(isinstance(label, int) and 0 <= label < N_CLASSES for label in labels)
     ):
-        fault = f"its 'labels' are not {len(pixels)} whole numbers below {N_CLASSES}"
-        raise DataFileError(path, "damaged", fault)
+        detail = f"its 'labels' are not {len(pixels)} integers below {N_CLASSES}"
+        raise DataFileError(path, "damaged", detail)
     images = torch.from_numpy(pixels.reshape(-1, CHANNELS, SIDE, SIDE).copy())
     return images, torch.tensor(labels, dtype=torch.int64)
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that builds containers, strings, numbers and NumPy arrays, and nothing else.
+    """An unpickler that builds only containers, strings, numbers and NumPy arrays.
 
-    The published files were written by Python 2, so their strings are read as Latin-1.
+    Python 2 wrote the published files, so their strings are read as Latin-1.
     """
 
     def __init__(self, file: Any) -> None:
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few callables that NumPy's arrays are pickled with, from a table.
+        """Return one of the callables with which NumPy pickles arrays.
 
         Raises:
-            pickle.UnpicklingError: for any other name.
+            pickle.UnpicklingError: if the name is any other.
         """
         import numpy as np
 
-        # How an array is rebuilt, asked of NumPy itself: the function's home is private to it.
+        # The function that rebuilds an array is in a private module of NumPy.
         rebuild = np.empty(0, np.uint8).__reduce__()[0]
-        admitted = {
+        allowed = {
             # NumPy's inner package was called `core` before NumPy 2.
             "numpy.core.multiarray._reconstruct": rebuild,
             "numpy._core.multiarray._reconstruct": rebuild,
             "numpy.ndarray": np.ndarray,
             "numpy.dtype": np.dtype,
-            # Python 3 writes bytes so, where a file is to be readable by Python 2.
+            # How Python 3 pickles bytes for Python 2.
             "_codecs.encode": _latin1_bytes,
         }
-        if f"{module}.{name}" not in admitted:
+        if f"{module}.{name}" not in allowed:
             raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, and only arrays are admitted"
+                f"it refers to {module}.{name}, but only arrays are allowed"
             )
-        return admitted[f"{module}.{name}"]
+        return allowed[f"{module}.{name}"]
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding}")
+        raise pickle.UnpicklingError(f"it refers to the encoding {encoding}")
     return text.encode("latin-1")
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real images that ship with the package."""
+"""Handwritten digits: 1,797 real images that are part of scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Digits:
-    """8×8 images with 17 grey levels, enlarged by pixel repetition so that nothing is invented.
+    """8×8 images with 17 grey levels, enlarged by repeating pixels.
 
-    The package has no official split: a fifth of each class, drawn with a fixed seed, is the test
-    set (360 images).
+    There is no official split. A fifth of each class (360 images in total), drawn with a fixed
+    seed, is the test split.
     """
 
     title: str = "Digits"
@@ -29,7 +29,7 @@ class Digits:
     reconstruction_loss: ReconstructionLoss = "bce"
 
     def load(self, root: Path, *, image_size: int) -> ImageData:
-        """Read the digits from scikit-learn; ``root`` is not used.
+        """Read the digits from scikit-learn; ``root`` is ignored.
 
         Raises:
             ValueError: if ``image_size`` is not a multiple of 8.
@@ -62,7 +62,7 @@ class Digits:
         )
 
     def fetch(self, root: Path, progress: Progress) -> None:
-        """Nothing to do: scikit-learn has the images."""
+        """Do nothing: the images are part of scikit-learn."""
 
 
 DIGITS = Digits()

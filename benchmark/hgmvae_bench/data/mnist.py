@@ -38,13 +38,12 @@ SHAPES: dict[str, tuple[int, ...]] = {
 class MnistLike:
     """A dataset of the MNIST family: 60,000 training and 10,000 test images of 28×28, 10 classes.
 
-    The files hold plain arrays, which are read whole: there is nothing to decode, so nothing is
-    cached.
+    The files contain arrays, so that nothing is decoded or cached.
 
     Attributes:
-        torchvision_class: the class of ``torchvision.datasets`` that knows its addresses,
-            checksums and class names, and names its folder.
-        source: where it comes from.
+        torchvision_class: class of ``torchvision.datasets`` with the addresses, checksums and class
+            names; also the name of the folder.
+        source: origin of the dataset.
     """
 
     title: str
@@ -59,8 +58,8 @@ class MnistLike:
         """Read ``root/<torchvision_class>/raw/*-ubyte``, the official split.
 
         Raises:
-            hgmvae_bench.data.DataError: if a file is absent, truncated or of another shape.
-            ValueError: if ``image_size`` cannot be reached by even zero-padding.
+            hgmvae_bench.data.DataError: if a file is missing, truncated or of another shape.
+            ValueError: if images of 28×28 cannot be padded evenly to ``image_size``.
         """
         from torchvision import datasets
 
@@ -68,8 +67,8 @@ class MnistLike:
             train_images, train_labels, test_images, test_labels = (
                 read_idx(self._folder(root) / name, shape) for name, shape in SHAPES.items()
             )
-        except DataFileError as fault:
-            raise data_error(self.title, fault.file, self.source, root) from fault
+        except DataFileError as error:
+            raise data_error(self.title, error.file, self.source, root) from error
         return ImageData(
             train_images=pad_to(train_images[:, None], image_size),
             train_labels=train_labels.long(),
@@ -79,7 +78,7 @@ class MnistLike:
         )
 
     def fetch(self, root: Path, progress: Progress) -> None:
-        """Download what is missing from torchvision's mirrors and unpack it.
+        """Download missing files from torchvision's mirrors and unpack them.
 
         Raises:
             hgmvae_bench.data.DataError: if that fails.
@@ -109,7 +108,7 @@ class MnistLike:
                 zipped.unlink()
 
     def check(self, root: Path, progress: Progress) -> DatasetReport:
-        """Look at all four files: their lengths, shapes and labels."""
+        """Check length, shape and labels of all four files."""
         files = tuple(_state(self._folder(root) / name, shape) for name, shape in SHAPES.items())
         return DatasetReport(self.title, files, self.source.advice(root))
 
@@ -118,10 +117,10 @@ class MnistLike:
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """The uint8 tensor of an IDX file.
+    """Return the uint8 tensor of an IDX file.
 
     Raises:
-        DataFileError: if the file is absent, truncated or of another shape, or has unknown labels.
+        DataFileError: if the file is missing, truncated or of another shape, or has unknown labels.
     """
     import torch
     from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
@@ -134,11 +133,11 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise DataFileError(path, "damaged", found)
     try:
         tensor: Tensor = read_sn3_pascalvincent_tensor(str(path))
-    # A damaged header makes torchvision's reader trip in many ways, KeyError among them.
+    # A damaged header raises various errors in torchvision's reader, KeyError among them.
     except Exception as error:
         raise DataFileError(path, "damaged", f"damaged header ({error_reason(error)})") from error
     if tensor.dtype != torch.uint8 or tensor.shape != shape:
-        found = f"holds {tensor.dtype} {tuple(tensor.shape)}, expected torch.uint8 {shape}"
+        found = f"has {tensor.dtype} {tuple(tensor.shape)}, expected torch.uint8 {shape}"
         raise DataFileError(path, "damaged", found)
     if tensor.ndim == 1 and tensor.max() >= N_CLASSES:
         raise DataFileError(path, "damaged", f"damaged: it has a label {int(tensor.max())}")
@@ -148,8 +147,8 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 def _state(path: Path, shape: tuple[int, ...]) -> FileStatus:
     try:
         read_idx(path, shape)
-    except DataFileError as fault:
-        return fault.file
+    except DataFileError as error:
+        return error.file
     return FileStatus(path, "complete", f"{' × '.join(f'{n:,}' for n in shape)} bytes")
 
 

@@ -1,4 +1,4 @@
-"""Conversions of image tensors: value ranges and padding."""
+"""Value ranges and padding of image tensors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W) to float32 in [0, 1]."""
+    """Convert uint8 images (B, C, H, W) to float32 in [0, 1]."""
     return images.float().div_(255)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] to uint8, rounded as an image file would store them."""
+    """Convert images (B, C, H, W) in [0, 1] to uint8, rounding to the nearest level."""
     return images.clamp(0, 1).mul(255).round_().byte()
 
 
@@ -22,7 +22,7 @@ def pad_to(images: Tensor, size: int) -> Tensor:
     """Zero-pad images (N, C, H, W) evenly to (N, C, ``size``, ``size``).
 
     Raises:
-        ValueError: if the images are larger, or cannot be centred.
+        ValueError: if the images are larger, or an odd number of pixels is missing.
     """
     from torch.nn.functional import pad
 

@@ -1,4 +1,4 @@
-"""A dataset for choosing between models: ``validation:NAME``, held-out images as its test split."""
+"""``validation:NAME``: a dataset with held-out images as its test split, for model selection."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hgmvae_bench.plugins.protocols import ReconstructionLoss
 class Validation:
     """Another dataset without its test images (`ImageData.with_validation_as_test`).
 
-    Its files are those of the other dataset, so that fetching and checking mean them.
+    Fetching and checking apply to the files of the other dataset.
 
     Attributes:
-        name: the other dataset's registered name, with its argument if it takes one.
-        image_size, channels, reconstruction_loss: the other dataset's.
+        name: registered name of the other dataset, with its argument if it has one.
+        image_size, channels, reconstruction_loss: those of the other dataset.
     """
 
     title: str = "Validation split"
@@ -29,11 +29,11 @@ class Validation:
     reconstruction_loss: ReconstructionLoss = "bce"
 
     def with_argument(self, argument: str) -> Validation:
-        """The validation split of the dataset called ``argument``.
+        """Return the validation split of the dataset called ``argument``.
 
         Raises:
             UnknownNameError: if there is no such dataset.
-            ValueError: if no name is given, or it is of a validation split itself.
+            ValueError: if the name is empty, or that of a validation split.
         """
         if not argument:
             raise ValueError("validation: needs a dataset's name, as in validation:mnist")
@@ -51,24 +51,24 @@ class Validation:
         )
 
     def load(self, root: Path, *, image_size: int) -> ImageData:
-        """Read the other dataset and put its held-out images where the test images stood.
+        """Read the other dataset and replace its test images by held-out images.
 
         Raises:
-            DataError: if the other dataset is absent or damaged, or none is named.
+            DataError: if the other dataset is missing or damaged, or none is named.
         """
         dataset = catalogue.resolve_dataset(self._other())
         return dataset.load(root, image_size=image_size).with_validation_as_test()
 
     def fetch(self, root: Path, progress: Progress) -> None:
-        """Bring what is missing of the other dataset below ``root``.
+        """Download missing files of the other dataset into ``root``.
 
         Raises:
-            DataError: if that fails; the message says what to do by hand.
+            DataError: if that fails; the message says how to get the files by hand.
         """
         catalogue.fetch(self._other(), root, progress)
 
     def check(self, root: Path, progress: Progress) -> DatasetReport:
-        """Look at the other dataset's files.
+        """Check the files of the other dataset.
 
         Raises:
             DataError: if no dataset is named.

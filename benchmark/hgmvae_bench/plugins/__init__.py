@@ -1,4 +1,4 @@
-"""The contract of plug-ins and the registries that find them."""
+"""Protocols of plug-ins, and the registries that find them."""
 
 from hgmvae_bench.plugins.image_data import Codes, ImageData, Labels
 from hgmvae_bench.plugins.protocols import (

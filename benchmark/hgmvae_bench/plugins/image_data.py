@@ -1,4 +1,4 @@
-"""Images and labels of one dataset, as dataset plug-ins return them and metrics receive them."""
+"""Images and labels of a dataset, which dataset plug-ins return and metrics receive."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Labels: TypeAlias = "npt.NDArray[np.int64]"
 """Classes or clusters (N,) of N images."""
 
 VALIDATION_SEED = 0
-"""Seed that draws the validation images of a dataset without a validation split."""
+"""Seed of the validation images of a dataset without a validation split."""
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """One dataset in memory, split into training and test images.
+    """A dataset in memory, split into training and test images.
 
     Attributes:
         train_images: uint8 (N, C, H, W).
@@ -32,12 +32,12 @@ class ImageData:
         test_images: uint8 (M, C, H, W).
         test_labels: int64 (M,), or None.
         class_names: names in the order of the labels; empty without classes.
-        validation_images: uint8 (V, C, H, W), or None for a dataset without a validation split of
-            its own. Nothing but `with_validation_as_test` looks at them.
+        validation_images: uint8 (V, C, H, W), or None for a dataset without its own validation
+            split. Only `with_validation_as_test` uses them.
         validation_labels: int64 (V,), or None.
 
     Raises:
-        ValueError: if shapes or types are not as above.
+        ValueError: if a shape or type differs from the above.
     """
 
     train_images: Tensor
@@ -82,9 +82,9 @@ class ImageData:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of every image and label: part of the key of each run on this data.
+        """SHA-256 (hex) of every image and label, which is part of the run keys.
 
-        Data from the cache comes with its digest, so that opening it reads no images.
+        The cache of decoded images stores the digest, so that opening it reads no images.
         """
         sha = hashlib.sha256()
         for tensor in (
@@ -101,7 +101,7 @@ class ImageData:
         return sha.hexdigest()
 
     def first_train_images(self, count: int | None) -> ImageData:
-        """The same data with only the first ``count`` training images (all if None).
+        """Return the data with only the first ``count`` training images (None: all).
 
         Raises:
             ValueError: if there are fewer.
@@ -120,27 +120,25 @@ class ImageData:
         )
 
     def with_validation_as_test(self, count: int | None = None) -> ImageData:
-        """Data for choosing between models: held-out images stand where the test images stood.
+        """Return the data with held-out images in place of the test images, for model selection.
 
-        The true test images are gone from the result, so that no choice made on it has seen them.
-        A dataset with a validation split of its own gives that one (its first ``count`` images);
-        its training images stay as they are. Otherwise ``count`` of the training images are held
-        out, drawn with a fixed seed and, where there are classes, in the classes' proportions;
-        the rest keep their order. The same ``count`` always gives the same images, whatever the
-        run's seed.
+        The result does not contain the test images. If the dataset has a validation split, its
+        first ``count`` images are used and the training images stay the same. Otherwise ``count``
+        training images are held out, drawn with a fixed seed and stratified by class; the others
+        keep their order. The images depend on ``count`` only, not on a run's seed.
 
         Args:
-            count: how many images. None is the whole validation split, or a tenth of the
-                training images where there is none.
+            count: number of images. None: the whole validation split, or a tenth of the training
+                images if there is none.
 
         Raises:
-            ValueError: if there are not that many images, or fewer than classes.
+            ValueError: if there are fewer images, or more classes than ``count``.
         """
         if self.validation_images is not None:
             held_out, labels = self.validation_images, self.validation_labels
             if count is not None and not 0 < count <= len(held_out):
                 raise ValueError(
-                    f"{count} validation images are asked for, but the dataset's validation split "
+                    f"{count} validation images were requested, but the dataset's validation split "
                     f"has {len(held_out)}"
                 )
             return replace(
@@ -158,8 +156,8 @@ class ImageData:
         count = n_images // 10 if count is None else count
         if not 0 < count < n_images:
             raise ValueError(
-                f"{count} validation images are asked for, but there are {n_images} training "
-                "images to take them from, and some must stay"
+                f"{count} validation images were requested, but they are taken from {n_images} "
+                "training images, of which some must remain"
             )
         kept, taken = train_test_split(
             torch.arange(n_images).numpy(),

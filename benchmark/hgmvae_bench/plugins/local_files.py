@@ -1,12 +1,12 @@
-"""Plug-ins that are used without being installed: a file or a module, named with ``--plugin``.
+"""Plug-ins in a file or module that is not installed, named with ``--plugin``.
 
-Such a module offers what it has as mappings from a name to a plug-in, called ``MODELS``,
-``DATASETS`` and ``METRICS``::
+The file or module defines mappings from names to plug-ins, called ``MODELS``, ``DATASETS`` and
+``METRICS``::
 
     MODELS = {"free-bits": FreeBits()}
 
-The code of a file is read once and travels with the grid to every worker, so that a file edited
-while a grid runs changes nothing, and workers on other machines need no copy of it.
+A file is read once, and its code is sent to every worker. Editing it while a grid runs has no
+effect, and workers on other machines need no copy.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from typing import Any
 
 from hgmvae_bench.utils.errors import UserError
 
-ATTRIBUTES = {
+GROUP_ATTRIBUTES = {
     "hgmvae_bench.models": "MODELS",
     "hgmvae_bench.datasets": "DATASETS",
     "hgmvae_bench.metrics": "METRICS",
 }
-"""What a module calls its mapping for each entry point group."""
+"""Name of the mapping that a module defines for each entry point group."""
 
 
 class LocalPluginError(UserError, RuntimeError):
-    """A ``--plugin`` that cannot be used; the message names it and says what is expected."""
+    """A ``--plugin`` that cannot be used; the message names it and what was expected."""
 
 
 @dataclass(frozen=True)
 class LocalPlugin:
-    """A module of plug-ins that is used without being installed.
+    """A file or module of plug-ins that is not installed.
 
     Attributes:
-        name: the file or the module, as the user named it.
-        code: what stands in the file; None for a module that Python itself finds.
+        name: the file or module as the user named it.
+        code: content of the file; None for a module on Python's path.
     """
 
     name: str
@@ -51,7 +51,7 @@ class LocalPlugin:
 
     @classmethod
     def find(cls, name: str) -> LocalPlugin:
-        """The plugin called ``name``: a file if that ends in ``.py``, else a module.
+        """Read the file ``name`` if it ends in ``.py``; otherwise refer to a module.
 
         Raises:
             LocalPluginError: if the file cannot be read.
@@ -65,14 +65,14 @@ class LocalPlugin:
 
     @property
     def digest(self) -> str | None:
-        """SHA-256 of the code; None for a module."""
+        """SHA-256 (hex) of the code; None for a module."""
         return hashlib.sha256(self.code.encode()).hexdigest() if self.code is not None else None
 
     def plugins(self) -> Mapping[str, Mapping[str, Any]]:
-        """Its plug-ins by entry point group and name.
+        """Import the code; return its plug-ins by entry point group and name.
 
         Raises:
-            LocalPluginError: if it cannot be imported, or offers no plug-ins.
+            LocalPluginError: if it cannot be imported or defines no plug-ins.
         """
         return _plugins(self)
 
@@ -81,16 +81,16 @@ _ACTIVE: ContextVar[tuple[LocalPlugin, ...]] = ContextVar("active_plugins", defa
 
 
 def active_plugins() -> tuple[LocalPlugin, ...]:
-    """The plugins that names are looked up in, beside what is installed."""
+    """Return the files and modules that the registries search besides installed packages."""
     return _ACTIVE.get()
 
 
 @contextmanager
 def using_plugins(plugins: Iterable[LocalPlugin]) -> Iterator[None]:
-    """Look names up in these plugins too, until the block ends.
+    """Activate files and modules of plug-ins until the block ends.
 
     Raises:
-        LocalPluginError: if one cannot be imported, or offers no plug-ins.
+        LocalPluginError: if one cannot be imported or defines no plug-ins.
     """
     token = activate_plugins(plugins)
     try:
@@ -100,18 +100,18 @@ def using_plugins(plugins: Iterable[LocalPlugin]) -> Iterator[None]:
 
 
 def activate_plugins(plugins: Iterable[LocalPlugin]) -> Token[tuple[LocalPlugin, ...]]:
-    """Look names up in these plugins too, from now on, as a worker process does.
+    """Activate files and modules of plug-ins for the rest of the process, as workers do.
 
     Raises:
-        LocalPluginError: if one cannot be imported, or offers no plug-ins.
+        LocalPluginError: if one cannot be imported or defines no plug-ins.
     """
-    used = tuple(dict.fromkeys((*active_plugins(), *plugins)))
-    for plugin in used:
+    active = tuple(dict.fromkeys((*active_plugins(), *plugins)))
+    for plugin in active:
         plugin.plugins()
-    return _ACTIVE.set(used)
+    return _ACTIVE.set(active)
 
 
-# Importing the same code twice would make two classes of one.
+# Cached, because importing the same code twice would create each class twice.
 @functools.cache
 def _plugins(plugin: LocalPlugin) -> Mapping[str, Mapping[str, Any]]:
     try:
@@ -124,17 +124,17 @@ def _plugins(plugin: LocalPlugin) -> Mapping[str, Mapping[str, Any]]:
             f"the plug-in {plugin.name} cannot be loaded: {type(error).__name__}: {error}{hint}"
         ) from error
     plugins = {}
-    for group, attribute in ATTRIBUTES.items():
-        offered = getattr(module, attribute, {})
-        if not isinstance(offered, Mapping) or not all(isinstance(name, str) for name in offered):
+    for group, attribute in GROUP_ATTRIBUTES.items():
+        mapping = getattr(module, attribute, {})
+        if not isinstance(mapping, Mapping) or not all(isinstance(name, str) for name in mapping):
             raise LocalPluginError(
-                f"the plug-in {plugin.name}: {attribute} has to map names to plug-ins, "
-                f"got {type(offered).__name__}"
+                f"the plug-in {plugin.name}: {attribute} must map names to plug-ins, "
+                f"got {type(mapping).__name__}"
             )
-        plugins[group] = dict(offered)
+        plugins[group] = dict(mapping)
     if not any(plugins.values()):
         raise LocalPluginError(
-            f"the plug-in {plugin.name} offers nothing: it has to define MODELS, DATASETS or "
+            f"the plug-in {plugin.name} defines no plug-ins: it must define MODELS, DATASETS or "
             'METRICS, such as MODELS = {"name": plugin}'
         )
     return plugins
@@ -146,7 +146,7 @@ def _import(plugin: LocalPlugin) -> ModuleType:
     name = f"hgmvae_bench_plugin_{Path(plugin.name).stem}_{plugin.digest}"
     module = ModuleType(name)
     module.__file__ = plugin.name
-    # Dataclasses, among others, look up the module of a class that is being made.
+    # dataclasses looks up the module of a class while it is created.
     sys.modules[module.__name__] = module
     try:
         exec(compile(plugin.code, plugin.name, "exec"), vars(module))  # noqa: S102

@@ -1,7 +1,7 @@
-"""What a plug-in is: what models, datasets and metrics have to offer.
+"""Protocols of models, datasets and metrics.
 
-`registry` finds them by name. Plug-in objects keep heavy imports (torch, pythae)
-inside their methods, so that names and titles are listed at once.
+`registry` finds plug-ins by name. They import heavy libraries (torch, pythae) inside their methods,
+so that listing names and titles is fast.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class UnknownNameError(UserError, LookupError):
 
 
 class PluginError(UserError, RuntimeError):
-    """A plug-in that is registered but cannot be used; the message names it and its owner."""
+    """A registered plug-in that cannot be used; the message names it and its owner."""
 
 
 class BenchmarkModel(Protocol):
@@ -174,10 +174,10 @@ class HasComponents(Protocol):
 
 
 class NetworkBuilder(Protocol):
-    """The shared network's parts, which a model asks for when it is built.
+    """Builder of the encoders and decoders that all models of a grid share.
 
-    Every call returns a part with freshly initialised parameters. The network is the same for
-    every model of a grid; its `training.network.encoders.Network` implements this protocol.
+    Every call returns a module with freshly initialised parameters.
+    `hgmvae_bench.training.network.encoders.Network` implements this protocol.
     """
 
     def feature_encoder(self) -> BaseEncoder:
@@ -194,14 +194,14 @@ class NetworkBuilder(Protocol):
 
 
 class ModelPlugin(Protocol):
-    """An entry of ``hgmvae_bench.models``.
+    """A plug-in of the entry point group ``hgmvae_bench.models``.
 
     Attributes:
-        title: the name in tables and figures.
-        reference: who published the model.
-        settings: every setting that a grid may change, with its default. All of them enter the
-            run key, so that a changed default is a different run (see `HasAddedSettings` for an
-            exception).
+        title: name in tables and figures.
+        reference: publication of the model.
+        settings: every setting that a grid may change, with its default. All of them are part of
+            the run key, so that a changed default gives a different run (see `HasAddedSettings`
+            for an exception).
     """
 
     title: str
@@ -220,20 +220,20 @@ class ModelPlugin(Protocol):
         """Build the model with freshly initialised parameters.
 
         Raises:
-            ValueError: if a setting has a value that the model cannot take.
+            ValueError: if the value of a setting is invalid.
         """
 
 
 @runtime_checkable
 class ParametricModel(Protocol):
-    """A model plug-in that stands for many models: ``pythae:NAME`` is ``pythae`` with NAME."""
+    """A model plug-in that takes an argument: ``pythae:NAME``."""
 
     def with_argument(self, argument: str) -> ModelPlugin:
-        """The model for what stands behind the colon.
+        """Return the model for the text after the colon.
 
         Raises:
-            LookupError: if the argument names something that is not known.
-            ValueError: if it cannot be used otherwise.
+            LookupError: if the argument is an unknown name.
+            ValueError: if the argument is otherwise invalid.
         """
 
 
@@ -252,17 +252,16 @@ class HasAddedSettings(Protocol):
 
 
 class DatasetPlugin(Protocol):
-    """An entry of ``hgmvae_bench.datasets``.
+    """A plug-in of the entry point group ``hgmvae_bench.datasets``.
 
-    It may offer more: to fetch and check its files, or to stand for many datasets with an
-    argument behind a colon. `hgmvae_bench.data.catalogue` has the protocols.
+    Optional protocols for fetching, checking and arguments are in `hgmvae_bench.data.catalogue`.
 
     Attributes:
-        title: the name in tables and figures.
-        reference: who published the data.
-        image_size: side of the square images in pixels, unless a grid asks for another.
+        title: name in tables and figures.
+        reference: publication of the data.
+        image_size: side of the square images in pixels, unless a grid sets another.
         channels: 1 or 3.
-        reconstruction_loss: the term that every model uses on this dataset.
+        reconstruction_loss: reconstruction term of every model on this dataset.
     """
 
     title: str
@@ -275,17 +274,17 @@ class DatasetPlugin(Protocol):
         """Read the dataset below ``root``.
 
         Raises:
-            hgmvae_bench.data.DataError: if it is absent or damaged; the message says what to do.
-            ValueError: if it cannot have that image size.
+            hgmvae_bench.data.DataError: if it is missing or damaged; the message says what to do.
+            ValueError: if the dataset does not support the image size.
         """
 
 
 class Outputs(Protocol):
-    """What a metric receives: the data of a run and everything that its trained model computes.
+    """Input of a metric: the data of a run and the outputs of its trained model.
 
-    Each output is computed on first access and cached, so metrics that share one pay for it once.
-    A metric lists what it uses in `MetricPlugin.needs`. Properties raise `MetricMissingError` if
-    the model or the dataset cannot provide the output, or if it is not finite.
+    Each output is computed on first access and cached for the other metrics of the run.
+    `MetricPlugin.needs` lists the outputs that a metric uses. Properties raise `MetricMissingError`
+    if the model or dataset does not have the output, or if it is not finite.
     """
 
     @property
@@ -302,11 +301,11 @@ class Outputs(Protocol):
 
     @property
     def weights(self) -> Path | None:
-        """Folder to search first for pretrained weights."""
+        """Folder that is searched first for pretrained weights."""
 
     @property
     def cache(self) -> Path | None:
-        """Folder for what is computed once per dataset; None for the user's cache folder."""
+        """Folder for files that are computed once per dataset; None: the user's cache folder."""
 
     @property
     def test_images(self) -> Tensor:
@@ -326,7 +325,7 @@ class Outputs(Protocol):
 
     @property
     def component_probabilities(self) -> Codes:
-        """Probabilities (N, K) with which the test images belong to the model's components."""
+        """Probabilities (N, K) of the model's components given the test images."""
 
     @property
     def reconstructions(self) -> Tensor:
@@ -360,15 +359,15 @@ class Outputs(Protocol):
 
 
 class MetricPlugin(Protocol):
-    """An entry of ``hgmvae_bench.metrics``.
+    """A plug-in of the entry point group ``hgmvae_bench.metrics``.
 
     Attributes:
-        title: the name in tables and figures.
+        title: name in tables and figures.
         direction: whether higher or lower is better.
-        range: the least and the greatest value that it can take.
-        needs: what it takes from `Outputs` beside the test images.
-        reference: who published it, and the library that computes it.
-        cost: ``expensive`` where it takes far longer than the others at 10,000 images.
+        range: minimum and maximum value.
+        needs: outputs of `Outputs` that it uses besides the test images.
+        reference: publication, and the library that computes it.
+        cost: ``expensive`` if it takes far longer than most metrics on 10,000 images.
     """
 
     title: str
@@ -379,31 +378,31 @@ class MetricPlugin(Protocol):
     cost: Literal["cheap", "expensive"]
 
     def compute(self, outputs: Outputs) -> float:
-        """The value for one run.
+        """Return the value for one run.
 
         Raises:
-            MetricMissingError: if it cannot be computed for these outputs; the reason is recorded.
+            MetricMissingError: if it cannot be computed; the message is recorded as the reason.
         """
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """What the value was computed with, beyond the code: split, counts, labels, weights.
+        """Return what the value depends on besides the code: split, counts, labels, weights.
 
         Raises:
-            MetricMissingError: where ``compute`` does.
+            MetricMissingError: if ``compute`` does.
         """
 
 
 @runtime_checkable
 class PreparingMetric(Protocol):
-    """A metric plug-in with something made once per dataset, which has to be the same for all.
+    """A metric that needs files which are computed once per dataset and shared by all runs.
 
-    Where runs are scored on several machines, the driver has it made and gives it to each of them.
+    If runs are scored on several machines, the driver computes the files and sends them to each.
     """
 
     def prepare(
         self, data: ImageData, dataset: str, cache: Path, device: torch.device
     ) -> list[Path]:
-        """The files below ``cache`` that the metric's values depend on, made if need be."""
+        """Return the files below ``cache`` that the values depend on; compute missing ones."""
 
 
 class WeightsFile(Protocol):
@@ -411,23 +410,23 @@ class WeightsFile(Protocol):
 
     @property
     def filename(self) -> str:
-        """The file's name, wherever it lies."""
+        """Name of the file in any folder."""
 
     @property
     def url(self) -> str:
-        """Where it is published."""
+        """Address of the published file."""
 
     def find(self, folder: Path | None) -> Path | None:
-        """Where it lies: in ``folder``, or where downloads go; None if it is not here."""
+        """Return the path in ``folder`` or the download folder; None if there is no file."""
 
 
 @runtime_checkable
 class WeightedMetric(Protocol):
-    """A metric that needs pretrained weights, which ``hgmvae-bench plan`` looks for."""
+    """A metric that needs pretrained weights; ``hgmvae-bench plan`` reports missing ones."""
 
     def pretrained(self) -> Sequence[WeightsFile]:
-        """The files that it needs."""
+        """Return the files that the metric needs."""
 
 
 class MetricMissingError(Exception):
-    """A metric that cannot be computed here, with the reason; the run goes on without it."""
+    """A metric that cannot be computed, with the reason; the run continues without it."""

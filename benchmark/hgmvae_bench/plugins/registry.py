@@ -1,9 +1,9 @@
-"""The registries that find plug-ins by name.
+"""Registries that find plug-ins by name.
 
-Models, datasets and metrics are looked up among the Python entry points of three groups. The
-suite's own are registered in its ``pyproject.toml`` exactly as a third party's would be. Names are
-listed without importing anything; a plug-in is imported when it is first asked for. What
-`hgmvae_bench.plugins.local_files` has in use is found beside the entry points.
+Models, datasets and metrics are Python entry points of three groups. The suite registers its own in
+``pyproject.toml``, exactly as a third party does. Listing names imports nothing; a plug-in is
+imported when it is first looked up. The registries also search the active files and modules of
+`hgmvae_bench.plugins.local_files`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class RegisteredPlugin:
     """A registered plug-in, which may not have been imported yet.
 
     Attributes:
-        owner: who registers it: a distribution, or a file or module named with ``--plugin``.
-        place: where the owner has it.
-        load: imports it.
+        owner: the distribution, or the file or module named with ``--plugin``.
+        place: the object within the owner, such as ``module:NAME``.
+        load: imports the plug-in.
     """
 
     owner: str
@@ -50,11 +50,11 @@ class Registry(Generic[P]):
     """The plug-ins of one kind, by name.
 
     Attributes:
-        kind: what the plug-ins are, for messages.
-        group: their entry point group.
-        protocol: what each has to have.
-        find: gives the entry points of a group (the installed distributions' by default); asked
-            once, since what is installed does not change under a running program.
+        kind: ``model``, ``dataset`` or ``metric``, for messages.
+        group: entry point group.
+        protocol: the members that each plug-in must have.
+        find: returns the entry points of a group; by default those of installed distributions. The
+            result is cached for the life of the process.
     """
 
     kind: str
@@ -63,38 +63,40 @@ class Registry(Generic[P]):
     find: Callable[..., Any] = entry_points
 
     def entries(self) -> Mapping[str, RegisteredPlugin]:
-        """Entries by name.
+        """Return the registered plug-ins by name.
 
         Raises:
-            PluginError: if two owners register one name.
+            PluginError: if two owners register the same name.
         """
         return _entries(self, local_files.active_plugins())
 
     def names(self) -> list[str]:
-        """The registered names, in the order of registration."""
+        """Return the registered names, in the order of registration."""
         return list(self.entries())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def entry(self, name: str) -> RegisteredPlugin:
-        """The entry called ``name``, without importing it.
+        """Return the registered plug-in called ``name`` without importing it.
 
         Raises:
-            UnknownNameError: if none is registered under that name.
+            UnknownNameError: if the name is not registered.
         """
         entries = self.entries()
         if name not in entries:
-            advice = f" (a {self.kind} of a plug-in: install that, or name its file with --plugin)"
+            advice = (
+                f" (if a plug-in has the {self.kind}: install it, or name its file with --plugin)"
+            )
             raise UnknownNameError(self.kind, name, list(entries), advice)
         return entries[name]
 
     def __getitem__(self, name: str) -> P:
-        """The plug-in called ``name``.
+        """Import and return the plug-in called ``name``.
 
         Raises:
-            UnknownNameError: if none is registered under that name.
-            PluginError: if it cannot be imported, or lacks something.
+            UnknownNameError: if the name is not registered.
+            PluginError: if the plug-in cannot be imported or lacks members of the protocol.
         """
         entry = self.entry(name)
         try:
@@ -104,57 +106,58 @@ class Registry(Generic[P]):
                 f"the {self.kind} '{name}' of {entry.owner} cannot be loaded from "
                 f"{entry.place}: {type(error).__name__}: {error}"
             ) from error
-        if lacking := missing_members(plugin, self.protocol):
+        if missing := missing_members(plugin, self.protocol):
             raise PluginError(
                 f"the {self.kind} '{name}' of {entry.owner}, of type {type(plugin).__name__}, "
-                f"lacks {', '.join(lacking)}; see hgmvae_bench.plugins.{self.protocol.__name__}"
+                f"lacks {', '.join(missing)}; see hgmvae_bench.plugins.{self.protocol.__name__}"
             )
         return plugin
 
 
 @functools.cache
 def _entries(
-    registry: Registry[Any], used: tuple[local_files.LocalPlugin, ...]
+    registry: Registry[Any], active: tuple[local_files.LocalPlugin, ...]
 ) -> Mapping[str, RegisteredPlugin]:
     entries: dict[str, RegisteredPlugin] = {}
-    for name, entry in _found(registry, used):
+    for name, entry in _find(registry, active):
         other = entries.get(name)
-        # An editable install next to a wheel lists the same entry twice: no conflict.
+        # An editable install beside a wheel lists the same entry point twice.
         if other is not None and str(other) != str(entry):
             raise PluginError(
                 f"two owners register the {registry.kind} '{name}': {other} and {entry}; "
-                "do without one of them"
+                "remove one of them"
             )
         entries[name] = entry
     return entries
 
 
-def _found(
-    registry: Registry[Any], used: tuple[local_files.LocalPlugin, ...]
+def _find(
+    registry: Registry[Any], active: tuple[local_files.LocalPlugin, ...]
 ) -> Iterator[tuple[str, RegisteredPlugin]]:
     for point in registry.find(group=registry.group):
         yield point.name, RegisteredPlugin(_distribution(point), point.value, point.load)
-    for local in used:
+    for local in active:
         for name, plugin in local.plugins().get(registry.group, {}).items():
-            place = local_files.ATTRIBUTES[registry.group]
-            yield name, RegisteredPlugin(local.name, place, functools.partial(_same, plugin))
+            place = local_files.GROUP_ATTRIBUTES[registry.group]
+            yield name, RegisteredPlugin(local.name, place, functools.partial(_identity, plugin))
 
 
 def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unnamed distribution"
 
 
-def _same(plugin: P) -> P:
+def _identity(plugin: P) -> P:
     return plugin
 
 
-def missing_members(thing: object, protocol: type) -> list[str]:
-    """Public members of a protocol that ``thing`` lacks.
+def missing_members(plugin: object, protocol: type) -> list[str]:
+    """Return the public members of a protocol that an object lacks.
 
-    Not by isinstance: a protocol looks attributes up statically, and torch keeps modules elsewhere.
+    isinstance does not serve here: it looks attributes up statically, but torch modules provide
+    their submodules through ``__getattr__``.
     """
     members = sorted({*protocol.__annotations__, *vars(protocol)})
-    return [name for name in members if not name.startswith("_") and not hasattr(thing, name)]
+    return [name for name in members if not name.startswith("_") and not hasattr(plugin, name)]
 
 
 MODELS: Registry[ModelPlugin] = Registry("model", "hgmvae_bench.models", ModelPlugin)
@@ -163,13 +166,13 @@ METRICS: Registry[MetricPlugin] = Registry("metric", "hgmvae_bench.metrics", Met
 
 
 def resolve_model(name: str) -> ModelPlugin:
-    """The model called ``name``, which may have an argument: ``vae``, ``pythae:RAE_L2``.
+    """Return the model called ``name``, which may have an argument: ``vae``, ``pythae:RAE_L2``.
 
     Raises:
         UnknownNameError: if no plug-in has that name.
-        LookupError: if its argument names something that is not known.
-        PluginError: if the plug-in cannot be imported, or lacks something.
-        ValueError: if the argument cannot be used, or the plug-in takes none.
+        LookupError: if the argument is an unknown name.
+        PluginError: if the plug-in cannot be imported or lacks members of the protocol.
+        ValueError: if the argument is invalid, or the plug-in takes none.
     """
     registered, colon, argument = name.partition(":")
     plugin = MODELS[registered]

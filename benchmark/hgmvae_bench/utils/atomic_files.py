@@ -1,6 +1,6 @@
-"""Where a results folder's files lie: the few operations that a store needs of a file system.
+"""Atomic file operations of a results folder.
 
-Everything above this seam speaks of paths relative to the folder, with ``/`` between their parts.
+Paths are relative to the folder, with ``/`` between their parts.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from hgmvae_bench.utils.errors import UserError
 
 T = TypeVar("T")
 
-TEMPORARY = ".tmp-"
+TEMPORARY_PREFIX = ".tmp-"
 
-MOST_TRIES = 5
+MAX_ATTEMPTS = 5
 
-# What file systems without hard links answer to an attempt to make one.
+# Errors of file systems without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class OutputError(UserError, OSError):
-    """A file that cannot be written where the user wants it; the message names it."""
+    """A file named by the user that cannot be written; the message names it."""
 
 
 class FileVersion(NamedTuple):
-    """A file of a folder.
+    """Name and version of a file.
 
     Attributes:
-        name: within its folder.
-        version: changes whenever the file does.
+        name: name within its folder.
+        version: text that changes whenever the file does.
     """
 
     name: str
@@ -45,73 +45,79 @@ class FileVersion(NamedTuple):
 
 
 class Files(Protocol):
-    """A folder of files. Every operation raises ``OSError`` where it is refused."""
+    """A folder of files. Every operation raises ``OSError`` if the file system refuses it."""
 
     def scan(self, folder: str) -> Iterator[FileVersion]:
-        """Files of a folder, in no order; none if there is no such folder. Hidden ones are left."""
+        """Iterate over the files of a folder without hidden ones, in no order.
+
+        A folder that does not exist has no files.
+        """
 
     def version(self, path: str) -> str | None:
-        """The version of one file, None if it is not there."""
+        """Return the version of a file, or None if it does not exist."""
 
     def read(self, path: str) -> bytes:
-        """The content of a file."""
+        """Return the content of a file."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file, whole or not at all, in place of what is there."""
+        """Write a file atomically, replacing an existing one."""
 
     def create(self, path: str, content: bytes) -> bool:
-        """Write a new file, whole or not at all; False, and nothing done, if it is there."""
+        """Write a new file atomically; return False if it already exists."""
 
     def move(self, path: str, target: str) -> None:
         """Rename a file."""
 
     def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
 
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """A folder of this machine, or of one that is mounted here.
+    """A local or mounted folder.
 
     Attributes:
-        root: the folder; made when something is first written.
-        owner: enters the names of temporary files, so that what a killed process left can be told
-            from what another is writing.
+        root: the folder, which the first write creates.
+        owner: identifies this process in the names of temporary files. It distinguishes the files
+            that a killed process left from those that another process is writing.
     """
 
     root: Path
     owner: str = ""
 
     def scan(self, folder: str) -> Iterator[FileVersion]:
-        """Files of a folder, in no order; none if there is no such folder. Hidden ones are left."""
+        """Iterate over the files of a folder without hidden ones, in no order.
+
+        A folder that does not exist has no files.
+        """
         with suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    # Gone since it was listed: another process moved it.
+                    # Another process may have moved the file since it was listed.
                     with suppress(FileNotFoundError):
                         yield FileVersion(entry.name, _version(entry.stat()))
 
     def version(self, path: str) -> str | None:
-        """The version of one file, None if it is not there."""
+        """Return the version of a file, or None if it does not exist."""
         try:
             return _version(os.stat(self.root / path))  # noqa: PTH116
         except FileNotFoundError:
             return None
 
     def read(self, path: str) -> bytes:
-        """The content of a file."""
+        """Return the content of a file."""
         with open(f"{self.root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123
             return file.readall()
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file, whole, durably or not at all, in place of what is there."""
+        """Write a file atomically and durably, replacing an existing one."""
         target = self.root / path
-        self._placed(target, content, lambda temporary: temporary.replace(target))
+        self._write_then(target, content, lambda temporary: temporary.replace(target))
 
     def create(self, path: str, content: bytes) -> bool:
-        """Write a new file, whole, durably or not at all; False, and nothing done, if it is there.
+        """Write a new file atomically and durably; return False if it already exists.
 
-        Of two that create one file at one time, one gets True.
+        If two processes create the same file at the same time, exactly one gets True.
         """
         target = self.root / path
 
@@ -128,7 +134,7 @@ class LocalFiles:
                 temporary.replace(target)
             return True
 
-        return self._placed(target, content, link)
+        return self._write_then(target, content, link)
 
     def move(self, path: str, target: str) -> None:
         """Rename a file."""
@@ -136,30 +142,30 @@ class LocalFiles:
         (self.root / path).replace(self.root / target)
 
     def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         (self.root / path).unlink(missing_ok=True)
 
     def temporary_folder(self, parent: str) -> Path:
-        """A new hidden folder to fill and rename."""
+        """Create a hidden folder, to be filled and then renamed."""
         folder = self.root / parent
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{self.owner}-", dir=folder))
+        return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{self.owner}-", dir=folder))
 
     def remove_temporaries(self, folder: str, living: set[str]) -> None:
-        """Remove what killed processes left half-written; what ``living`` owners write stays."""
-        kept = tuple(f"{TEMPORARY}{owner}-" for owner in living if owner)
-        for path in (self.root / folder).glob(f"{TEMPORARY}*"):
+        """Remove temporary files of killed processes; those of ``living`` owners are kept."""
+        kept = tuple(f"{TEMPORARY_PREFIX}{owner}-" for owner in living if owner)
+        for path in (self.root / folder).glob(f"{TEMPORARY_PREFIX}*"):
             if not path.name.startswith(kept):
                 with suppress(OSError):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _placed(self, target: Path, content: bytes, place: Callable[[Path], T]) -> T:
-        """What ``place`` returns, given a file that it is to bring to ``target``.
+    def _write_then(self, target: Path, content: bytes, place: Callable[[Path], T]) -> T:
+        """Write a temporary file beside ``target`` and return the result of ``place`` for it.
 
-        Until a process has given a sign of life, another may take what it writes for the leavings
-        of a dead one and sweep it away: then it is written again.
+        Until this process is known to be alive, another may remove the file as left by a killed
+        process. Then it is written again.
         """
-        for _ in range(MOST_TRIES - 1):
+        for _ in range(MAX_ATTEMPTS - 1):
             with suppress(FileNotFoundError), self._temporary(target, content) as temporary:
                 return place(temporary)
         with self._temporary(target, content) as temporary:
@@ -167,11 +173,11 @@ class LocalFiles:
 
     @contextmanager
     def _temporary(self, target: Path, content: bytes) -> Iterator[Path]:
-        """A file beside ``target`` that holds ``content`` durably, until the block ends."""
+        """Write ``content`` durably to a temporary file beside ``target``; remove it at the end."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{TEMPORARY}{self.owner}-{uuid.uuid4().hex}")
+        temporary = target.with_name(f"{TEMPORARY_PREFIX}{self.owner}-{uuid.uuid4().hex}")
         try:
-            # Not tempfile's mkstemp, which leaves a file that only its owner can read.
+            # Not tempfile.mkstemp, whose files only their owner can read.
             with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
@@ -183,12 +189,12 @@ class LocalFiles:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and durably: temporary file, fsync, rename."""
+    """Write a file atomically and durably: temporary file, fsync, rename."""
     LocalFiles(path.parent).write(path.name, content)
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Write a file that the user has named, whole or not at all.
+    """Write a file named by the user atomically.
 
     Raises:
         OutputError: if it cannot be written.
@@ -200,12 +206,12 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def _version(state: os.stat_result) -> str:
-    # The time of the last change of the inode cannot be set by hand, unlike that of the content.
+    # Unlike mtime, ctime cannot be set by users.
     return f"{state.st_size:x}-{state.st_mtime_ns:x}-{state.st_ctime_ns:x}-{state.st_ino:x}"
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder last; a no-op where folders cannot be opened."""
+    """Flush a folder's entries to disk; a no-op where folders cannot be opened (Windows)."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,10 +1,10 @@
-"""The root of the suite's errors."""
+"""Base classes of the suite's errors."""
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message names the thing and says what to do.
+    """An error that the user can fix; the message says where it is and what to do.
 
-    The command line shows the message without a traceback, behind ``label``, and exits with
+    The command line prints the message after ``label``, without a traceback, and exits with
     ``exit_status``.
     """
 

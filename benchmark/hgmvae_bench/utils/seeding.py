@@ -1,4 +1,4 @@
-"""Seeds derived from identity: what a run is decides every random number in it."""
+"""Random seeds derived from the identity of a run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _CANONICAL = json.JSONEncoder(
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the canonical JSON of ``content``: key order and spacing do not matter.
+    """Return the SHA-256 (hex) of the canonical JSON of ``content``, whatever the order of keys.
 
     Raises:
         ValueError: if a value is not finite.
-        TypeError: if a value is not JSON.
+        TypeError: if JSON cannot represent a value.
     """
     return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()
 
 
 def derive_seed(identity: str, purpose: str) -> int:
-    """A seed in [0, 2³²) for one purpose (``"training"``, ``"k-means"``) of one identity.
+    """Return a seed in [0, 2³²) for one purpose (``"training"``, ``"k-means"``) of one identity.
 
-    Seeds of different purposes are independent, so that one stage drawing more or fewer numbers
-    does not change another. 32 bits is what NumPy's and scikit-learn's seeds hold.
+    Seeds of different purposes are independent: a stage that draws more numbers does not change
+    another. NumPy and scikit-learn accept 32 bits.
     """
     return int.from_bytes(hashlib.sha256(f"{identity}\n{purpose}".encode()).digest()[:4])

@@ -1,4 +1,4 @@
-"""How many threads a process computes with, and work that is spread over them."""
+"""Number of threads of a process, and a parallel map over them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ R = TypeVar("R")
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_threads(number: int) -> None:
-    """Have torch, scikit-learn and BLAS compute with so many threads in this process."""
-    # They bring pools of their own, and what is loaded later would begin with all cores.
+    """Set the number of threads of torch, scikit-learn and BLAS in this process."""
+    # Import them first: libraries with their own pools start with all cores when they are loaded.
     import sklearn.cluster
     import sklearn.svm  # noqa: F401
 
@@ -30,13 +30,13 @@ def limit_threads(number: int) -> None:
 
 
 def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Results of ``function`` for every item, in order, on as many threads as torch may use.
+    """Return ``function(item)`` for every item, in order, computed on torch's number of threads.
 
-    Threads that never wait for each other lose little where cores are shared with other work, and
-    what they compute does not depend on their number.
+    Each call uses one torch thread, so that results do not depend on the number of threads. Calls
+    do not wait for each other, which costs little on cores that are shared with other processes.
     """
     n_threads = torch.get_num_threads()
-    # Threads start with the number that is set when they first use torch.
+    # A new thread takes torch's number of threads at its first use of torch.
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(n_threads) as pool:

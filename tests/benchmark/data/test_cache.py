@@ -176,7 +176,7 @@ def test_check_finds_a_forged_entry(pictures: Path, root: Path) -> None:
     load(root, image_size=64)
     report = check("folder:pictures", root)
     assert report.complete
-    assert report.files[0].detail == "all 6 images were decoded, and the copy is intact"
+    assert report.files[0].detail == "all 6 images were decoded, and the cache is intact"
     [entry] = entries(root)
     array = entry / "train_images.npy"
     status = array.stat()

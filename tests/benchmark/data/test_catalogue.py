@@ -56,7 +56,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plug_in_without_fetch_and_check(bare: None, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Theirs: its plug-in cannot fetch it.* .Somebody 2020"):
+    with pytest.raises(DataError, match=r"Theirs: its plug-in cannot download it.* .Somebody 2020"):
         fetch("theirs", tmp_path)
     assert check("theirs", tmp_path).files[0].detail == "1,797 images load"
     assert not check("theirs", tmp_path / "empty").complete

@@ -116,7 +116,7 @@ class Harmful:
 def test_a_pickle_that_runs_code_is_refused(cifar10: Path, root: Path, protocol: int) -> None:
     content = {"data": Harmful(root / "harm"), "labels": []}
     (cifar10 / "data_batch_3").write_bytes(pickle.dumps(content, protocol=protocol))
-    with pytest.raises(DataError, match=r"asks for (posix|nt)\.mkdir, and only arrays") as caught:
+    with pytest.raises(DataError, match=r"refers to (posix|nt)\.mkdir, but only arrays") as caught:
         CIFAR10.load(root, image_size=32)
     assert str(cifar10 / "data_batch_3") in str(caught.value)
     assert not (root / "harm").exists()
@@ -127,7 +127,7 @@ def test_a_pickle_that_runs_code_is_refused(cifar10: Path, root: Path, protocol:
 )
 def test_only_what_arrays_need_is_admitted(cifar10: Path, root: Path, name: bytes) -> None:
     (cifar10 / "test_batch").write_bytes(b"\x80\x02" + name + b".")
-    with pytest.raises(DataError, match="only arrays are admitted"):
+    with pytest.raises(DataError, match="only arrays are allowed"):
         CIFAR10.load(root, image_size=32)
 
 
@@ -143,8 +143,8 @@ PIXELS, LABELS = batch(0)
         (pickle.dumps([1, 2]), "no mapping with 'data' and 'labels'"),
         (pickle.dumps({"data": "pixels", "labels": []}), "not a uint8 array"),
         (python2_pickle(PIXELS[:, :-3], LABELS), "not a uint8 array"),
-        (python2_pickle(PIXELS, LABELS[:-1]), "not 4 whole numbers below 10"),
-        (python2_pickle(PIXELS, [*LABELS[:-1], 10]), "not 4 whole numbers below 10"),
+        (python2_pickle(PIXELS, LABELS[:-1]), "not 4 integers below 10"),
+        (python2_pickle(PIXELS, [*LABELS[:-1], 10]), "not 4 integers below 10"),
     ],
 )
 def test_a_damaged_file_is_named(cifar10: Path, root: Path, content: bytes, fault: str) -> None:

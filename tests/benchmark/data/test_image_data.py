@@ -123,7 +123,7 @@ def test_a_validation_split_of_its_own_is_taken() -> None:
 
 @pytest.mark.parametrize("count", [0, 6, 7])
 def test_some_images_must_stay_for_training(count: int) -> None:
-    with pytest.raises(ValueError, match="there are 6 training images"):
+    with pytest.raises(ValueError, match="taken from 6 training images"):
         numbered(6).with_validation_as_test(count)
 
 

@@ -109,7 +109,7 @@ def test_a_missing_file_is_named(fake: Path, root: Path, name: str) -> None:
         ("train-labels-idx1-ubyte", b"", "0 bytes, expected 60,008"),
         ("t10k-labels-idx1-ubyte", b"\xff" * 10_008, "damaged header"),
         ("t10k-labels-idx1-ubyte", idx((10_000,), fill=10), "a label 10"),
-        ("t10k-images-idx3-ubyte", idx((10_000, 14, 56)), r"holds torch.uint8 \(10000, 14, 56\)"),
+        ("t10k-images-idx3-ubyte", idx((10_000, 14, 56)), r"has torch.uint8 \(10000, 14, 56\)"),
     ],
 )
 def test_a_damaged_file_is_named(

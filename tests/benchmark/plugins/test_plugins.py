@@ -29,7 +29,7 @@ DOCS = TESTS.parent / "docs/how-to"
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 
 
-class Entry(EntryPoint):
+class FakeEntryPoint(EntryPoint):
     """An entry point of a distribution that is not installed."""
 
     def __new__(cls, name, value, owner):
@@ -57,35 +57,40 @@ def cli(*arguments, cwd, path=()):
 
 
 def test_a_duplicate_name_names_both_owners():
-    models = registry(Entry("vae", "ours:VAE", "ours"), Entry("vae", "theirs:VAE", "theirs"))
+    models = registry(
+        FakeEntryPoint("vae", "ours:VAE", "ours"),
+        FakeEntryPoint("vae", "theirs:VAE", "theirs"),
+    )
     with pytest.raises(PluginError, match=r"'vae': ours \(ours:VAE\) and theirs \(theirs:VAE\)"):
         models.names()
 
 
-def test_the_same_entry_seen_twice_is_no_duplicate():
-    assert registry(Entry("vae", "a:V", "a"), Entry("vae", "a:V", "a")).names() == ["vae"]
+def test_an_entry_point_listed_twice_is_no_duplicate():
+    assert registry(
+        FakeEntryPoint("vae", "a:V", "a"), FakeEntryPoint("vae", "a:V", "a")
+    ).names() == ["vae"]
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_an_unknown_name_raises_with_the_nearest_name():
     with pytest.raises(UnknownNameError, match=r"unknown model 'betavae'; did you mean beta-vae"):
         MODELS["betavae"]
 
 
 def test_a_plugin_that_cannot_be_imported_names_its_owner():
-    models = registry(Entry("broken", "no_such_module:MODEL", "theirs"))
+    models = registry(FakeEntryPoint("broken", "no_such_module:MODEL", "theirs"))
     with pytest.raises(PluginError, match=r"'broken' of theirs .* No module named"):
         models["broken"]
 
 
-def test_a_plugin_that_lacks_something_is_refused_with_what_it_lacks():
-    models = registry(Entry("odd", "math:pi", "theirs"))
+def test_a_plugin_without_required_members_is_refused():
+    models = registry(FakeEntryPoint("odd", "math:pi", "theirs"))
     with pytest.raises(
         PluginError, match="theirs, of type float, lacks build, reference, settings, "
     ):
         models["odd"]
 
 
-def test_a_file_is_found_only_while_it_is_used(mean_plugin, tmp_path):
+def test_plugins_of_a_file_are_found_only_while_it_is_active(mean_plugin, tmp_path):
     file = tmp_path / "mean.py"
     file.write_text(mean_plugin)
     with using_plugins([LocalPlugin.find(str(file))]):
@@ -95,7 +100,7 @@ def test_a_file_is_found_only_while_it_is_used(mean_plugin, tmp_path):
     assert active_plugins() == ()
 
 
-def test_a_file_that_is_edited_is_another_plugin(mean_plugin, tmp_path):
+def test_an_edited_file_is_imported_again(mean_plugin, tmp_path):
     file = tmp_path / "mean.py"
     for title in ("Mean", "Average"):
         file.write_text(mean_plugin.replace('"Mean"', f'"{title}"'))
@@ -103,32 +108,32 @@ def test_a_file_that_is_edited_is_another_plugin(mean_plugin, tmp_path):
             assert METRICS["mean-code"].title == title
 
 
-def test_a_name_that_is_taken_names_the_file_and_the_package(mean_plugin, tmp_path):
+def test_a_duplicate_name_in_a_file_names_the_file_and_the_package(mean_plugin, tmp_path):
     file = tmp_path / "mean.py"
     file.write_text(mean_plugin.replace("mean-code", "sc"))
-    extension = LocalPlugin.find(str(file))
+    plugin = LocalPlugin.find(str(file))
     message = rf"two owners register the metric 'sc': hgmvae-bench \(.*:SC\) and {file} \(METRICS\)"
-    with using_plugins([extension]), pytest.raises(PluginError, match=message):
+    with using_plugins([plugin]), pytest.raises(PluginError, match=message):
         METRICS["sc"]
 
 
-def test_a_file_named_twice_is_no_duplicate(mean_plugin, tmp_path):
-    extension = LocalPlugin(str(tmp_path / "mean.py"), mean_plugin)
-    with using_plugins([extension, extension]):
+def test_a_file_activated_twice_is_no_duplicate(mean_plugin, tmp_path):
+    plugin = LocalPlugin(str(tmp_path / "mean.py"), mean_plugin)
+    with using_plugins([plugin, plugin]):
         assert METRICS.names().count("mean-code") == 1
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("x = 1", "offers nothing: it has to define MODELS, DATASETS or METRICS"),
-        ("METRICS = [1]", "METRICS has to map names to plug-ins, got list"),
+        ("x = 1", "must define MODELS, DATASETS or METRICS"),
+        ("METRICS = [1]", "METRICS must map names to plug-ins, got list"),
         ("import no_such_module", "No module named 'no_such_module'$"),
         ("1 / 0", "ZeroDivisionError"),
         ("a b", "SyntaxError"),
     ],
 )
-def test_a_file_that_cannot_serve_is_refused_by_name(tmp_path, code, message):
+def test_an_invalid_file_is_refused_with_its_name(tmp_path, code, message):
     file = tmp_path / "bad.py"
     file.write_text(code)
     with (
@@ -158,7 +163,7 @@ def grid_with(tiny_text, **names):
 
 @pytest.fixture(scope="module")
 def docs_code():
-    """The examples on the page on plug-ins: a model, a dataset and a metric."""
+    """Examples of the page on plug-ins: a model, a dataset and a metric."""
     return re.findall(r"```python\n(.*?)```", (DOCS / "plugins.md").read_text(), re.DOTALL)
 
 
@@ -172,7 +177,7 @@ def test_the_model_of_the_docs_has_twenty_lines(docs_model):
     assert len(lines) <= 20
 
 
-def test_the_model_of_the_docs_runs_in_a_grid_and_is_missed_without_its_file(
+def test_the_model_of_the_docs_runs_and_is_unknown_without_its_file(
     docs_model, tiny_text, tmp_path
 ):
     (tmp_path / "free_bits.py").write_text(docs_model)
@@ -216,7 +221,7 @@ def test_the_dataset_and_the_metric_of_the_docs_run_in_a_grid(docs_code, tiny_te
     assert length.fingerprint == {"split": "test", "n_images": 64}
 
 
-def test_the_docs_name_all_that_a_metric_is_offered():
+def test_the_docs_list_every_output_of_a_run():
     table = (DOCS / "plugins.md").read_text().split("| attribute |")[1].split("\n\n")[0]
     named = {
         name
@@ -225,15 +230,15 @@ def test_the_docs_name_all_that_a_metric_is_offered():
     }
     fields = {field.name for field in dataclasses.fields(RunOutputs)}
     offered = {name for name in fields | vars(RunOutputs).keys() if not name.startswith("_")}
-    # The codec and the key are the suite's own.
+    # Metrics do not use the codec and the identity.
     assert named == offered - {"codec", "identity"}
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder that pip has installed the example plug-in to."""
+    """Folder into which pip has installed the example plug-in."""
     root = tmp_path_factory.mktemp("example")
-    # pip builds where the source lies.
+    # pip builds in the source folder.
     shutil.copytree(TESTS / "example_plugin", root / "source")
     options = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
     subprocess.run(
@@ -263,7 +268,7 @@ def test_an_installed_package_adds_a_model_a_dataset_and_a_metric(installed, tin
 
 
 @pytest.mark.slow
-def test_an_installed_package_passes_the_contracts_that_the_suites_own_pass(installed):
+def test_an_installed_package_passes_the_contract_tests(installed):
     path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
     outcome = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""How many threads a process computes with, and work spread over them."""
+"""Number of threads of a process, and the parallel map over them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hgmvae_bench.storage.store import Store
-from hgmvae_bench.utils.threads import available_cores, spread
+from hgmvae_bench.utils.threads import available_cores, parallel_map
 
 
 @pytest.fixture
@@ -25,23 +25,23 @@ def three_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("three_threads")
-class TestSpread:
-    def test_order_and_threads(self) -> None:
+class TestParallelMap:
+    def test_results_keep_their_order_and_calls_use_one_thread(self) -> None:
         together = threading.Barrier(3, timeout=60)  # passed by three threads at once only
 
         def work(item: int) -> tuple[int, int]:
             together.wait()
             return item**2, torch.get_num_threads()
 
-        assert spread(work, range(6)) == [(item**2, 1) for item in range(6)]
+        assert parallel_map(work, range(6)) == [(item**2, 1) for item in range(6)]
         assert torch.get_num_threads() == 3
 
-    def test_errors(self) -> None:
+    def test_an_error_propagates_and_the_threads_are_restored(self) -> None:
         def fail(item: int) -> None:
             raise ValueError(f"item {item}")
 
         with pytest.raises(ValueError, match="item 0"):
-            spread(fail, range(3))
+            parallel_map(fail, range(3))
         assert torch.get_num_threads() == 3
 
 
