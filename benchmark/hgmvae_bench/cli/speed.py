@@ -44,7 +44,7 @@ def speed(
     from rich.console import Console
 
     from hgmvae_bench.data import catalogue
-    from hgmvae_bench.execution.speed.measure import measure, to_text
+    from hgmvae_bench.execution.speed.measure import SpeedSettings, format_speed, measure_speed
     from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
     from hgmvae_bench.plugins.registry import MODELS
     from hgmvae_bench.utils.atomic_files import write_atomically
@@ -68,18 +68,16 @@ def speed(
     ]
     console = Console(stderr=True)
     n_threads = threads or available_cores()
-    report = measure(
+    report = measure_speed(
         cells,
         plugin.load(data or catalogue.default_root(), image_size=plugin.image_size),
         names,
-        device=chosen,
-        threads=n_threads,
-        side_by_side=seeds or (10 if chosen.type == "cuda" else n_threads),
-        steps=steps,
-        repeats=repeats,
+        SpeedSettings(
+            chosen, n_threads, seeds or (10 if chosen.type == "cuda" else n_threads), steps, repeats
+        ),
         on_progress=lambda what: console.print(f"[dim]{what}[/dim]"),
     )
     content = json_module.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
     if results is not None:
         write_atomically(results / "speed.json", content.encode())
-    typer.echo(content if json else to_text(report), nl=False)
+    typer.echo(content if json else format_speed(report), nl=False)

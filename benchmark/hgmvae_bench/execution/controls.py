@@ -1,11 +1,12 @@
-"""The controls that the models of a grid are held against: what is lacking, scored and stored.
+"""Scoring and storing the controls of a grid's datasets.
 
-A control belongs to images, not to a run: each is scored once for all models and seeds.
+A control depends on images, not on a run, so each is scored once for all models and seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,18 @@ from hgmvae_bench.storage.schema import ControlRecord
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.seeding import digest
 
-# Part of every control's key: raised when code changes what a control is.
-PROTOCOL = 1
+PROTOCOL_VERSION = 1
+"""Part of every control's key; raised when code changes what a control is."""
 
 
 @dataclass(frozen=True)
 class ControlImages:
-    """The images that a control is made of.
+    """The images that a control is computed from.
 
     Attributes:
         dataset: registered name.
         image_size: side in pixels.
-        train_images: how many of the training images are known; None for all.
+        train_images: number of training images that the control may use; None for all.
     """
 
     dataset: str
@@ -49,83 +50,86 @@ def score_controls(
     metrics: list[str] | None = None,
     on_scored: Callable[[ControlRecord], None] = lambda _: None,
 ) -> None:
-    """Score and store what the controls of a grid lack.
+    """Score the controls of a grid and store the metrics that they lack.
 
-    A control gets the metrics that the grid's models have on its dataset, PCA those that they have
-    at its latent dim.
+    A control gets the metrics of the grid's models on its dataset; PCA gets those of the models
+    with its latent dim.
 
     Args:
-        grid: whose models are held against controls.
+        grid: the grid.
         data: every dataset of the grid by name and image size.
-        store: where the controls' records are.
-        device: where a metric may compute.
-        weights: folder of pretrained weights for metrics, if any.
-        metrics: to be computed instead of the grid's own; one that is recorded as missing is
-            tried again then.
+        store: the results folder.
+        device: device of the metrics.
+        weights: folder of pretrained weights for metrics; None to search the default places.
+        metrics: metrics to compute instead of the grid's own. A metric recorded as missing is then
+            computed again.
         on_scored: called with every record that has been stored.
 
     Raises:
         hgmvae_bench.storage.store.StoreError: if the results folder cannot be read or written.
     """
-    known = store.controls()
-    for subject, wanted in _subjects(grid, metrics).items():
-        whole = data[subject.dataset, subject.image_size]
-        made = build_controls(
-            whole.first_train_images(subject.train_images),
-            subject.dataset,
-            wanted,
+    stored = store.controls()
+    for images, by_latent_dim in _metrics_by_images(grid, metrics).items():
+        whole = data[images.dataset, images.image_size]
+        controls = build_controls(
+            whole.first_train_images(images.train_images),
+            images.dataset,
+            by_latent_dim,
             device=device,
             weights=weights,
             cache=store.root / "cache",
         )
-        for control in made:
-            record = _blank(control, subject, whole.digest)
-            asked = (
-                wanted[control.latent_dim]
-                if control.latent_dim is not None
-                else dict.fromkeys(name for names in wanted.values() for name in names)
-            )
-            have = known[record.key].metrics if record.key in known else {}
-            lacking = [
+        for control in controls:
+            record = _empty_record(control, images, whole.digest)
+            known = stored[record.key].metrics if record.key in stored else {}
+            missing = [
                 name
-                for name in control.applicable_metrics(asked)
-                if name not in have or (metrics is not None and have[name].missing)
+                for name in control.applicable_metrics(_requested(control, by_latent_dim))
+                if name not in known or (metrics is not None and known[name].missing)
             ]
-            if lacking:
-                scored = record.model_copy(
-                    update={
-                        "metrics": control.score(lacking),
-                        "provenance": collect_provenance(device),
-                    }
-                )
+            if missing:
+                content = {
+                    "metrics": control.score(missing),
+                    "provenance": collect_provenance(device),
+                }
+                scored = record.model_copy(update=content)
                 store.add_control(scored)
                 on_scored(scored)
 
 
-def _subjects(grid: Grid, metrics: list[str] | None) -> dict[ControlImages, dict[int, list[str]]]:
-    """The images that the grid's models see; for each latent dim on them, the metrics."""
-    subjects: dict[ControlImages, dict[int, list[str]]] = {}
+def _requested(control: Control, by_latent_dim: Mapping[int, list[str]]) -> Iterable[str]:
+    """The metrics that a control may get, each once."""
+    if control.latent_dim is not None:
+        return by_latent_dim[control.latent_dim]
+    return dict.fromkeys(itertools.chain.from_iterable(by_latent_dim.values()))
+
+
+def _metrics_by_images(
+    grid: Grid, metrics: list[str] | None
+) -> dict[ControlImages, dict[int, list[str]]]:
+    """Group the metrics of the grid's cells by the images that their models see and latent dim."""
+    grouped: dict[ControlImages, dict[int, list[str]]] = {}
     for cell, own in grid.cells.items():
-        subject = ControlImages(cell.dataset, cell.image_size, cell.training.train_images)
-        names = subjects.setdefault(subject, {}).setdefault(cell.latent_dim, [])
+        images = ControlImages(cell.dataset, cell.image_size, cell.training.train_images)
+        names = grouped.setdefault(images, {}).setdefault(cell.latent_dim, [])
         names += [name for name in (metrics or own) if name not in names]
-    return subjects
+    return grouped
 
 
-def _blank(control: Control, subject: ControlImages, data_digest: str) -> ControlRecord:
-    """The record of a control without metrics."""
+def _empty_record(control: Control, images: ControlImages, data_digest: str) -> ControlRecord:
+    """Make the record of a control without metrics."""
     identity: dict[str, Any] = {
-        "dataset": subject.dataset,
-        "image_size": subject.image_size,
-        "train_images": subject.train_images,
+        "dataset": images.dataset,
+        "image_size": images.image_size,
+        "train_images": images.train_images,
         "data_digest": data_digest,
         "control": control.name,
         "latent_dim": control.latent_dim,
     }
     dims = "" if control.latent_dim is None else f"_L{control.latent_dim}"
-    short = digest({"protocol": PROTOCOL, **identity})[:16]
+    short = digest({"protocol": PROTOCOL_VERSION, **identity})[:16]
     return ControlRecord(
-        key=f"{slugify(subject.dataset)}_{control.name}{dims}_{short}",
+        key=f"{slugify(images.dataset)}_{control.name}{dims}_{short}",
         title=control.title,
         comparable=control.comparable,
         metrics={},

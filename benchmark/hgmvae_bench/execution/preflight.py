@@ -1,4 +1,4 @@
-"""What has to hold before anything is trained: data that is here, and settings that fit."""
+"""Checks before a grid is run: the data is available and every model can be built."""
 
 from __future__ import annotations
 
@@ -11,31 +11,38 @@ from pydantic import ValidationError
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.grid import Cell, Grid, GridError
-from hgmvae_bench.grid.errors import LocatedError, describe_validation_error
+from hgmvae_bench.grid.errors import LocatedError, describe_validation_error, join_lines
 from hgmvae_bench.plugins.protocols import ChecksEpochs
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.encoders import Network
 
 
 def load_data(grid: Grid, root: Path) -> dict[tuple[str, int], ImageData]:
-    """Every dataset of a grid by name and image size.
+    """Load every dataset of a grid.
+
+    Returns:
+        The datasets by name and image size.
 
     Raises:
-        DataError: if some cannot be loaded; one line for each.
-        GridError: if the grid asks for what a dataset does not have.
+        DataError: if a dataset cannot be loaded; one line for each.
+        GridError: if the grid asks for an image size or for training images that a dataset does
+            not have.
     """
-    data, lacking = available_data(grid, root)
-    if lacking:
+    data, missing = available_data(grid, root)
+    if missing:
         present = "".join(f" --dataset {name}" for name, _ in data)
-        hint = f"\nto run the grid on what is there: add{present}" if present else ""
-        raise DataError("\n".join(f"{name}: {why}" for name, why in lacking.items()) + hint)
+        hint = f"\nto run the grid on the other datasets, add{present}" if present else ""
+        raise DataError("\n".join(f"{name}: {why}" for name, why in missing.items()) + hint)
     return data
 
 
 def available_data(
     grid: Grid, root: Path
 ) -> tuple[dict[tuple[str, int], ImageData], dict[str, str]]:
-    """The datasets of a grid that are here, and what is the matter with the others.
+    """Load the datasets of a grid that are available.
+
+    Returns:
+        The datasets by name and image size, and the reason for each one that cannot be loaded.
 
     Raises:
         GridError: if the grid asks for an image size or for training images that a dataset does
@@ -45,49 +52,51 @@ def available_data(
     for cell, (name, _, _) in grid.cell_names.items():
         named.setdefault((cell.dataset, cell.image_size), name)
     data: dict[tuple[str, int], ImageData] = {}
-    lacking: dict[str, str] = {}
-    faults: list[LocatedError] = []
-    wanted = grid.spec.training.train_images or 0
+    missing: dict[str, str] = {}
+    errors: list[LocatedError] = []
+    requested = grid.spec.training.train_images or 0
     for (dataset, image_size), name in named.items():
-        if dataset in lacking:
+        if dataset in missing:
             continue
         try:
             images = resolve_dataset(dataset).load(root, image_size=image_size)
         except DataError as error:
-            lacking[dataset] = str(error)
+            missing[dataset] = str(error)
             continue
         except ValueError as error:
-            faults.append((("datasets", name, "image_size"), str(error)))
+            errors.append((("datasets", name, "image_size"), str(error)))
             continue
         data[dataset, image_size] = images
-        if wanted > (there := len(images.train_images)):
-            message = f"{name} has only {there} training images, got {wanted}"
-            faults.append((("training", "train_images"), message))
-    _refuse(grid, faults)
-    return data, lacking
+        available = len(images.train_images)
+        if requested > available:
+            message = f"{name} has only {available} training images, got {requested}"
+            errors.append((("training", "train_images"), message))
+    _raise_errors(grid, errors)
+    return data, missing
 
 
 def check_cells(
     grid: Grid, cells: Iterable[Cell], data: Mapping[tuple[str, int], ImageData]
 ) -> None:
-    """Build the model of each cell once, so that a bad setting shows before hours of training.
+    """Build the model of each cell once, so that an invalid setting fails before hours of training.
 
     Args:
-        grid: that the cells are of.
-        cells: which to check.
-        data: the datasets that are here; of another, images are as its plug-in says.
+        grid: the grid of the cells.
+        cells: the cells to check.
+        data: the available datasets; the shape of other images comes from their plug-in.
 
     Raises:
-        GridError: if a model cannot be built, or not be trained in so many epochs.
-        PluginError: if what a plug-in builds is not a model of the suite.
+        GridError: if a model cannot be built or does not support the number of epochs.
+        PluginError: if a plug-in builds something that is not a model of the suite.
     """
     with torch.random.fork_rng(devices=[]):
-        _refuse(grid, (fault for cell in cells for fault in _faults(grid, cell, data)))
+        _raise_errors(grid, (e for cell in cells for e in _find_errors(grid, cell, data)))
 
 
-def _faults(
+def _find_errors(
     grid: Grid, cell: Cell, data: Mapping[tuple[str, int], ImageData]
 ) -> Iterator[LocatedError]:
+    """Yield the errors of one cell's settings."""
     dataset, name, _ = grid.cell_names[cell]
     images = data.get((cell.dataset, cell.image_size))
     side, channels = cell.image_size, resolve_dataset(cell.dataset).channels
@@ -100,8 +109,8 @@ def _faults(
     try:
         model = build_model(cell, input_dim)
     except ValidationError as error:
-        for fault in error.errors():
-            yield ("models", name, "settings", *fault["loc"]), describe_validation_error(fault)
+        for each in error.errors():
+            yield ("models", name, "settings", *each["loc"]), describe_validation_error(each)
         return
     except ValueError as error:
         yield ("models", name), f"{cell.slug} cannot be built: {error}"
@@ -113,7 +122,7 @@ def _faults(
             yield ("training", "epochs"), f"{name}: {error}"
 
 
-def _refuse(grid: Grid, faults: Iterable[LocatedError]) -> None:
-    """Raise a GridError with a line for each fault; many cells may have the same."""
-    if lines := dict.fromkeys(grid.format_error(*fault) for fault in faults):
-        raise GridError("\n".join(lines))
+def _raise_errors(grid: Grid, errors: Iterable[LocatedError]) -> None:
+    """Raise a GridError with one line for each error; several cells may have the same one."""
+    if lines := list(dict.fromkeys(grid.format_error(*error) for error in errors)):
+        raise GridError(join_lines(lines))

@@ -1,4 +1,4 @@
-"""What the stages of a run cost: time, memory, and energy where the machine tells."""
+"""Measuring what the stages of a run cost: time, memory, and energy where available."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ POWERCAP = Path("/sys/class/powercap")
 
 @dataclass
 class ResourceMeter:
-    """Measures stages, one after another.
+    """Measures the stages of a run, one after the other.
 
-    What cannot be measured here is None. Energy is that of the whole processor packages and of the
-    whole GPU, whatever else runs on them: with runs side by side it is no run's own.
+    A quantity that this machine cannot measure is None. Energy is that of whole processor packages
+    and of the whole GPU, so with concurrent runs it is not that of a single run.
 
     Attributes:
-        device: where the run computes.
-        stages: by name: ``seconds``; ``peak_bytes`` of the process's memory and ``peak_gpu_bytes``
-            of what torch took of the GPU's; ``cpu_joules`` and ``gpu_joules``; of seeds trained
-            together, as `per_run_share` says.
+        device: device of the run.
+        stages: cost of each stage by name: ``seconds``; ``peak_bytes`` of the process;
+            ``peak_gpu_bytes`` that torch reserved; ``cpu_joules`` and ``gpu_joules``. Those of a
+            joint training are described at `per_run_share`.
     """
 
     device: torch.device
@@ -38,7 +38,7 @@ class ResourceMeter:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Measure what is done within the block."""
+        """Measure the block as one stage."""
         on_gpu = self.device.type == "cuda"
         peaks_are_of_the_stage = _reset_peak()
         if on_gpu:
@@ -58,10 +58,10 @@ class ResourceMeter:
 
 
 def per_run_share(stage: Mapping[str, Any], n: int) -> dict[str, Any]:
-    """One run's share of a stage that ``n`` runs went through together.
+    """Return the share of one run in a stage that ``n`` runs went through jointly.
 
-    Time and energy are divided among them; peaks stay those of all, and ``together`` says of how
-    many.
+    Time and energy are divided by ``n``. The peaks stay those of all runs, and ``together`` is
+    ``n``.
     """
     divided = {
         name: stage[name] and stage[name] / n for name in ("seconds", "cpu_joules", "gpu_joules")
@@ -70,7 +70,7 @@ def per_run_share(stage: Mapping[str, Any], n: int) -> dict[str, Any]:
 
 
 def _reset_peak() -> bool:
-    """Let the kernel count this process's peak memory anew; False where it cannot."""
+    """Reset the kernel's peak memory of this process; False where it cannot."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -87,12 +87,12 @@ def _peak_bytes() -> int | None:
 
 
 def _cpu_joules(root: Path = POWERCAP) -> float | None:
-    """Running total of all processor packages (RAPL); often only root may read it."""
+    """Return the running total of all processor packages (RAPL); often readable by root only."""
     try:
         counters = [
             int((zone / "energy_uj").read_text(encoding="ascii"))
             for zone in root.glob("intel-rapl:*")
-            if zone.name.count(":") == 1  # packages; their parts have a second number
+            if zone.name.count(":") == 1  # Packages; their parts have a second number.
         ]
     except (OSError, ValueError):
         return None
@@ -100,7 +100,7 @@ def _cpu_joules(root: Path = POWERCAP) -> float | None:
 
 
 def _gpu_joules(device: torch.device) -> float | None:
-    """Running total of the GPU (NVML), if the package nvidia-ml-py is there."""
+    """Return the running total of the GPU (NVML) if the package nvidia-ml-py is installed."""
     if device.type != "cuda":
         return None
     try:
@@ -110,12 +110,12 @@ def _gpu_joules(device: torch.device) -> float | None:
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
-    except Exception:  # whatever NVML's bindings raise: it does not tell
+    except Exception:  # NVML's bindings raise various errors.
         return None
 
 
 def _difference(after: float | None, before: float | None) -> float | None:
-    """Joules between two readings; None where there are none, or the counter began anew."""
+    """Return the joules between two readings; None without readings or after a counter reset."""
     if after is None or before is None or after < before:
         return None
     return after - before

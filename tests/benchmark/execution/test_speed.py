@@ -9,12 +9,13 @@ import torch
 from hgmvae_bench.execution.speed import measure as measure_module
 from hgmvae_bench.execution.speed import trainers
 from hgmvae_bench.execution.speed.measure import (
-    Ratio,
-    Report,
+    SpeedRatio,
+    SpeedReport,
+    SpeedSettings,
     Throughput,
     _take_turns,
-    measure,
-    to_text,
+    format_speed,
+    measure_speed,
 )
 from hgmvae_bench.execution.speed.trainers import (
     concurrent_seeds,
@@ -77,15 +78,11 @@ def test_torchs_layers_compute_the_same_with_the_same_parameters():
 
 def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    report = measure(
+    report = measure_speed(
         [cell("vae"), cell("hgmvae-u")],
         digits,
         ["ssim", "lpips"],
-        device=CPU,
-        threads=1,
-        side_by_side=2,
-        steps=4,
-        repeats=2,
+        SpeedSettings(CPU, threads=1, joint_seeds=2, steps=4, repeats=2),
     )
     assert [(t.model, t.contender) for t in report.training] == [
         (model, contender)
@@ -102,7 +99,7 @@ def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch
     # Pythae's trainer makes folders and talks of them.
     assert list(tmp_path.glob("hgmvae-bench-*")) == []
     assert [line.name for line in caplog.records if line.name.startswith("pythae")] == []
-    assert "bare loop" in to_text(report)
+    assert "bare loop" in format_speed(report)
 
 
 def test_two_contenders_are_compared_turn_by_turn():
@@ -114,9 +111,9 @@ def test_two_contenders_are_compared_turn_by_turn():
         Throughput("vae", "pythae", rivals),
         Throughput("vae", "bare loop", turns),
     ]
-    report = Report({}, {}, training, {}, 0, 0)
+    report = SpeedReport({}, {}, training, {}, 0, 0)
     ratios = {(r.contender, r.rival): r for r in report.ratios}
-    assert ratios["suite", "pythae"] == Ratio("vae", "suite", "pythae", 3.1, (3.0, 3.3))
+    assert ratios["suite", "pythae"] == SpeedRatio("vae", "suite", "pythae", 3.1, (3.0, 3.3))
     assert ratios["suite", "bare loop"].interval == (1, 1)
     assert ("pythae", "pythae") not in ratios
     assert str(ratios["suite", "pythae"]) == "3.10 (3.00 – 3.30)"
@@ -125,8 +122,8 @@ def test_two_contenders_are_compared_turn_by_turn():
 
 def test_few_turns_give_no_interval():
     one, other = (Throughput("vae", name, [4.0, 2.0, 2.0]) for name in ("suite", "pythae"))
-    assert Ratio.of(one, other) == Ratio("vae", "suite", "pythae", 1, None)
-    assert str(Ratio.of(one, other)) == "1.00"
+    assert SpeedRatio.of(one, other) == SpeedRatio("vae", "suite", "pythae", 1, None)
+    assert str(SpeedRatio.of(one, other)) == "1.00"
 
 
 def test_seeds_side_by_side_have_processes_that_every_epoch_waits_for(digits):

@@ -197,10 +197,10 @@ def test_a_server_that_is_not_there_is_told_of(tiny_grid, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = Run(next(iter(tiny_grid.cells)), 0, "digest")
     warnings = []
-    occasion = TrackingContext("tiny", None)
-    with tracking([f"mlflow:http://127.0.0.1:{free_port()}"], occasion, warnings.append) as told:
+    context = TrackingContext("tiny", None)
+    with tracking([f"mlflow:http://127.0.0.1:{free_port()}"], context, warnings.append) as told:
         told[0].on_event(Started(run))
         told[0].on_event(Finished(run, Record.of(run, status="complete")))
     first, last = warnings
-    assert f"failed at {run.key}, which goes on untracked" in first
-    assert "lacks 1 of the runs; they are in the records" in last
+    assert f"failed at {run.key}, which continues untracked" in first
+    assert "no complete log of 1 runs" in last

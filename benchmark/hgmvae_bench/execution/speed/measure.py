@@ -1,8 +1,8 @@
-"""Speed of this machine: the suite's training beside pythae's trainer and beside the bare limit.
+"""Speed of this machine: the suite's training compared with pythae's trainer and a bare loop.
 
-Contenders take turns, so that a machine whose clock or load drifts treats them alike. Two are
-compared turn by turn; what counts is the median. Each trains the same model on the same images in
-the same batches.
+The trainers take turns, so that a machine whose clock or load drifts treats them alike. They are
+compared turn by turn, and the median of the ratios counts. Each trains the same model on the same
+images in the same batches.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.training.precision import check_precision, tf32
 from hgmvae_bench.training.stacking import StackingError
 
-RIVALS = ("bare loop", "pythae")
-"""The contenders that every other is compared with."""
+REFERENCES = ("bare loop", "pythae")
+"""The trainers that all others are compared with."""
 
 STACKED = "suite, stacked seeds"
-"""The contender that there is on a GPU alone."""
+"""The trainer that exists on a GPU only."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """How quickly one contender trains one model.
+    """Throughput of one trainer on one model.
 
     Attributes:
         model: registered name.
-        contender: who trained.
+        contender: name of the trainer.
         turns: images/s of each turn.
     """
 
@@ -66,20 +66,20 @@ class Throughput:
 
     @property
     def median(self) -> float:
-        """Images per second."""
+        """Median of the turns, in images/s."""
         return statistics.median(self.turns)
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """How many times as quick one contender is as another that trains the same model.
+class SpeedRatio:
+    """Throughput of one trainer relative to another on the same model.
 
     Attributes:
         model: registered name.
-        contender: the one.
-        rival: the other.
-        median: of the quotients of their images/s in each turn.
-        interval: of 95 % for that median over all turns that could have been; None below six.
+        contender: name of the trainer.
+        rival: name of the trainer that it is compared with.
+        median: median over the turns of the ratio of images/s.
+        interval: 95 % confidence interval of the median; None for fewer than six turns.
     """
 
     model: str
@@ -89,12 +89,15 @@ class Ratio:
     interval: Interval | None
 
     @classmethod
-    def of(cls, one: Throughput, rival: Throughput) -> Ratio:
-        """Of two throughputs from the same turns."""
-        quotients = [a / b for a, b in zip(one.turns, rival.turns, strict=True)]
-        interval = median_interval(quotients)
+    def of(cls, contender: Throughput, rival: Throughput) -> SpeedRatio:
+        """Compare two throughputs that were measured in the same turns."""
+        ratios = [a / b for a, b in zip(contender.turns, rival.turns, strict=True)]
         return cls(
-            one.model, one.contender, rival.contender, statistics.median(quotients), interval
+            contender.model,
+            contender.contender,
+            rival.contender,
+            statistics.median(ratios),
+            median_interval(ratios),
         )
 
     def __str__(self) -> str:
@@ -105,18 +108,35 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was measured.
+class SpeedSettings:
+    """Settings of a measurement.
 
     Attributes:
-        machine: versions and hardware.
-        settings: of the measurement.
-        training: a throughput for each model and contender.
-        scoring: seconds for each metric of the first cell's model, on the dataset's own test
-            images.
-        scoring_share: their sum as a share of the time that training that model takes the suite,
-            with the cell's epochs and the dataset's own training images.
-        start_up: seconds of ``hgmvae-bench list models``, the median of five.
+        device: device of the training.
+        threads: CPU threads.
+        joint_seeds: seeds that the suite trains at a time.
+        steps: training steps of a turn.
+        repeats: number of turns of each trainer.
+    """
+
+    device: torch.device
+    threads: int
+    joint_seeds: int
+    steps: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class SpeedReport:
+    """Result of a measurement.
+
+    Attributes:
+        machine: provenance of the machine and the software.
+        settings: settings of the measurement.
+        training: throughput of each trainer on each model.
+        scoring: seconds of encoding and decoding, and of each metric.
+        scoring_share: seconds of scoring divided by those of training, for the first model.
+        start_up: seconds of ``hgmvae-bench list models``.
     """
 
     machine: dict[str, Any]
@@ -127,114 +147,117 @@ class Report:
     start_up: float
 
     @property
-    def ratios(self) -> list[Ratio]:
-        """Of every contender to each of `RIVALS`, itself aside."""
-        by_name = {(one.model, one.contender): one for one in self.training}
+    def ratios(self) -> list[SpeedRatio]:
+        """Every trainer compared with each of `REFERENCES` except itself."""
+        by_name = {(each.model, each.contender): each for each in self.training}
         return [
-            Ratio.of(one, by_name[one.model, rival])
-            for one in self.training
-            for rival in RIVALS
-            if rival != one.contender
+            SpeedRatio.of(each, by_name[each.model, reference])
+            for each in self.training
+            for reference in REFERENCES
+            if reference != each.contender
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values."""
+        """Return everything as JSON values."""
         return {**asdict(self), "ratios": [asdict(ratio) for ratio in self.ratios]}
 
 
-def measure(
+def measure_speed(
     cells: Sequence[Cell],
     data: ImageData,
     metrics: Sequence[str],
+    settings: SpeedSettings,
     *,
-    device: torch.device,
-    threads: int,
-    side_by_side: int,
-    steps: int,
-    repeats: int,
     on_progress: Callable[[str], None] = lambda _: None,
-) -> Report:
+) -> SpeedReport:
     """Measure training, scoring and start-up.
 
     Args:
-        cells: what to train; all on one dataset and with the same training settings.
-        data: that dataset; its training images are repeated where they are too few.
-        metrics: what to score the first cell's model with.
-        device: where to train.
-        threads: CPU threads.
-        side_by_side: seeds that the suite trains at once.
-        steps: training steps of a repeat.
-        repeats: how often each contender has its turn.
-        on_progress: told what comes next.
+        cells: the cells to train; all on one dataset and with the same training settings.
+        data: that dataset; its training images are repeated if there are too few.
+        metrics: the metrics to score the first cell's model with.
+        settings: settings of the measurement.
+        on_progress: called with a description of each part before it is measured.
 
     Raises:
-        PrecisionError: if the device lacks the cells' number format.
+        PrecisionError: if the device does not support the cells' number format.
     """
-    training = cells[0].training
+    training, device = cells[0].training, settings.device
     check_precision(training.precision, device)
-    torch.set_num_threads(threads)
-    images = _repeated(data.train_images, steps * training.batch_size)
+    torch.set_num_threads(settings.threads)
+    images = _repeated(data.train_images, settings.steps * training.batch_size)
+    models: list[BenchmarkModel] = []
     throughputs: list[Throughput] = []
-    trained: list[BenchmarkModel] = []
     for cell in cells:
         on_progress(f"training {cell.model}")
-        alone = new_trainer(cell, images.to(device), device, seed=0)
-        trained += alone.group.models
-        with concurrent_seeds(cell, images, device, side_by_side, threads) as suite:
-            contenders: dict[str, Epoch] = {
-                "suite": suite,
-                "suite, one seed": partial(train_epoch, [alone]),
-                "bare loop": bare_loop(cell, images, device),
-                "pythae": pythae_trainer(cell, images, device),
-            }
-            if device.type == "cuda":
-                try:
-                    contenders[STACKED] = stacked_seeds(cell, images, device, side_by_side)
-                except StackingError as reason:
-                    on_progress(f"{cell.model} without stacked seeds: {reason}")
-            with tf32(enabled=training.precision == "tf32"):
-                seconds = _take_turns(contenders, repeats, device)
-        n_seeds = {"suite": side_by_side, STACKED: side_by_side}
-        throughputs += [
-            Throughput(
-                cell.model, name, [len(images) * n_seeds.get(name, 1) / time for time in times]
-            )
-            for name, times in seconds.items()
-        ]
+        model, measured = _measure_training(cell, images, settings, on_progress)
+        models.append(model)
+        throughputs += measured
     on_progress("scoring")
-    scoring = _scoring(cells[0], trained[0], data, metrics, device)
+    scoring = _measure_scoring(cells[0], models[0], data, metrics, device)
     on_progress("start-up")
-    by_suite = next(one for one in throughputs if one.contender == "suite")
-    training_seconds = training.epochs * len(data.train_images) / by_suite.median
-    return Report(
+    suite = next(each for each in throughputs if each.contender == "suite")
+    training_seconds = training.epochs * len(data.train_images) / suite.median
+    return SpeedReport(
         machine=collect_provenance(device),
         settings={
             "cells": [cell.settings for cell in cells],
-            "threads": threads,
-            "side_by_side": side_by_side,
-            "steps": steps,
-            "repeats": repeats,
+            "threads": settings.threads,
+            "side_by_side": settings.joint_seeds,
+            "steps": settings.steps,
+            "repeats": settings.repeats,
         },
         training=throughputs,
         scoring=scoring,
         scoring_share=sum(scoring.values()) / training_seconds,
-        start_up=_start_up(),
+        start_up=_measure_start_up(),
     )
 
 
-def to_text(report: Report) -> str:
-    """The figures as tables for a terminal."""
+def _measure_training(
+    cell: Cell, images: Tensor, settings: SpeedSettings, on_progress: Callable[[str], None]
+) -> tuple[BenchmarkModel, list[Throughput]]:
+    """Measure every trainer on one cell; the trained model of a single seed is returned too."""
+    device, n_seeds = settings.device, settings.joint_seeds
+    single = new_trainer(cell, images.to(device), device, seed=0)
+    with concurrent_seeds(cell, images, device, n_seeds, settings.threads) as suite:
+        contenders: dict[str, Epoch] = {
+            "suite": suite,
+            "suite, one seed": partial(train_epoch, [single]),
+            "bare loop": bare_loop(cell, images, device),
+            "pythae": pythae_trainer(cell, images, device),
+        }
+        if device.type == "cuda":
+            try:
+                contenders[STACKED] = stacked_seeds(cell, images, device, n_seeds)
+            except StackingError as reason:
+                on_progress(f"{cell.model} without stacked seeds: {reason}")
+        with tf32(enabled=cell.training.precision == "tf32"):
+            seconds = _take_turns(contenders, settings.repeats, device)
+    seeds_of = {"suite": n_seeds, STACKED: n_seeds}
+    throughputs = [
+        Throughput(cell.model, name, [len(images) * seeds_of.get(name, 1) / s for s in times])
+        for name, times in seconds.items()
+    ]
+    return single.group.models[0], throughputs
+
+
+def format_speed(report: SpeedReport) -> str:
+    """Format a report as tables for a terminal."""
     ratios = {(r.model, r.contender, r.rival): str(r) for r in report.ratios}
     training = pd.DataFrame(
         [
             {
-                "model": one.model,
-                "trainer": one.contender,
-                "images/s": f"{one.median:,.0f}",
-                "least – most": f"{min(one.turns):,.0f} – {max(one.turns):,.0f}",
+                "model": each.model,
+                "trainer": each.contender,
+                "images/s": f"{each.median:,.0f}",
+                "min – max": f"{min(each.turns):,.0f} – {max(each.turns):,.0f}",
             }
-            | {f"× {rival}": ratios.get((one.model, one.contender, rival), "1") for rival in RIVALS}
-            for one in report.training
+            | {
+                f"× {rival}": ratios.get((each.model, each.contender, rival), "1")
+                for rival in REFERENCES
+            }
+            for each in report.training
         ]
     )
     scoring = pd.DataFrame(
@@ -243,9 +266,9 @@ def to_text(report: Report) -> str:
     machine, settings = report.machine, report.settings
     head = (
         f"{machine['gpu'] or machine['cpu']}, {settings['threads']} threads, "
-        f"{settings['side_by_side']} seeds at once under `suite`; "
+        f"{settings['side_by_side']} seeds at a time under `suite`; "
         f"medians of {settings['repeats']} turns of {settings['steps']} steps, "
-        "and of their ratios in brackets the 95 % intervals"
+        "ratios with 95 % confidence intervals"
     )
     tables = [training.to_string(index=False), scoring.to_string(index=False)]
     share = f"scoring / training of {report.training[0].model}: {report.scoring_share:.1%}"
@@ -261,7 +284,7 @@ def _repeated(images: Tensor, n: int) -> Tensor:
 def _take_turns(
     contenders: dict[str, Epoch], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of every turn of every contender, after one turn that does not count."""
+    """Return the seconds of every turn of every trainer, after one warm-up turn."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(repeats + 1):
         for name, epoch in contenders.items():
@@ -279,11 +302,11 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _scoring(
+def _measure_scoring(
     cell: Cell, model: BenchmarkModel, data: ImageData, metrics: Sequence[str], device: torch.device
 ) -> dict[str, float]:
-    """Seconds of encoding and decoding, and of each metric."""
-    for module in PRELOADED:  # as every worker has them
+    """Return the seconds of encoding and decoding, and of each metric."""
+    for module in PRELOADED:  # As in every worker.
         import_module(module)
     with tempfile.TemporaryDirectory() as cache:
         outputs = RunOutputs(
@@ -303,8 +326,8 @@ def _scoring(
     return seconds
 
 
-def _start_up(repeats: int = 5) -> float:
-    """Seconds of ``hgmvae-bench list models`` in a process of its own."""
+def _measure_start_up(repeats: int = 5) -> float:
+    """Return the median seconds of ``hgmvae-bench list models`` in a new process."""
     command = [sys.executable, "-m", "hgmvae_bench", "list", "models"]
     seconds = []
     for _ in range(repeats):

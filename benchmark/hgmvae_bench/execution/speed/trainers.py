@@ -1,4 +1,4 @@
-"""Who trains in the measurement of speed: the suite, a bare loop, and pythae's trainer."""
+"""Trainers of the speed measurement: the suite, a bare loop, and pythae's trainer."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from hgmvae_bench.training.stacking import SingleModel, StackedModels
 from hgmvae_bench.training.trainer import Trainer
 
 PAST_ALL_STAGES = 10**6
-"""The epoch that models are told: every term of every objective is in force."""
+"""Epoch number that models receive: all their training stages are over, every term counts."""
 
 Epoch = Callable[[], None]
-"""Trains for one pass over the images."""
+"""Function that trains for one pass over the images."""
 
 
 def _shape(images: Tensor) -> tuple[int, int, int]:
@@ -39,7 +39,7 @@ def _shape(images: Tensor) -> tuple[int, int, int]:
 
 
 def new_trainer(cell: Cell, images: Tensor, device: torch.device, seed: int) -> Trainer:
-    """A model on its device, as the suite trains it."""
+    """Make the suite's trainer of one model on its device."""
     single = SingleModel(*_new_model(cell, images, device, seed))
     return Trainer(single, images, cell.training, batch_seeds=[seed], device=device)
 
@@ -61,7 +61,7 @@ def train_epoch(trainers: Sequence[Trainer]) -> None:
 
 
 def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int) -> Epoch:
-    """Several seeds as one model of stacked weights, as ``run --stack-seeds`` trains them.
+    """Make an epoch of several seeds as one model of stacked weights (``run --stack-seeds``).
 
     Raises:
         StackingError: if the cell's model cannot be stacked.
@@ -79,9 +79,9 @@ def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int
 def concurrent_seeds(
     cell: Cell, images: Tensor, device: torch.device, n_seeds: int, threads: int
 ) -> Iterator[Epoch]:
-    """Several seeds as ``run`` trains them.
+    """Make an epoch of several seeds as ``run`` trains them.
 
-    On a GPU that is in one process, in turns; on a CPU each has a process, and its share of the
+    On a GPU one process trains them in turns. On a CPU each has a process with its share of the
     threads.
     """
     if device.type == "cuda":
@@ -114,7 +114,7 @@ def concurrent_seeds(
 
 
 def _train_on_demand(pipe: Connection, cell: Cell, images: Tensor, seed: int, threads: int) -> None:
-    """A process that trains a model for an epoch at each message, until the pipe is closed."""
+    """Train a model for an epoch at each message until the pipe is closed; runs in a process."""
     torch.set_num_threads(threads)
     trainer = new_trainer(cell, images, torch.device("cpu"), seed)
     with contextlib.suppress(EOFError):
@@ -124,7 +124,7 @@ def _train_on_demand(pipe: Connection, cell: Cell, images: Tensor, seed: int, th
 
 
 def bare_loop(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
-    """Forward, backward and step on batches that lie ready: what a loop cannot beat."""
+    """Make an epoch of forward, backward and step on prepared batches: a bound for any loop."""
     torch.manual_seed(0)
     model = build_model(cell, _shape(images)).to(device)
     model.train()
@@ -143,14 +143,14 @@ def bare_loop(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
 
 
 def pythae_trainer(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
-    """Pythae's trainer on the same network of torch's own layers, as its users would write it."""
+    """Make an epoch of pythae's trainer on the same network of torch's own layers."""
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
     torch.manual_seed(0)
     model = with_torch_layers(build_model(cell, _shape(images)))
     dataset = BaseDataset(to_unit(images), torch.zeros(len(images)))
-    # Its module gives its logger a level and a handler of its own.
+    # The module sets a level and a handler on its logger.
     logging.getLogger(BaseTrainer.__module__).setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="hgmvae-bench-speed-") as folder:
         config = BaseTrainerConfig(
@@ -162,17 +162,17 @@ def pythae_trainer(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
             no_cuda=device.type != "cuda",
         )
         trainer = BaseTrainer(model, dataset, training_config=config)
-        trainer.prepare_training()  # It makes a folder, and single steps write nothing there.
+        trainer.prepare_training()  # Creates a folder; single steps write nothing to it.
 
     def epoch() -> None:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        with contextlib.redirect_stderr(io.StringIO()):  # The progress bar.
             trainer.train_step(PAST_ALL_STAGES)
 
     return epoch
 
 
 def with_torch_layers(model: Any) -> Any:
-    """The model with torch's own convolutions in place of the suite's, sharing their parameters."""
+    """Replace the suite's convolutions of a model by torch's own, with the same parameters."""
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             kind = _TORCH_LAYERS.get(type(layer))

@@ -1,9 +1,8 @@
-"""Telling the tools that users already look at how a grid gets on: ``--track``.
+"""Logging runs to experiment trackers: ``--track``.
 
-A tracker hears of each run: that it started, every epoch's loss terms, and its record. It lives in
-the driver and is fed from the events that reporters see, so workers know nothing of it. It has a
-thread of its own: a slow server delays no run, and one that is not there costs nothing but what it
-would have been told.
+A tracker receives the start of each run, the loss terms of every epoch, and the record. It runs in
+the driver, in a thread of its own, and is fed from the events of a reporter. A slow server delays
+no run, and an unreachable one only loses its log.
 """
 
 from __future__ import annotations
@@ -29,66 +28,66 @@ SECONDS_TO_DRAIN = 60.0
 
 
 class TrackingError(UserError, RuntimeError):
-    """A tracker that cannot be used as asked; the message says what to do."""
+    """A tracker that cannot be used as asked."""
 
 
 class Tracker(Protocol):
-    """A tool that keeps runs. Whatever its methods raise costs the run nothing but its tracking."""
+    """A tool that logs runs. An error in its methods ends the tracking of that run only."""
 
     def started(self, run: Run) -> None:
-        """A run has begun."""
+        """Log the start of a run."""
 
     def epoch_ended(self, run: Run, epoch: int, terms: Mapping[str, float]) -> None:
-        """A run has finished an epoch, with the mean of every loss term."""
+        """Log the mean of every loss term over an epoch."""
 
     def finished(self, run: Run, record: Record | ScoreRecord) -> None:
-        """A run has been recorded."""
+        """Log the record of a run."""
 
     def close(self) -> None:
-        """Nothing more comes; runs under way have been cut off."""
+        """End the log; runs that have not finished were interrupted."""
 
 
 @dataclass(frozen=True)
 class TrackingContext:
-    """What is tracked.
+    """The grid whose runs are tracked.
 
     Attributes:
         grid: name of the grid.
-        results: the results folder; None if it is not on this machine.
+        results: results folder; None if the results are at a URL.
     """
 
     grid: str
     results: Path | None
 
 
-def _mlflow(where: str | None, occasion: TrackingContext) -> Tracker:
+def _mlflow(where: str | None, context: TrackingContext) -> Tracker:
     from hgmvae_bench.execution.tracking.to_mlflow import MlflowTracker
 
-    return MlflowTracker(where, experiment=f"hgmvae-bench/{occasion.grid}")
+    return MlflowTracker(where, experiment=f"hgmvae-bench/{context.grid}")
 
 
-def _tensorboard(where: str | None, occasion: TrackingContext) -> Tracker:
+def _tensorboard(where: str | None, context: TrackingContext) -> Tracker:
     from hgmvae_bench.execution.tracking.to_tensorboard import TensorBoardTracker
 
     if where is not None:
         return TensorBoardTracker(Path(where))
-    if occasion.results is None:
+    if context.results is None:
         raise TrackingError(
-            "the results lie elsewhere and TensorBoard writes to a folder; name one: "
+            "the results are at a URL and TensorBoard writes to a folder; name one: "
             "--track tensorboard:FOLDER"
         )
-    return TensorBoardTracker(occasion.results / "tensorboard")
+    return TensorBoardTracker(context.results / "tensorboard")
 
 
 TRACKERS: Mapping[str, Callable[[str | None, TrackingContext], Tracker]] = {
     "mlflow": _mlflow,
     "tensorboard": _tensorboard,
 }
-"""What ``--track NAME`` or ``--track NAME:WHERE`` opens."""
+"""Trackers by the name that ``--track NAME`` or ``--track NAME:WHERE`` gives."""
 
 
-def open_tracker(name: str, occasion: TrackingContext) -> Tracker:
-    """The tracker called ``name``, which may say where to: ``mlflow:http://localhost:5000``.
+def open_tracker(name: str, context: TrackingContext) -> Tracker:
+    """Open a tracker by name, optionally with its destination: ``mlflow:http://localhost:5000``.
 
     Raises:
         UnknownNameError: if there is none of that name.
@@ -98,10 +97,10 @@ def open_tracker(name: str, occasion: TrackingContext) -> Tracker:
     if kind not in TRACKERS:
         raise UnknownNameError("tracker", kind, list(TRACKERS))
     try:
-        return TRACKERS[kind](where or None, occasion)
+        return TRACKERS[kind](where or None, context)
     except ImportError as error:
         raise TrackingError(
-            f"--track {kind} needs a package that is not here ({error}); "
+            f"--track {kind} needs a package that is not installed ({error}); "
             f"python -m pip install 'hgmvae-bench[{kind}]'"
         ) from error
 
@@ -110,9 +109,14 @@ Call = Callable[[], None]
 
 
 class TrackingReporter:
-    """Feeds a tracker from the events of a grid, in the background.
+    """Feeds a tracker from the events of a grid, in a thread of its own.
 
-    A run whose tracking fails is left alone from then on, and the others are still tracked.
+    If the tracking of a run fails, the rest of that run is not tracked; other runs are.
+
+    Args:
+        name: name of the tracker, for messages.
+        tracker: the tracker.
+        warn: called with the first failure, and at the end with the number of incomplete runs.
     """
 
     def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], None]) -> None:
@@ -123,7 +127,7 @@ class TrackingReporter:
         self._thread.start()
 
     def on_plan(self, plan: ExecutionPlan) -> None:
-        """Nothing to track yet."""
+        """Do nothing: a plan is not tracked."""
 
     def on_event(self, event: Event) -> None:
         """Queue an event for the tracker."""
@@ -138,17 +142,18 @@ class TrackingReporter:
             self._queue(run, lambda: tracker.finished(run, event.record))
 
     def close(self) -> None:
-        """Wait a while for the tracker to take what it has been told, and say what it lost."""
+        """Wait at most `SECONDS_TO_DRAIN` for the tracker and warn if its log is incomplete."""
         self._calls.put(None)
         self._thread.join(SECONDS_TO_DRAIN)
         if self._thread.is_alive():
             self._warn(
-                f"{self._name} has not taken everything within {SECONDS_TO_DRAIN:.0f} s; "
-                "what it lacks is in the records"
+                f"{self._name} did not accept everything within {SECONDS_TO_DRAIN:.0f} s; "
+                "the records are complete"
             )
         elif self._untracked:
             self._warn(
-                f"{self._name} lacks {len(self._untracked)} of the runs; they are in the records"
+                f"{self._name} has no complete log of {len(self._untracked)} runs; the records are "
+                "complete"
             )
 
     def _queue(self, run: Run, call: Call) -> None:
@@ -159,7 +164,7 @@ class TrackingReporter:
             key, call = item
             if key not in self._untracked:
                 self._attempt(key, call)
-        self._attempt("the end", self._tracker.close)
+        self._attempt("the end of the grid", self._tracker.close)
 
     def _attempt(self, key: str, call: Call) -> None:
         try:
@@ -168,7 +173,7 @@ class TrackingReporter:
             if not self._untracked:
                 reason = str(error).strip().splitlines()[:1]
                 self._warn(
-                    f"{self._name} failed at {key}, which goes on untracked: "
+                    f"{self._name} failed at {key}, which continues untracked: "
                     f"{type(error).__name__}: {''.join(reason)}"
                 )
             self._untracked[key] = str(error)
@@ -176,15 +181,15 @@ class TrackingReporter:
 
 @contextmanager
 def tracking(
-    names: list[str], occasion: TrackingContext, warn: Callable[[str], None]
+    names: list[str], context: TrackingContext, warn: Callable[[str], None]
 ) -> Iterator[list[TrackingReporter]]:
-    """A reporter for each tracker named, closed when the block ends.
+    """Open a reporter for each named tracker and close them when the block ends.
 
     Raises:
         UnknownNameError: if there is no tracker of a name.
         TrackingError: if a tracker's package is not installed.
     """
-    trackers = [(name, open_tracker(name, occasion)) for name in names]
+    trackers = [(name, open_tracker(name, context)) for name in names]
     reporters = [TrackingReporter(name, tracker, warn) for name, tracker in trackers]
     try:
         yield reporters

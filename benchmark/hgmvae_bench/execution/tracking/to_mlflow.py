@@ -1,6 +1,6 @@
-"""Runs in MLflow: an experiment a grid, an MLflow run for each run.
+"""Tracking in MLflow: an experiment for each grid, an MLflow run for each run.
 
-Which server is MLflow's own business (``MLFLOW_TRACKING_URI``) unless a URI is named.
+Without a URI, MLflow's own settings name the server (``MLFLOW_TRACKING_URI``).
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from hgmvae_bench.storage.schema import Record, ScoreRecord
 
 KEY = "hgmvae_bench.run_key"
 
-CUT_OFF = {"RUNNING", "KILLED"}
+INTERRUPTED = {"RUNNING", "KILLED"}
+"""Statuses of an MLflow run that a repeated run continues."""
 
-# What MLflow takes in one call, and how long a text may be.
-AT_ONCE = 100
-LENGTH = 5000
+MAX_BATCH = 100
+"""Maximum number of entries that MLflow accepts in a call."""
 
-_UNFIT = re.compile(r"[^\w\-./: ]", re.ASCII)
+MAX_LENGTH = 5000
+"""Maximum number of characters of a text in MLflow."""
+
+_INVALID = re.compile(r"[^\w\-./: ]", re.ASCII)
 
 
 class MlflowTracker:
     """Logs settings as params, loss terms and metrics as metrics, and the rest as tags.
 
-    A run that was cut off goes on in the MLflow run that it had, and metrics that are computed
-    later are added to it.
+    An interrupted run continues in its MLflow run, and metrics that are computed later are added
+    to it.
 
     Args:
         uri: of the tracking server or store; None for MLflow's own default.
@@ -48,14 +51,14 @@ class MlflowTracker:
         self._under_way: dict[str, str] = {}
 
     def started(self, run: Run) -> None:
-        """Open an MLflow run, or the one that was cut off."""
+        """Open an MLflow run, or the one that was interrupted."""
         known = self._known(run)
         if known is None:
             self._open(run)
-        elif known.info.status in CUT_OFF:
+        elif known.info.status in INTERRUPTED:
             self._client.update_run(known.info.run_id, status="RUNNING")
             self._under_way[run.key] = known.info.run_id
-        # Else it is either scored again or done again: what comes next tells.
+        # Otherwise the run is scored or repeated; the next event opens what it needs.
 
     def epoch_ended(self, run: Run, epoch: int, terms: Mapping[str, float]) -> None:
         """Log the loss terms at their epoch."""
@@ -63,7 +66,7 @@ class MlflowTracker:
         self._log(run_id, metrics=terms, step=epoch)
 
     def finished(self, run: Run, record: Record | ScoreRecord) -> None:
-        """Log the metrics, and where they come from; close the MLflow run."""
+        """Log the metrics and their provenance, and close the MLflow run."""
         known = self._known(run) if isinstance(record, ScoreRecord) else None
         run_id = self._under_way.get(run.key) or (known.info.run_id if known else self._open(run))
         values = {name: m.value for name, m in record.metrics.items() if m.value is not None}
@@ -81,12 +84,12 @@ class MlflowTracker:
         self._under_way.pop(run.key, None)
 
     def close(self) -> None:
-        """Mark what was cut off as killed."""
+        """Mark interrupted runs as killed."""
         for run_id in self._under_way.values():
             self._client.set_terminated(run_id, status="KILLED")
 
     def _open(self, run: Run) -> str:
-        """A new MLflow run, with the settings as its params."""
+        """Create an MLflow run with the settings as its params."""
         opened = self._client.create_run(
             self._experiment_of_grid(),
             tags={KEY: run.key, "hgmvae_bench.cell": run.cell.identity},
@@ -107,7 +110,7 @@ class MlflowTracker:
         return self._experiment_id
 
     def _known(self, run: Run) -> MlflowRun | None:
-        """The newest MLflow run of that key."""
+        """Return the newest MLflow run of that key."""
         found = self._client.search_runs(
             [self._experiment_of_grid()],
             filter_string=f"tags.`{KEY}` = '{run.key}'",
@@ -126,25 +129,25 @@ class MlflowTracker:
         step: int = 0,
     ) -> None:
         now = int(time.time() * 1000)
-        for some in _batches(params):
-            self._client.log_batch(run_id, params=[Param(*_texts(item)) for item in some])
+        for batch in _batches(params):
+            self._client.log_batch(run_id, params=[Param(*_texts(item)) for item in batch])
         for batch in _batches(metrics):
-            points = [Metric(_fit(name), float(value), now, step) for name, value in batch]
+            points = [Metric(_valid_name(name), float(value), now, step) for name, value in batch]
             self._client.log_batch(run_id, metrics=points)
-        for some in _batches(tags):
-            self._client.log_batch(run_id, tags=[RunTag(*_texts(item)) for item in some])
+        for batch in _batches(tags):
+            self._client.log_batch(run_id, tags=[RunTag(*_texts(item)) for item in batch])
 
 
 def _batches(items: Mapping[str, Any] | None) -> list[list[tuple[str, Any]]]:
     pairs = iter((items or {}).items())
-    return list(iter(lambda: list(itertools.islice(pairs, AT_ONCE)), []))
+    return list(iter(lambda: list(itertools.islice(pairs, MAX_BATCH)), []))
 
 
 def _texts(item: tuple[str, Any]) -> tuple[str, str]:
     name, value = item
-    return _fit(name), str(value)[-LENGTH:]
+    return _valid_name(name), str(value)[-MAX_LENGTH:]
 
 
-def _fit(name: str) -> str:
-    """A name of letters that MLflow takes."""
-    return _UNFIT.sub("_", name)
+def _valid_name(name: str) -> str:
+    """Replace the characters that MLflow does not accept in names."""
+    return _INVALID.sub("_", name)

@@ -1,4 +1,4 @@
-"""Runs in TensorBoard: a folder of event files for each run."""
+"""Tracking in TensorBoard: a folder of event files for each run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TensorBoardTracker:
         writer.flush()
 
     def finished(self, run: Run, record: Record | ScoreRecord) -> None:
-        """Write the metrics with the settings, and where they come from."""
+        """Write the metrics with the settings and the provenance."""
         writer = self._writers.pop(run.key)
         settings = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
@@ -42,7 +42,7 @@ class TensorBoardTracker:
         }
         values = {name: m.value for name, m in record.metrics.items() if m.value is not None}
         epochs = run.cell.training.epochs
-        # The folder of the run itself; by default hyperparameters go to one named by the time.
+        # The run's own folder; by default hyperparameters go to a folder named after the time.
         writer.add_hparams(
             settings,
             {f"metrics/{name}": value for name, value in values.items()},
@@ -61,6 +61,6 @@ class TensorBoardTracker:
         writer.close()
 
     def close(self) -> None:
-        """Close the files of runs that were cut off."""
+        """Close the files of interrupted runs."""
         for writer in self._writers.values():
             writer.close()
