@@ -1,4 +1,4 @@
-"""Controls of a grid: scored once, stored, and shown beside the models."""
+"""The controls of a grid are scored once, stored, and shown beside the models."""
 
 import json
 import shutil
@@ -30,23 +30,23 @@ def grid(tiny_text):
 
 
 def score(grid, digits, store, **options):
-    """The metrics that each control was given."""
-    told = []
+    """Score the controls; return the metrics that each one got."""
+    scored = []
     data = {("digits", 32): digits}
-    score_controls(grid, data, store, device=CPU, tell=told.append, **options)
-    return {record.control: list(record.metrics) for record in told}
+    score_controls(grid, data, store, device=CPU, on_scored=scored.append, **options)
+    return {record.control: list(record.metrics) for record in scored}
 
 
 @pytest.fixture(scope="module")
 def scored(grid, digits, tmp_path_factory):
-    """A results folder with every control of the grid, and what each was given."""
+    """A results folder with every control of the grid, and the metrics of each."""
     store = Store(tmp_path_factory.mktemp("controls") / "r")
     return store.root, score(grid, digits, store)
 
 
 @pytest.fixture
 def store(scored, tmp_path):
-    """Every control of the grid."""
+    """A copy of the folder with every control of the grid."""
     root, _ = scored
     return Store(shutil.copytree(root, tmp_path / "r"))
 
@@ -68,10 +68,10 @@ def fingerprints(store):
     return {name: value.fingerprint for name, value in pca.metrics.items()}
 
 
-def test_each_gets_what_makes_sense_for_it_once(scored, grid, store, digits, tmp_path):
+def test_each_control_gets_its_applicable_metrics_once(scored, grid, store, digits, tmp_path):
     sample = "fid-classifier-samples"
-    _, given = scored
-    assert given == {
+    _, metrics = scored
+    assert metrics == {
         "real-halves": [sample],
         "real-train": [sample],
         "mean-image": ["ssim", sample],
@@ -87,7 +87,7 @@ def test_each_gets_what_makes_sense_for_it_once(scored, grid, store, digits, tmp
         assert record.train_images == 128
         assert record.comparable == (record.control != "real-halves")
         assert record.provenance["packages"]["torch"]
-    # The same as asked directly of the control, on the training images that the models see.
+    # The values are those of the control itself on the training images that the models see.
     seen = digits.first_train_images(128)
     (*_, pca) = build_controls(seen, "digits", [2], device=CPU, cache=tmp_path)
     (stored,) = (record for record in known.values() if record.control == "pca")
@@ -97,7 +97,7 @@ def test_each_gets_what_makes_sense_for_it_once(scored, grid, store, digits, tmp
     }
 
 
-def test_metrics_are_added_later_and_missing_ones_tried_again(grid, digits, store):
+def test_later_metrics_are_added_and_missing_ones_computed_again(grid, digits, store):
     assert score(grid, digits, store, metrics=["sc", "nmi"]) == {"pca": ["nmi"]}
     files = sorted(path.name for path in (store.root / "controls").iterdir())
     assert len(files) == 6
@@ -119,7 +119,7 @@ def test_a_damaged_control_is_named(store):
         store.controls()
 
 
-def test_stand_beside_the_models_without_a_rank(grid, store, digits, fingerprints):
+def test_controls_have_no_rank_and_change_no_entry_of_a_model(grid, store, digits, fingerprints):
     runs = runs_of(grid, digits.digest, fingerprints, {"vae": 0.25, "wae-imq": 0.75})
     spec, known = grid.table("1"), store.controls()
     alone, table = build_table(grid, spec, runs), build_table(grid, spec, runs, known.values())
@@ -142,7 +142,7 @@ def test_stand_beside_the_models_without_a_rank(grid, store, digits, fingerprint
     assert "control:pca" in to_csv(table.formatted)
 
 
-def test_the_halves_are_a_footnote_because_they_count_fewer_images(
+def test_the_control_of_halves_is_a_footnote_because_it_uses_fewer_images(
     grid, store, digits, fingerprints
 ):
     runs = runs_of(grid, digits.digest, fingerprints, {"vae": 0.25})
@@ -165,20 +165,20 @@ def test_values_of_another_fingerprint_are_refused(grid, store, digits, fingerpr
         build_table(grid, grid.table("1"), runs, store.controls().values())
 
 
-def test_controls_of_other_images_stay_away(grid, store, fingerprints):
+def test_controls_of_other_images_are_left_out(grid, store, fingerprints):
     runs = runs_of(grid, "other data", fingerprints, {"vae": 0.25})
     table = build_table(grid, grid.table("1"), runs, store.controls().values())
     assert not [entry for entry in table.entries if entry.control]
 
 
-def test_a_table_of_one_model_gets_an_axis_for_them(grid, store, digits, fingerprints):
+def test_a_table_of_one_model_gets_an_axis_for_controls(grid, store, digits, fingerprints):
     runs = runs_of(grid, digits.digest, fingerprints, {"vae": 0.25})
     spec = grid.table("1").model_copy(update={"models": ["vae"], "columns": ["latent_dim"]})
     text = to_text(build_table(grid, spec, runs, store.controls().values()).formatted)
     assert "PCA (control)" in text
 
 
-def test_the_record_says_what_it_is(store):
+def test_the_record_names_the_images_and_the_fingerprints(store):
     path = next(p for p in (store.root / "controls").iterdir() if "pca" in p.name)
     content = json.loads(path.read_text())["content"]
     assert (content["dataset"], content["image_size"], content["latent_dim"]) == ("digits", 32, 2)

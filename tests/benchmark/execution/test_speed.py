@@ -42,7 +42,7 @@ def cell(model="vae"):
     )
 
 
-def test_contenders_take_turns_and_their_first_turn_does_not_count(monkeypatch):
+def test_trainers_take_turns_and_the_first_turn_is_a_warm_up(monkeypatch):
     order, clock = [], [0.0]
     monkeypatch.setattr(measure_module.time, "perf_counter", lambda: clock[0])
 
@@ -61,7 +61,7 @@ def test_contenders_take_turns_and_their_first_turn_does_not_count(monkeypatch):
     assert seconds == {"a": [1, 4], "b": [2, 0.5]}
 
 
-def test_torchs_layers_compute_the_same_with_the_same_parameters():
+def test_torchs_layers_give_the_same_output_with_the_same_parameters():
     torch.manual_seed(0)
     network = Network((1, 32, 32), width=4)
     encoder, decoder = network.point_encoder(3), network.decoder(3)
@@ -76,7 +76,7 @@ def test_torchs_layers_compute_the_same_with_the_same_parameters():
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
-def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch, caplog):
+def test_every_trainer_trains_every_model(digits, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     report = measure_speed(
         [cell("vae"), cell("hgmvae-u")],
@@ -96,14 +96,14 @@ def test_every_model_is_trained_by_every_contender(digits, tmp_path, monkeypatch
     assert multiprocessing.active_children() == []
     assert 0.1 < report.start_up < 60
     assert json.loads(json.dumps(report.to_json()))["settings"]["side_by_side"] == 2
-    # Pythae's trainer makes folders and talks of them.
+    # Pythae's trainer creates folders and logs them.
     assert list(tmp_path.glob("hgmvae-bench-*")) == []
     assert [line.name for line in caplog.records if line.name.startswith("pythae")] == []
     assert "bare loop" in format_speed(report)
 
 
-def test_two_contenders_are_compared_turn_by_turn():
-    """A machine that slows down by half in between tells nothing of either."""
+def test_two_trainers_are_compared_turn_by_turn():
+    """The machine slows down by half after the third turn."""
     turns = [300, 310, 320, 150, 155, 160, 165]
     rivals = [100, 100, 100, 50, 50, 50, 50]
     training = [
@@ -120,13 +120,13 @@ def test_two_contenders_are_compared_turn_by_turn():
     assert report.to_json()["ratios"][1]["median"] == 3.1
 
 
-def test_few_turns_give_no_interval():
-    one, other = (Throughput("vae", name, [4.0, 2.0, 2.0]) for name in ("suite", "pythae"))
-    assert SpeedRatio.of(one, other) == SpeedRatio("vae", "suite", "pythae", 1, None)
-    assert str(SpeedRatio.of(one, other)) == "1.00"
+def test_fewer_than_six_turns_give_no_interval():
+    suite, pythae = (Throughput("vae", name, [4.0, 2.0, 2.0]) for name in ("suite", "pythae"))
+    assert SpeedRatio.of(suite, pythae) == SpeedRatio("vae", "suite", "pythae", 1, None)
+    assert str(SpeedRatio.of(suite, pythae)) == "1.00"
 
 
-def test_seeds_side_by_side_have_processes_that_every_epoch_waits_for(digits):
+def test_concurrent_seeds_have_processes_and_an_epoch_waits_for_all(digits):
     images = digits.train_images[:64]
     with concurrent_seeds(cell(), images, CPU, 2, threads=2) as epoch:
         workers = multiprocessing.active_children()
@@ -142,14 +142,14 @@ def test_seeds_side_by_side_have_processes_that_every_epoch_waits_for(digits):
             epoch()
 
 
-def test_stacked_seeds_are_trained_as_one(digits):
+def test_an_unstackable_model_is_refused_with_its_operation(digits):
     images = digits.train_images[:64]
     stacked_seeds(cell(), images, CPU, 2)()
     with pytest.raises(StackingError, match="requires_grad_"):
         stacked_seeds(cell("pythae:RAE_GP"), images, CPU, 2)
 
 
-def test_a_process_trains_an_epoch_at_each_message(digits, monkeypatch):
+def test_a_process_trains_one_epoch_for_each_message(digits, monkeypatch):
     trained = []
     monkeypatch.setattr(trainers, "train_epoch", trained.append)
     ours, theirs = multiprocessing.Pipe()
