@@ -57,7 +57,7 @@ def test_titles_are_unique(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_files_it_says_what_to_do_or_needs_none(name: str, tmp_path: Path) -> None:
+def test_without_files_the_error_says_how_to_get_them(name: str, tmp_path: Path) -> None:
     root = tmp_path / "data"
     root.mkdir()
     dataset = DATASETS[name]
@@ -110,7 +110,7 @@ def test_digits_need_no_files(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
 )
-def test_real_data(name: str, folder: str, real_data: Path) -> None:
+def test_real_data_loads(name: str, folder: str, real_data: Path) -> None:
     if not (real_data / folder).is_dir():
         pytest.skip(f"no {folder} in {real_data} (HGMVAE_BENCH_TEST_DATA names another folder)")
     keeps_the_contract(name, real_data)

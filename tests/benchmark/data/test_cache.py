@@ -59,7 +59,7 @@ def test_the_second_start_decodes_nothing(pictures: Path, root: Path, decoded: l
     assert entry.parent == root / ".hgmvae-bench-cache"
 
 
-def test_the_digest_is_the_contents(pictures: Path, root: Path) -> None:
+def test_the_stored_digest_is_that_of_the_content(pictures: Path, root: Path) -> None:
     data = load(root)
     again = ImageData(
         data.train_images.clone(), data.train_labels, data.test_images.clone(), data.test_labels
@@ -68,7 +68,9 @@ def test_the_digest_is_the_contents(pictures: Path, root: Path) -> None:
     assert load(root).digest == again.digest
 
 
-def test_a_changed_file_is_noticed(pictures: Path, root: Path, paint, decoded: list[str]) -> None:
+def test_a_changed_file_is_decoded_again(
+    pictures: Path, root: Path, paint, decoded: list[str]
+) -> None:
     before = load(root).digest
     path = pictures / "a" / "1.png"
     status = path.stat()
@@ -83,7 +85,7 @@ def test_a_changed_file_is_noticed(pictures: Path, root: Path, paint, decoded: l
     assert len(entries(root)) == 1, "the entry that nobody can use any more has gone"
 
 
-def test_added_and_removed_files_are_noticed(pictures: Path, root: Path, paint) -> None:
+def test_added_and_removed_files_rebuild_the_entry(pictures: Path, root: Path, paint) -> None:
     digests = {load(root).digest}
     extra = paint(pictures / "a" / "9.png", 9)
     digests.add(load(root).digest)
@@ -99,7 +101,7 @@ def test_a_touched_file_keeps_the_digest(pictures: Path, root: Path) -> None:
     assert load(root).digest == before
 
 
-def test_each_rule_has_an_entry(pictures: Path, root: Path, decoded: list[str]) -> None:
+def test_each_rule_has_its_own_entry(pictures: Path, root: Path, decoded: list[str]) -> None:
     assert load(root, 32).input_dim == (3, 32, 32)
     assert load(root, 16).input_dim == (3, 16, 16)
     grey = resolve_dataset("folder:pictures?channels=1").load(root, image_size=32)
@@ -111,7 +113,7 @@ def test_each_rule_has_an_entry(pictures: Path, root: Path, decoded: list[str]) 
     assert len(entries(root)) == 3
 
 
-def test_new_preprocessing_makes_entries_anew(
+def test_new_preprocessing_rebuilds_entries(
     pictures: Path, root: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(root)
@@ -137,7 +139,7 @@ def test_images_are_mapped_and_writing_to_them_changes_no_file(pictures: Path, r
 
 
 @pytest.mark.parametrize("damage", ["cut off", "overwritten", "removed", "sidecar", "no sidecar"])
-def test_a_changed_entry_is_made_anew(
+def test_a_changed_entry_is_rebuilt(
     pictures: Path, root: Path, decoded: list[str], damage: str
 ) -> None:
     expected = load(root).digest
@@ -158,7 +160,7 @@ def test_a_changed_entry_is_made_anew(
     assert len(decoded) == 6
 
 
-def test_an_entry_holds_no_pickle(pictures: Path, root: Path) -> None:
+def test_an_entry_contains_no_pickle(pictures: Path, root: Path) -> None:
     load(root)
     [entry] = entries(root)
     array = entry / "train_labels.npy"
@@ -230,7 +232,7 @@ def test_a_cache_in_a_read_only_folder_is_used(
     assert not own_cache.exists()
 
 
-def test_nowhere_to_write(
+def test_an_error_names_the_folders_that_cannot_be_written(
     pictures: Path, root: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own_cache.mkdir()
@@ -255,7 +257,7 @@ def leftovers(place: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_a_write_that_fails_leaves_nothing(
+def test_a_failed_write_leaves_no_files(
     pictures: Path, root: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def full(*_: object) -> None:
@@ -272,7 +274,7 @@ def test_a_write_that_fails_leaves_nothing(
     load(root)
 
 
-def test_a_full_disk(
+def test_a_full_disk_leaves_no_files(
     pictures: Path, root: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HGMVAE_BENCH_CACHE", str(small_disk))
@@ -285,7 +287,7 @@ def test_a_full_disk(
     assert load(root, image_size=32).input_dim == (3, 32, 32)
 
 
-def test_an_interrupt_leaves_nothing(
+def test_an_interrupt_leaves_no_files(
     pictures: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -297,7 +299,7 @@ def test_an_interrupt_leaves_nothing(
     assert not leftovers(root / ".hgmvae-bench-cache")
 
 
-def test_what_a_killed_process_left_is_cleared(pictures: Path, root: Path) -> None:
+def test_files_of_a_killed_process_are_removed(pictures: Path, root: Path) -> None:
     load(root)
     [entry] = entries(root)
     partial = entry.with_name(f".{entry.name}.partial")

@@ -24,7 +24,7 @@ def test_a_name_without_argument_is_the_registered_one() -> None:
     assert resolve_dataset("digits") is DIGITS
 
 
-def test_unknown_names() -> None:
+def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean mnist"):
         resolve_dataset("mnits")
     with pytest.raises(UnknownNameError, match="did you mean folder"):
@@ -55,20 +55,22 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "DATASETS", registry)
 
 
-def test_a_plug_in_without_fetch_and_check(bare: None, tmp_path: Path) -> None:
+def test_a_plug_in_without_fetch_and_check_is_loaded_to_check_it(
+    bare: None, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=r"Theirs: its plug-in cannot download it.* .Somebody 2020"):
         fetch("theirs", tmp_path)
     assert check("theirs", tmp_path).files[0].detail == "1,797 images load"
     assert not check("theirs", tmp_path / "empty").complete
 
 
-def test_check_of_what_is_whole(tmp_path: Path) -> None:
+def test_check_reports_complete_data(tmp_path: Path) -> None:
     result = run("check", "digits", "--data", tmp_path)
     assert result.exit_code == 0
     assert "Digits is complete" in result.output
 
 
-def test_check_of_what_is_absent(tmp_path: Path) -> None:
+def test_check_reports_missing_data(tmp_path: Path) -> None:
     result = run("check", "mnist", "--data", tmp_path)
     assert result.exit_code == 1
     assert result.stdout.count("\nmissing") + result.stdout.startswith("missing") == 4
@@ -76,12 +78,12 @@ def test_check_of_what_is_absent(tmp_path: Path) -> None:
     assert f"data fetch mnist --data {tmp_path}" in result.output
 
 
-def test_the_data_folder_from_the_environment(tmp_path: Path) -> None:
+def test_the_environment_names_the_data_folder(tmp_path: Path) -> None:
     result = run("check", "mnist", env={"HGMVAE_BENCH_DATA": str(tmp_path)})
     assert str(tmp_path / "MNIST") in result.output
 
 
-def test_the_data_folder_by_default(own_cache: Path) -> None:
+def test_the_default_data_folder_is_in_the_user_cache(own_cache: Path) -> None:
     assert str(own_cache / "hgmvae-bench" / "data") in run("check", "mnist").output
 
 
@@ -89,19 +91,21 @@ def test_the_data_folder_by_default(own_cache: Path) -> None:
     "arguments",
     [("check", "mnits"), ("fetch", "mnist:1"), ("check", "folder:x?channels=7"), ("check",)],
 )
-def test_wrong_use(arguments: tuple[str, ...]) -> None:
+def test_invalid_arguments_exit_with_2(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Traceback" not in result.output
 
 
-def test_fetch_of_what_is_there(tmp_path: Path) -> None:
+def test_fetch_keeps_existing_data(tmp_path: Path) -> None:
     result = run("fetch", "digits", "--data", tmp_path)
     assert result.exit_code == 0
     assert result.output.strip() == f"digits is in {tmp_path}"
 
 
-def test_fetch_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_without_network_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision import datasets
 
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://nowhere.invalid/"])

@@ -48,7 +48,7 @@ def test_the_partition_file_decides_the_split(celeba: Path, root: Path) -> None:
         assert torch.equal(image, torch.from_numpy(np.array(expected)).permute(2, 0, 1))
 
 
-def test_the_image_size_is_honoured(celeba: Path, root: Path) -> None:
+def test_images_have_the_requested_size(celeba: Path, root: Path) -> None:
     assert load(root, 32).input_dim == (3, 32, 32)
     assert load(root, 148).input_dim == (3, 148, 148)
     with pytest.raises(ValueError, match="image_size is 0"):
@@ -70,7 +70,7 @@ def test_a_part_of_the_images_loads_with_a_warning(celeba: Path, root: Path) -> 
     assert caught[0].filename == __file__
 
 
-def test_absent_data_is_explained(root: Path) -> None:
+def test_the_error_for_missing_data_says_how_to_get_it(root: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(root)
     message = str(caught.value)
@@ -122,7 +122,7 @@ def test_an_image_of_another_size_is_named(celeba: Path, root: Path, paint) -> N
         load(root)
 
 
-def test_check_reports_every_fault(celeba: Path, root: Path) -> None:
+def test_check_reports_every_damaged_image(celeba: Path, root: Path) -> None:
     images = celeba / "img_align_celeba"
     content = (images / "000002.jpg").read_bytes()
     (images / "000002.jpg").write_bytes(content[: len(content) // 2])
@@ -136,7 +136,7 @@ def test_check_reports_every_fault(celeba: Path, root: Path) -> None:
     assert "not the official file (12 images)" in faults["list_eval_partition.txt"]
 
 
-def test_check_without_data(root: Path) -> None:
+def test_check_reports_missing_files(root: Path) -> None:
     report = CELEBA.check(root, lambda *_: None)
     assert [file.state for file in report.files] == ["missing"]
 
@@ -167,7 +167,7 @@ def published(celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return drive
 
 
-def test_without_gdown_it_says_what_to_do_by_hand(
+def test_without_gdown_the_error_says_how_to_get_the_files(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gdown", None)
@@ -208,7 +208,7 @@ def test_fetching_through_torchvision_and_gdown(
     CELEBA.fetch(root, lambda *_: None)
 
 
-def test_what_google_drive_gives_instead_is_refused(
+def test_an_error_page_of_google_drive_is_refused(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (published / "img_align_celeba.zip").write_bytes(b"<html>Quota exceeded</html>")

@@ -38,7 +38,7 @@ def test_a_chair_is_in_one_split_with_all_its_views(chairs: Path, root: Path) ->
     assert data.train_labels is None
 
 
-def test_the_split_depends_on_the_identities_alone(chairs: Path, root: Path) -> None:
+def test_the_split_depends_only_on_the_identities(chairs: Path, root: Path) -> None:
     test = chairs_in(load(root).test_images)
     assert test == [2, 2, 2]
     # A chair that goes moves no other from training to test.
@@ -53,7 +53,7 @@ def test_the_order_never_changes() -> None:
     assert shuffled("abcdef") == shuffled("fedcba") == list("dabfec")
 
 
-def test_the_image_size_is_honoured(chairs: Path, root: Path) -> None:
+def test_images_have_the_requested_size(chairs: Path, root: Path) -> None:
     assert load(root, 32).input_dim == (3, 32, 32)
 
 
@@ -63,7 +63,7 @@ def test_a_part_of_the_images_loads_with_a_warning(chairs: Path, root: Path) -> 
         load(root)
 
 
-def test_absent_data_is_explained(root: Path) -> None:
+def test_the_error_for_missing_data_says_how_to_get_it(root: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(root)
     message = str(caught.value)
@@ -81,7 +81,7 @@ def test_a_chair_without_images_is_named(chairs: Path, root: Path) -> None:
     assert str(renders) in str(caught.value)
 
 
-def test_too_few_chairs(root: Path, paint) -> None:
+def test_too_few_chairs_are_refused(root: Path, paint) -> None:
     for chair in "ab":
         paint(root / "rendered_chairs" / chair / "renders" / "image.png", 0)
     with pytest.raises(DataError, match="2 chairs are too few"):
@@ -107,7 +107,7 @@ def archive(server, chairs: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     return buffer.getvalue()
 
 
-def test_fetch(server, archive: bytes, tmp_path: Path) -> None:
+def test_fetch_retries_and_unpacks(server, archive: bytes, tmp_path: Path) -> None:
     root = tmp_path / "fresh"
     dataset = replace(CHAIRS, url=f"{server.url}/rendered_chairs.tar")
     server.break_after = [5000, 5000]
@@ -129,7 +129,7 @@ def test_an_incomplete_folder_is_not_replaced(
     assert [path.name for path in root.iterdir()] == ["rendered_chairs"]
 
 
-def test_check_counts(chairs: Path, root: Path) -> None:
+def test_check_counts_the_images(chairs: Path, root: Path) -> None:
     report = CHAIRS.check(root, lambda *_: None)
     assert [(file.state, file.detail) for file in report.files] == [
         ("damaged", "30 images, expected 86,366"),
@@ -137,7 +137,7 @@ def test_check_counts(chairs: Path, root: Path) -> None:
     ]
 
 
-def test_an_archive_that_was_cut_off_leaves_nothing(archive: bytes, tmp_path: Path) -> None:
+def test_a_truncated_archive_leaves_no_files(archive: bytes, tmp_path: Path) -> None:
     root = tmp_path / "fresh"
     root.mkdir()
     (root / "rendered_chairs.tar").write_bytes(archive[: len(archive) // 2])

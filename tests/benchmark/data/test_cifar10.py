@@ -125,7 +125,7 @@ def test_a_pickle_that_runs_code_is_refused(cifar10: Path, root: Path, protocol:
 @pytest.mark.parametrize(
     "name", [b"cbuiltins\neval\n", b"cnumpy\nload\n", b"cnumpy.core.multiarray\nfromfile\n"]
 )
-def test_only_what_arrays_need_is_admitted(cifar10: Path, root: Path, name: bytes) -> None:
+def test_only_names_that_arrays_need_are_allowed(cifar10: Path, root: Path, name: bytes) -> None:
     (cifar10 / "test_batch").write_bytes(b"\x80\x02" + name + b".")
     with pytest.raises(DataError, match="only arrays are allowed"):
         CIFAR10.load(root, image_size=32)
@@ -160,12 +160,12 @@ def test_a_missing_file_is_named(cifar10: Path, root: Path) -> None:
         CIFAR10.load(root, image_size=32)
 
 
-def test_no_size_but_its_own(root: Path) -> None:
+def test_other_image_sizes_are_refused(root: Path) -> None:
     with pytest.raises(ValueError, match="CIFAR-10 is 32×32"):
         CIFAR10.load(root, image_size=64)
 
 
-def test_check_knows_the_published_files(cifar10: Path, root: Path) -> None:
+def test_check_compares_the_published_checksums(cifar10: Path, root: Path) -> None:
     (cifar10 / "test_batch").unlink()
     report = CIFAR10.check(root, lambda *_: None)
     assert not report.complete
@@ -193,7 +193,7 @@ def published(server, cifar10: Path, monkeypatch: pytest.MonkeyPatch):
     return server
 
 
-def test_fetch(published, tmp_path: Path) -> None:
+def test_fetch_downloads_verifies_and_unpacks(published, tmp_path: Path) -> None:
     root = tmp_path / "fresh" / "data"
     published.break_after = [1000]
     CIFAR10.fetch(root, lambda *_: None)
@@ -204,7 +204,7 @@ def test_fetch(published, tmp_path: Path) -> None:
     assert published.n_requests == 2
 
 
-def test_what_is_there_but_not_whole_is_not_replaced(published, cifar10: Path, root: Path) -> None:
+def test_incomplete_data_is_not_replaced(published, cifar10: Path, root: Path) -> None:
     (cifar10 / "test_batch").write_bytes(b"mine")
     with pytest.raises(DataError, match="move it away"):
         CIFAR10.fetch(root, lambda *_: None)

@@ -39,7 +39,7 @@ def pixels(images: torch.Tensor) -> list[int]:
         ({"validation_images": torch.zeros(2, 1, 5, 5, dtype=torch.uint8)}, "validation images"),
     ],
 )
-def test_what_is_not_image_data_is_refused(changed: dict[str, torch.Tensor], message: str) -> None:
+def test_invalid_image_data_is_refused(changed: dict[str, torch.Tensor], message: str) -> None:
     images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     labels = torch.zeros(2, dtype=torch.int64)
     parts = {
@@ -52,7 +52,7 @@ def test_what_is_not_image_data_is_refused(changed: dict[str, torch.Tensor], mes
         ImageData(**{**parts, **changed})
 
 
-def test_digest_is_the_content_and_nothing_else() -> None:
+def test_the_digest_depends_only_on_the_content() -> None:
     data = numbered(6, n_classes=2)
     assert data.digest == numbered(6, n_classes=2).digest
     assert data.digest != numbered(6).digest
@@ -64,7 +64,7 @@ def test_digest_is_the_content_and_nothing_else() -> None:
     assert numbered(5, 5, n_classes=2).digest != data.digest
 
 
-def test_a_part_of_the_data_has_a_digest_of_its_own() -> None:
+def test_a_part_of_the_data_has_another_digest() -> None:
     data = numbered(6)
     vars(data)["digest"] = "from the cache"
     assert len({data.digest, data.first_train_images(3).digest, numbered(6).digest}) == 3
@@ -95,11 +95,11 @@ def test_held_out_images_keep_the_proportions_of_the_classes() -> None:
     assert pixels(held_out.train_images % 4) == held_out.train_labels.tolist()
 
 
-def test_a_tenth_is_held_out_unless_told() -> None:
+def test_a_tenth_is_held_out_by_default() -> None:
     assert len(numbered(50).with_validation_as_test().test_images) == 5
 
 
-def test_a_validation_split_of_its_own_is_taken() -> None:
+def test_the_validation_split_of_the_dataset_is_used() -> None:
     plain = numbered(6, n_classes=2)
     data = ImageData(
         train_images=plain.train_images,
@@ -122,12 +122,12 @@ def test_a_validation_split_of_its_own_is_taken() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 6, 7])
-def test_some_images_must_stay_for_training(count: int) -> None:
+def test_some_images_must_remain_for_training(count: int) -> None:
     with pytest.raises(ValueError, match="taken from 6 training images"):
         numbered(6).with_validation_as_test(count)
 
 
-def test_first_train_images() -> None:
+def test_the_first_training_images_are_kept() -> None:
     data = numbered(6, n_classes=3)
     assert data.first_train_images(None) is data
     few = data.first_train_images(2)

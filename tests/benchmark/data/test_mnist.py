@@ -44,7 +44,9 @@ def fake(root: Path) -> Path:
     ],
     ids=["mnist", "fashion-mnist"],
 )
-def test_real_files(shared_data: Path, dataset: MnistLike, test_counts: list[int]) -> None:
+def test_real_files_load_as_published(
+    shared_data: Path, dataset: MnistLike, test_counts: list[int]
+) -> None:
     data = dataset.load(shared_data, image_size=32)
     assert data.train_images.shape == (60_000, 1, 32, 32)
     assert data.test_images.shape == (10_000, 1, 32, 32)
@@ -79,7 +81,7 @@ def test_the_official_mnist_keeps_its_digest(shared_data: Path) -> None:
     assert data.digest == "90039b0919f2a912421a13a3fdde8885db66cd6f38cad123134e16b10c5f09f7"
 
 
-def test_absent_data_is_explained(root: Path) -> None:
+def test_the_error_for_missing_data_says_how_to_get_it(root: Path) -> None:
     with pytest.raises(DataError) as caught:
         MNIST.load(root, image_size=32)
     message = str(caught.value)
@@ -143,7 +145,7 @@ def published(server, monkeypatch: pytest.MonkeyPatch):
     return server
 
 
-def test_fetching_gives_data_that_load_and_check_whole(published, root: Path) -> None:
+def test_fetched_data_loads_and_passes_the_check(published, root: Path) -> None:
     reports: list[tuple[str, int, int | None]] = []
     MNIST.fetch(root, lambda *report: reports.append(report))
     assert MNIST.check(root, lambda *_: None).complete
@@ -186,7 +188,7 @@ def test_a_damaged_file_is_not_overwritten_by_fetching(published, fake: Path, ro
     assert damaged.read_bytes() == b"mine"
 
 
-def test_without_network_one_message_says_everything(
+def test_without_network_one_message_names_address_folder_and_size(
     published, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirrors = ["http://nowhere.invalid/mnist/", "http://127.0.0.1:9/mnist/"]

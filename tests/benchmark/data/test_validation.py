@@ -12,7 +12,7 @@ from hgmvae_bench.data.validation import VALIDATION
 from hgmvae_bench.plugins.protocols import UnknownNameError
 
 
-def test_training_images_stand_where_the_test_images_stood(tmp_path: Path) -> None:
+def test_held_out_training_images_replace_the_test_images(tmp_path: Path) -> None:
     whole = DIGITS.load(tmp_path, image_size=32)
     data = resolve_dataset("validation:digits").load(tmp_path, image_size=32)
     assert len(data.test_images) == len(whole.train_images) // 10 == 143
@@ -22,14 +22,14 @@ def test_training_images_stand_where_the_test_images_stood(tmp_path: Path) -> No
     assert data.digest == whole.with_validation_as_test().digest != whole.digest
 
 
-def test_it_is_described_by_the_other_dataset() -> None:
+def test_its_description_is_that_of_the_other_dataset() -> None:
     chairs, split = resolve_dataset("3d-chairs"), resolve_dataset("validation:3d-chairs")
     for name in ("image_size", "channels", "reconstruction_loss", "reference"):
         assert getattr(split, name) == getattr(chairs, name)
     assert split.title == "3D Chairs (validation)"
 
 
-def test_its_files_are_the_other_datasets(tmp_path: Path) -> None:
+def test_it_fetches_and_checks_the_files_of_the_other_dataset(tmp_path: Path) -> None:
     fetch("validation:digits", tmp_path)
     assert check("validation:digits", tmp_path) == check("digits", tmp_path)
     assert not check("validation:mnist", tmp_path).complete
@@ -43,14 +43,14 @@ def test_its_files_are_the_other_datasets(tmp_path: Path) -> None:
         ("validation:mnist", ValueError, "'validation:mnist' is a validation split already"),
     ],
 )
-def test_an_argument_that_names_no_dataset(
+def test_an_argument_that_names_no_dataset_is_refused(
     argument: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         resolve_dataset(f"validation:{argument}")
 
 
-def test_without_an_argument_there_is_nothing_to_do(tmp_path: Path) -> None:
+def test_without_an_argument_every_operation_is_refused(tmp_path: Path) -> None:
     for act in (
         lambda: VALIDATION.load(tmp_path, image_size=32),
         lambda: fetch("validation", tmp_path),
