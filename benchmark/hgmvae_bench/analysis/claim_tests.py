@@ -1,4 +1,4 @@
-"""What measured tables say of the paper's claims."""
+"""Tests of the paper's claims on measured tables."""
 
 from __future__ import annotations
 
@@ -20,44 +20,48 @@ from hgmvae_bench.plugins.registry import METRICS
 Outcome = Literal["holds", "fails", "undecided", "not measured"]
 ClaimVerdict = Literal["holds", "does not hold", "undecided", "not measured"]
 SeedValues = Mapping[tuple[str, str, ModelAtDim], Collection[float]]
+"""Values of the seeds by dataset, metric, and model at a latent dim."""
 
-SHOWN = 3
+MAX_NAMED_FAILURES = 3
+"""Failed hypotheses that a footnote names; it counts the others."""
 
 LEGEND = (
     "A claim is a list of hypotheses about cells. A hypothesis holds or fails where Welch's t-test "
-    "over seeds tells the two apart (Holm over all pairs of cells in the claim, 5 %), and is "
-    "undecided where it does not. A claim of all hypotheses holds if each does, and does not hold "
-    "if one fails; a claim of most holds if more than half do, and does not hold if half or more "
-    "fail."
+    "over seeds distinguishes the two cells (Holm over all pairs of cells in the claim, 5 %), and "
+    "is undecided where it does not. A claim of all hypotheses holds if each does, and does not "
+    "hold if one fails; a claim of most holds if more than half do, and does not hold if half or "
+    "more fail."
 )
 
 
 class Quantifier(NamedTuple):
-    """When a claim holds and when it does not, by how many hypotheses hold or fail of how many."""
+    """When a claim holds and when it does not, given a number of outcomes and their total."""
 
     holds: Callable[[int, int], bool]
-    does_not: Callable[[int, int], bool]
+    does_not_hold: Callable[[int, int], bool]
 
 
 QUANTIFIERS: Mapping[str, Quantifier] = {
-    "all": Quantifier(lambda held, of: held == of, lambda failed, of: failed > 0),
-    "most": Quantifier(lambda held, of: 2 * held > of, lambda failed, of: 2 * failed >= of),
+    "all": Quantifier(lambda held, total: held == total, lambda failed, total: failed > 0),
+    "most": Quantifier(
+        lambda held, total: 2 * held > total, lambda failed, total: 2 * failed >= total
+    ),
 }
 
 
 @dataclass(frozen=True)
 class HypothesisResult:
-    """What the seeds say of a hypothesis.
+    """Result of testing one hypothesis.
 
     Attributes:
-        hypothesis: which.
+        hypothesis: the tested hypothesis.
         candidate, rival: the best cell of each side; None if a cell of that side has no value.
         candidate_mean, rival_mean: their means.
         p_value: two-sided, corrected after Holm for all pairs of cells that the claim compares;
             None if no test could be made.
-        outcome: ``holds`` or ``fails`` only where the seeds tell the two apart.
-        published: the outcome by the paper's own numbers, which come without a spread;
-            ``undecided`` if they are equal.
+        outcome: ``holds`` or ``fails`` only where the seeds distinguish the two.
+        published: outcome by the paper's own numbers, which have no spread; ``undecided`` if they
+            are equal.
     """
 
     hypothesis: Hypothesis
@@ -72,13 +76,13 @@ class HypothesisResult:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim with its hypotheses judged.
+    """Result of testing a claim.
 
     Attributes:
-        claim: which.
-        verdict: by the measured hypotheses.
-        published: by the paper's own numbers.
-        hypotheses: in the claim's order.
+        claim: the tested claim.
+        verdict: by the measured values.
+        published: verdict by the paper's own numbers.
+        hypotheses: results in the claim's order.
     """
 
     claim: Claim
@@ -86,89 +90,108 @@ class ClaimResult:
     published: ClaimVerdict
     hypotheses: list[HypothesisResult]
 
+    @property
+    def outcome_counts(self) -> str:
+        """Number of hypotheses by measured outcome, such as ``holds 2, undecided 1``."""
+        return _count([each.outcome for each in self.hypotheses])
+
+    @property
+    def published_counts(self) -> str:
+        """Number of hypotheses by their outcome in the paper."""
+        return _count([each.published for each in self.hypotheses])
+
 
 def evaluate_claims(
     grid: Grid, tables: Iterable[Table], claims: Iterable[Claim] = CLAIMS
 ) -> list[ClaimResult]:
-    """What a grid's tables say of claims; those that none of its cells touches are not measured."""
+    """Test claims on a grid's tables; claims without any measured cell are not measured."""
     measured: dict[tuple[str, str, ModelAtDim], Collection[float]] = {}
     for entry in [entry for table in tables for entry in table.entries if not entry.control]:
         cell = grid.cell(entry.dataset, entry.model, entry.latent_dim)
-        place = ModelAtDim(cell.model, cell.latent_dim)
-        # The first wins where a grid has variants of one model.
-        measured.setdefault((cell.dataset, entry.metric, place), entry.by_seed.values())
-    return [_judged(claim, measured) for claim in claims]
+        model = ModelAtDim(cell.model, cell.latent_dim)
+        # If a grid has variants of one model, the first one counts.
+        measured.setdefault((cell.dataset, entry.metric, model), entry.by_seed.values())
+    return [_test_claim(claim, measured) for claim in claims]
 
 
-def _judged(claim: Claim, measured: SeedValues) -> ClaimResult:
-    sides = [
-        (_best(c, c.candidates, measured), _best(c, c.rivals, measured)) for c in claim.hypotheses
-    ]
+def _test_claim(claim: Claim, measured: SeedValues) -> ClaimResult:
     p_values = _p_values(claim, measured)
-    judged = []
-    for number, (hypothesis, (candidate, rival)) in enumerate(
-        zip(claim.hypotheses, sides, strict=True)
-    ):
-        p_value = p_values.get((number, candidate, rival))
-        first, second = (
-            _mean(_values(hypothesis, place, measured)) for place in (candidate, rival)
-        )
-        judged.append(
-            HypothesisResult(
-                hypothesis=hypothesis,
-                candidate=candidate,
-                rival=rival,
-                candidate_mean=first,
-                rival_mean=second,
-                p_value=p_value,
-                outcome=_outcome(hypothesis.metric, first, second, p_value),
-                published=_published(hypothesis),
-            )
-        )
+    results = [
+        _test_hypothesis(number, hypothesis, measured, p_values)
+        for number, hypothesis in enumerate(claim.hypotheses)
+    ]
     return ClaimResult(
         claim=claim,
-        verdict=_verdict(claim, [each.outcome for each in judged]),
-        published=_verdict(claim, [each.published for each in judged]),
-        hypotheses=judged,
+        verdict=_verdict(claim, [each.outcome for each in results]),
+        published=_verdict(claim, [each.published for each in results]),
+        hypotheses=results,
     )
 
 
-def _p_values(
-    claim: Claim, measured: SeedValues
-) -> dict[tuple[int, ModelAtDim | None, ModelAtDim | None], float | None]:
-    """By a hypothesis's number, a place candidates and one rivals: corrected for all of them.
+Pair = tuple[int, ModelAtDim | None, ModelAtDim | None]
+"""Number of a hypothesis in its claim, a candidate and a rival."""
 
-    Which place is the best of a side is known from the data alone, so that each might have been it.
+
+def _p_values(claim: Claim, measured: SeedValues) -> dict[Pair, float | None]:
+    """Corrected p-values of every pair of a candidate and a rival.
+
+    All pairs count, because only the data determine which cell is the best of its side.
     """
-    pairs = [
-        (number, candidates, rivals)
+    pairs: list[Pair] = [
+        (number, candidate, rival)
         for number, hypothesis in enumerate(claim.hypotheses)
-        for candidates, rivals in itertools.product(hypothesis.candidates, hypothesis.rivals)
+        for candidate, rival in itertools.product(hypothesis.candidates, hypothesis.rivals)
     ]
     tests = [
-        welch_test(*(_values(claim.hypotheses[number], place, measured) for place in places))
-        for number, *places in pairs
+        welch_test(*(_values(claim.hypotheses[number], model, measured) for model in models))
+        for number, *models in pairs
     ]
     return dict(zip(pairs, holm(tests), strict=True))
 
 
+def _test_hypothesis(
+    number: int,
+    hypothesis: Hypothesis,
+    measured: SeedValues,
+    p_values: Mapping[Pair, float | None],
+) -> HypothesisResult:
+    candidate = _best(hypothesis, hypothesis.candidates, measured)
+    rival = _best(hypothesis, hypothesis.rivals, measured)
+    candidate_mean, rival_mean = (
+        _mean(_values(hypothesis, model, measured)) for model in (candidate, rival)
+    )
+    p_value = p_values.get((number, candidate, rival))
+    return HypothesisResult(
+        hypothesis=hypothesis,
+        candidate=candidate,
+        rival=rival,
+        candidate_mean=candidate_mean,
+        rival_mean=rival_mean,
+        p_value=p_value,
+        outcome=_outcome(hypothesis.metric, candidate_mean, rival_mean, p_value),
+        published=_published_outcome(hypothesis),
+    )
+
+
 def _best(
-    hypothesis: Hypothesis, places: Iterable[ModelAtDim], measured: SeedValues
+    hypothesis: Hypothesis, models: Iterable[ModelAtDim], measured: SeedValues
 ) -> ModelAtDim | None:
-    """The place with the best mean; None if one of them has no value: it might have been it."""
-    means = {place: _mean(_values(hypothesis, place, measured)) for place in places}
-    known = {place: mean for place, mean in means.items() if mean is not None}
+    """The model with the best mean; None if one has no value, since it could be the best."""
+    means = {model: _mean(_values(hypothesis, model, measured)) for model in models}
+    known = {model: mean for model, mean in means.items() if mean is not None}
     if len(known) < len(means):
         return None
     sign = 1 if METRICS[hypothesis.metric].direction == "higher" else -1
-    return max(known, key=lambda place: sign * known[place])
+    return max(known, key=lambda model: sign * known[model])
 
 
 def _values(
-    hypothesis: Hypothesis, place: ModelAtDim | None, measured: SeedValues
+    hypothesis: Hypothesis, model: ModelAtDim | None, measured: SeedValues
 ) -> Collection[float]:
-    """One a seed; none if there is no such place."""
-    return () if place is None else measured.get((hypothesis.dataset, hypothesis.metric, place), ())
+    """Values of a model's seeds; none if the model is None."""
+    if model is None:
+        return ()
+    return measured.get((hypothesis.dataset, hypothesis.metric, model), ())
 
 
 def _mean(values: Collection[float]) -> float | None:
@@ -176,119 +199,120 @@ def _mean(values: Collection[float]) -> float | None:
 
 
 def _outcome(
-    metric: str, candidates: float | None, rivals: float | None, p_value: float | None
+    metric: str, candidate: float | None, rival: float | None, p_value: float | None
 ) -> Outcome:
-    if candidates is None or rivals is None:
+    if candidate is None or rival is None:
         return "not measured"
-    if p_value is None or p_value >= ALPHA or candidates == rivals:
+    if p_value is None or p_value >= ALPHA or candidate == rival:
         return "undecided"
-    return "holds" if (candidates > rivals) == (METRICS[metric].direction == "higher") else "fails"
+    return "holds" if (candidate > rival) == (METRICS[metric].direction == "higher") else "fails"
 
 
-def _published(hypothesis: Hypothesis) -> Outcome:
-    """The outcome by the paper's numbers, taken for exact."""
+def _published_outcome(hypothesis: Hypothesis) -> Outcome:
+    """The outcome by the paper's numbers, taken as exact."""
     best = max if METRICS[hypothesis.metric].direction == "higher" else min
-    cells = published.values_by_cell()
-    candidates, rivals = (
+    values = published.values_by_cell()
+    candidate, rival = (
         best(
-            cells[hypothesis.dataset, hypothesis.metric, *place][hypothesis.table][0]
-            for place in places
+            values[hypothesis.dataset, hypothesis.metric, *model][hypothesis.table][0]
+            for model in models
         )
-        for places in (hypothesis.candidates, hypothesis.rivals)
+        for models in (hypothesis.candidates, hypothesis.rivals)
     )
-    return _outcome(hypothesis.metric, candidates, rivals, p_value=0.0)
+    return _outcome(hypothesis.metric, candidate, rival, p_value=0.0)
 
 
 def _verdict(claim: Claim, outcomes: list[Outcome]) -> ClaimVerdict:
     quantifier, total = QUANTIFIERS[claim.quantifier], len(outcomes)
     if quantifier.holds(outcomes.count("holds"), total):
         return "holds"
-    if quantifier.does_not(outcomes.count("fails"), total):
+    if quantifier.does_not_hold(outcomes.count("fails"), total):
         return "does not hold"
     return "not measured" if outcomes.count("not measured") == total else "undecided"
 
 
-def claims_frame(judged: Iterable[ClaimResult]) -> pd.DataFrame:
-    """A row for each hypothesis, with the claim, its verdict, the two sides and the outcome."""
+def claims_frame(results: Iterable[ClaimResult]) -> pd.DataFrame:
+    """One row per hypothesis: its claim and verdict, the two sides, their means and the outcome."""
     return pd.DataFrame(
         [
             {
-                "claim": each.claim.name,
-                "statement": each.claim.statement,
-                "source": each.claim.source,
-                "verdict": each.verdict,
-                "published_verdict": each.published,
-                "table": one.hypothesis.table,
-                "dataset": one.hypothesis.dataset,
-                "metric": one.hypothesis.metric,
-                "candidate": _side(one.candidate, one.hypothesis.candidates),
-                "rival": _side(one.rival, one.hypothesis.rivals),
-                "candidate_mean": one.candidate_mean,
-                "rival_mean": one.rival_mean,
-                "p_value": one.p_value,
-                "outcome": one.outcome,
-                "published_outcome": one.published,
+                "claim": result.claim.name,
+                "statement": result.claim.statement,
+                "source": result.claim.source,
+                "verdict": result.verdict,
+                "published_verdict": result.published,
+                "table": each.hypothesis.table,
+                "dataset": each.hypothesis.dataset,
+                "metric": each.hypothesis.metric,
+                "candidate": _side(each.candidate, each.hypothesis.candidates),
+                "rival": _side(each.rival, each.hypothesis.rivals),
+                "candidate_mean": each.candidate_mean,
+                "rival_mean": each.rival_mean,
+                "p_value": each.p_value,
+                "outcome": each.outcome,
+                "published_outcome": each.published,
             }
-            for each in judged
-            for one in each.hypotheses
+            for result in results
+            for each in result.hypotheses
         ]
     ).astype(dict.fromkeys(["candidate_mean", "rival_mean", "p_value"], float))
 
 
-def format_claims(judged: list[ClaimResult]) -> render.FormattedTable:
-    """The claims with their verdicts, ready to be written; CSV has every hypothesis."""
-    footnotes = {each.claim.name: _failures(each) for each in judged}
+def format_claims(results: list[ClaimResult]) -> render.FormattedTable:
+    """Lay out the claims with their verdicts; the CSV has every hypothesis."""
+    footnotes = {each.claim.name: _failures(each) for each in results}
     marks = render.footnote_letters(note for note in footnotes.values() if note)
     lines = [
         [
             render.FormattedEntry(each.claim.source),
-            render.FormattedEntry(
-                f"{each.published} ({_tally([c.published for c in each.hypotheses])})"
-            ),
+            render.FormattedEntry(f"{each.published} ({each.published_counts})"),
             render.FormattedEntry(each.verdict, note=marks.get(footnotes[each.claim.name], "")),
-            render.FormattedEntry(_tally([one.outcome for one in each.hypotheses])),
+            render.FormattedEntry(each.outcome_counts),
         ]
-        for each in judged
+        for each in results
     ]
     statements = [
         f"{each.claim.statement} ({each.claim.quantifier} of {len(each.hypotheses)})"
-        for each in judged
+        for each in results
     ]
-    columns = ["Said in", "By the paper's numbers", "Measured", "Contests"]
+    columns = ["Source", "By the paper's numbers", "Measured", "Hypotheses"]
     return render.FormattedTable(
         name="claims",
         title="The paper's claims",
         frame=pd.DataFrame(
             lines, index=pd.Index(statements, name="Claim"), columns=columns, dtype=object
         ),
-        tidy=claims_frame(judged),
+        tidy=claims_frame(results),
         legend=LEGEND,
         notes={mark: note for note, mark in marks.items()},
         widths=(0.34, 0.14, 0.2, 0.12, 0.15),
     )
 
 
-def _failures(judged: ClaimResult) -> str:
-    """The hypotheses that fail, with their numbers."""
+def _failures(result: ClaimResult) -> str:
+    """The hypotheses that fail, with their means."""
     failed = [
-        f"{METRICS[one.hypothesis.metric].title} on {one.hypothesis.dataset}: "
+        f"{METRICS[each.hypothesis.metric].title} on {each.hypothesis.dataset}: "
         + ", ".join(
-            f"{place} {render.format_number(mean, '.4g')}"
-            for place, mean in ((one.candidate, one.candidate_mean), (one.rival, one.rival_mean))
+            f"{model} {render.format_number(mean, '.4g')}"
+            for model, mean in (
+                (each.candidate, each.candidate_mean),
+                (each.rival, each.rival_mean),
+            )
             if mean is not None
         )
-        for one in judged.hypotheses
-        if one.outcome == "fails"
+        for each in result.hypotheses
+        if each.outcome == "fails"
     ]
-    more = len(failed) - SHOWN
-    said = "; ".join(failed[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
-    return f"fails: {said}" if failed else ""
+    more = len(failed) - MAX_NAMED_FAILURES
+    named = "; ".join(failed[:MAX_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
+    return f"fails: {named}" if failed else ""
 
 
-def _side(best: ModelAtDim | None, places: tuple[ModelAtDim, ...]) -> str:
-    return str(best) if best else " or ".join(map(str, places))
+def _side(best: ModelAtDim | None, models: tuple[ModelAtDim, ...]) -> str:
+    return str(best) if best else " or ".join(map(str, models))
 
 
-def _tally(outcomes: list[Outcome]) -> str:
+def _count(outcomes: list[Outcome]) -> str:
     counts = {name: outcomes.count(name) for name in get_args(Outcome)}
     return ", ".join(f"{name} {count}" for name, count in counts.items() if count)

@@ -1,8 +1,8 @@
 """The paper's claims, as data.
 
-A claim is a list of hypotheses. Each says that the best of some cells beats the best of some others
-in one metric on one dataset. The claims below are the paper's sentences put that way;
-`hgmvae_bench.analysis.claim_tests` says what measured tables say of them.
+A claim is a list of hypotheses. Each says that the best of some cells (the candidates) outperforms
+the best of some others (the rivals) in one metric on one dataset.
+`hgmvae_bench.analysis.claim_tests` tests them on measured tables.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class ModelAtDim(NamedTuple):
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The best mean among ``candidates`` is to beat the best among ``rivals``.
+    """The best candidate outperforms the best rival.
 
     Attributes:
-        table: of the paper.
+        table: the paper's table that has the cells.
         dataset, metric: registered names.
-        candidates, rivals: cells.
+        candidates, rivals: the models of each side; the one with the best mean counts.
     """
 
     table: str
@@ -49,14 +49,14 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper.
+    """A statement of the paper.
 
     Attributes:
-        name: for files and links.
-        statement: in the words of this project.
-        source: where the paper says so.
-        hypotheses: what it means, one by one.
-        quantifier: how many of the hypotheses must hold.
+        name: short name, for files and links.
+        statement: the statement in the terms of this project.
+        source: section and table of the paper.
+        hypotheses: the statement as comparisons of cells.
+        quantifier: how many of the hypotheses have to hold.
     """
 
     name: str
@@ -66,16 +66,16 @@ class Claim:
     quantifier: Literal["all", "most"] = "all"
 
 
-def _places(models: Iterable[str], dims: Iterable[int]) -> tuple[ModelAtDim, ...]:
+def _models(models: Iterable[str], dims: Iterable[int]) -> tuple[ModelAtDim, ...]:
     return tuple(itertools.starmap(ModelAtDim, itertools.product(models, dims)))
 
 
 def _clustering(
     table: str, dims: Iterable[int], candidates: Iterable[str], rivals: Iterable[str]
 ) -> tuple[Hypothesis, ...]:
-    """A hypothesis per metric and latent dim of Tables 1 and 4."""
+    """One hypothesis per metric and latent dim of Tables 1 and 4."""
     return tuple(
-        Hypothesis(table, "mnist", metric, _places(candidates, [dim]), _places(rivals, [dim]))
+        Hypothesis(table, "mnist", metric, _models(candidates, [dim]), _models(rivals, [dim]))
         for metric, dim in itertools.product(CLUSTERING, dims)
     )
 
@@ -83,9 +83,9 @@ def _clustering(
 def _generation(
     table: str, candidates: Iterable[str], rivals: Iterable[str]
 ) -> tuple[Hypothesis, ...]:
-    """A hypothesis per dataset and metric of Tables 3 and 5."""
+    """One hypothesis per dataset and metric of Tables 3 and 5."""
     return tuple(
-        Hypothesis(table, dataset, metric, _places(candidates, [128]), _places(rivals, [128]))
+        Hypothesis(table, dataset, metric, _models(candidates, [128]), _models(rivals, [128]))
         for dataset, metric in itertools.product(GENERATION_DATA, GENERATION)
     )
 
@@ -118,8 +118,8 @@ CLAIMS: tuple[Claim, ...] = (
                 "1",
                 "mnist",
                 metric,
-                _places([model], [8]),
-                _places([model], [dim for dim in DIMS if dim != 8]),
+                _models([model], [8]),
+                _models([model], [dim for dim in DIMS if dim != 8]),
             )
             for metric, model in itertools.product(CLUSTERING, ["gmvae", *HGMVAE])
         ),
@@ -129,7 +129,7 @@ CLAIMS: tuple[Claim, ...] = (
         "HGMVAE (the better of -G and -U) classifies better than every other model",
         "section 3.2, Table 2",
         tuple(
-            Hypothesis("2", dataset, "svm-accuracy", _places(HGMVAE, [8]), _places(BASELINES, [8]))
+            Hypothesis("2", dataset, "svm-accuracy", _models(HGMVAE, [8]), _models(BASELINES, [8]))
             for dataset in ("cifar10", "mnist")
         ),
     ),
@@ -138,7 +138,7 @@ CLAIMS: tuple[Claim, ...] = (
         "On MNIST both HGMVAE-G and HGMVAE-U classify better than every other model",
         "section 3.2, Table 2",
         tuple(
-            Hypothesis("2", "mnist", "svm-accuracy", _places([model], [8]), _places(BASELINES, [8]))
+            Hypothesis("2", "mnist", "svm-accuracy", _models([model], [8]), _models(BASELINES, [8]))
             for model in HGMVAE
         ),
     ),
@@ -173,7 +173,7 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def claims_about(tables: Iterable[str]) -> list[Claim]:
-    """The claims that the paper draws from some of its tables."""
+    """The claims that are based on any of these tables of the paper."""
     names = set(tables)
     return [
         claim for claim in CLAIMS if names & {hypothesis.table for hypothesis in claim.hypotheses}

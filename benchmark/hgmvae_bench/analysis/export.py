@@ -1,4 +1,4 @@
-"""Every table of a grid as files: CSV, Markdown, LaTeX, text, and all values as Parquet."""
+"""Files of a grid's tables: CSV, Markdown, LaTeX and text, and all values as Parquet."""
 
 from __future__ import annotations
 
@@ -21,43 +21,49 @@ class ExportError(UserError, RuntimeError):
 
 
 def formatted_tables(grid: Grid, tables: Iterable[Table]) -> list[FormattedTable]:
-    """The tables, and where the paper has values of their cells, the comparison and the claims."""
-    known = list(tables)
-    sheets = [table.formatted for table in known]
-    compared = comparison.compare_with_paper(grid, known)
+    """Lay out a grid's tables, and the comparison and claims where the paper has their cells."""
+    tables = list(tables)
+    formatted = [table.formatted for table in tables]
+    compared = comparison.compare_with_paper(grid, tables)
     if compared:
-        with_values = {each.table for each in compared}
-        sheets += [
+        published = {each.table for each in compared}
+        formatted += [
             comparison.format_comparison(table, compared)
-            for table in known
-            if table.spec.name in with_values
+            for table in tables
+            if table.spec.name in published
         ]
-        sheets.append(claim_tests.format_claims(claim_tests.evaluate_claims(grid, known)))
-    return sheets
+        formatted.append(claim_tests.format_claims(claim_tests.evaluate_claims(grid, tables)))
+    return formatted
 
 
 def formatted_comparison(grid: Grid, tables: list[Table], name: str) -> list[FormattedTable]:
-    """One table beside the paper's values, and the claims that the paper draws from those.
+    """Lay out one table beside the paper's values, and the claims that are based on those.
+
+    Args:
+        grid: the grid.
+        tables: all of its tables, since a claim may need cells of several.
+        name: name of the table.
 
     Raises:
         ComparisonError: if the paper has none of the table's cells.
     """
     (table,) = (table for table in tables if table.spec.name == name)
     compared = comparison.compare_with_paper(grid, [table])
-    sheet = comparison.format_comparison(table, compared)
+    formatted = comparison.format_comparison(table, compared)
     about = claims.claims_about(each.paper_table for each in compared)
-    return [sheet, claim_tests.format_claims(claim_tests.evaluate_claims(grid, tables, about))]
+    results = claim_tests.evaluate_claims(grid, tables, about)
+    return [formatted, claim_tests.format_claims(results)]
 
 
-def export(sheets: list[FormattedTable], results: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write each sheet in each format, ``tables.tex`` around them, and ``values.parquet``.
+def export(tables: list[FormattedTable], results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write each table in each format, a LaTeX document ``tables.tex``, and ``values.parquet``.
 
-    Each file is written whole or not at all, in place of an earlier one.
+    Each file is written completely or not at all, and replaces an earlier one.
 
     Args:
-        sheets: what to write.
-        results: all values, as `hgmvae_bench.load_results` gives them.
-        folder: made if it does not exist.
+        tables: tables to write.
+        results: all values, as `hgmvae_bench.load_results` returns them.
+        folder: output folder, created if it does not exist.
 
     Returns:
         The files.
@@ -66,11 +72,11 @@ def export(sheets: list[FormattedTable], results: pd.DataFrame, folder: Path) ->
         ExportError: if the folder cannot be written to.
     """
     contents = {
-        f"{sheet.name}.{suffix}": write(sheet).encode()
-        for sheet in sheets
+        f"{table.name}.{suffix}": write(table).encode()
+        for table in tables
         for suffix, write in WRITERS.values()
     }
-    contents["tables.tex"] = latex_document(sheet.name for sheet in sheets).encode()
+    contents["tables.tex"] = latex_document(table.name for table in tables).encode()
     contents["values.parquet"] = _parquet(results)
     try:
         for name, content in contents.items():

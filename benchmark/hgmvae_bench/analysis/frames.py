@@ -1,6 +1,6 @@
-"""Results for notebooks: a folder of records as tidy DataFrames, and its tables.
+"""A results folder for notebooks: its records as tidy DataFrames, and its tables.
 
-Every function takes the path of a results folder and trains nothing.
+Every function takes the path of a results folder. None trains anything.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ Folder = str | os.PathLike[str]
 
 
 def load_results(path: Folder) -> pd.DataFrame:
-    """Every recorded value: a row per run and metric.
+    """Load every recorded value, one row per run and metric.
 
-    A run without any metric (it failed or diverged) has one row with no metric, so that no run is
-    left out. Columns:
+    A run without any metric, because it failed or diverged, has one row with no metric, so that no
+    run is left out. Columns:
 
     ==================  ==========================================================================
     ``key``             the run key
@@ -57,8 +57,8 @@ def load_results(path: Folder) -> pd.DataFrame:
     ``latent_dim``      L
     ``seed``            within the cell
     ``status``          ``complete``, ``diverged`` or ``failed``
-    ``metric``          registered name, or missing
-    ``value``           NaN where there is none
+    ``metric``          registered name; missing for a run without metrics
+    ``value``           NaN if there is none
     ``missing``         why there is no value
     ``fingerprint``     what the value was computed with, as JSON
     ``metric_seconds``  time to compute the value
@@ -78,17 +78,17 @@ def load_results(path: Folder) -> pd.DataFrame:
         StoreError: if the folder holds no records, or a damaged one.
     """
     frame = pd.DataFrame([row for run in _runs(path) for row in _rows(run)])
-    # A column that happens to be empty keeps its type, here and in a Parquet file.
+    # An empty column keeps its type, here and in a Parquet file.
     types = dict.fromkeys(_TEXT, "string") | {"value": "float64", "metric_seconds": "float64"}
     frame["finished_at"] = frame["finished_at"].dt.tz_convert("UTC")
     return frame.astype({**types, "dirty": "boolean"})
 
 
 def load_history(path: Folder) -> pd.DataFrame:
-    """The training curves: a row per run, loss term and epoch.
+    """Load the training curves, one row per run, loss term and epoch.
 
     Columns: ``key``, ``dataset``, ``model``, ``latent_dim``, ``seed``, ``status``, ``cell``,
-    ``term`` (of the loss; ``loss`` is the whole), ``epoch`` (from 1) and ``value`` (mean over the
+    ``term`` (of the loss; ``loss`` is their total), ``epoch`` (from 1) and ``value`` (mean over the
     epoch's batches).
 
     Raises:
@@ -107,14 +107,14 @@ def load_history(path: Folder) -> pd.DataFrame:
 
 
 def load_tables(path: Folder, grid: str | None = None) -> dict[str, Table]:
-    """Every table of a grid that was run into the folder, by name.
+    """Load every table of a grid in the folder, by name.
 
     ``table.values`` is tidy, ``table.means`` is laid out as on paper.
 
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
         UnknownNameError: if it holds no grid of that name.
-        TableError: if values that cannot be compared would stand in one table.
+        TableError: if a table has values that cannot be compared.
     """
     store = Store(Path(path))
     chosen, runs = store.grid(grid), list(store.runs(on_invalid="warn").values())
@@ -122,12 +122,12 @@ def load_tables(path: Folder, grid: str | None = None) -> dict[str, Table]:
 
 
 def load_table(path: Folder, name: str, grid: str | None = None) -> Table:
-    """One table of a grid that was run into the folder.
+    """Load one table of a grid in the folder.
 
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
         UnknownNameError: if there is no grid or table of that name.
-        TableError: if values that cannot be compared would stand in the table.
+        TableError: if the table has values that cannot be compared.
     """
     store = Store(Path(path))
     chosen = store.grid(grid)
@@ -135,15 +135,15 @@ def load_table(path: Folder, name: str, grid: str | None = None) -> Table:
 
 
 def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
-    """Every value of a grid's tables that the paper has too: published, measured, verdict.
+    """Load the values that the paper has too: published, measured, and a verdict.
 
-    A row per cell and metric; `hgmvae_bench.analysis.comparison.ComparedValue` describes the
+    One row per cell and metric; `hgmvae_bench.analysis.comparison.ComparedValue` describes the
     columns.
 
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
         UnknownNameError: if it holds no grid of that name.
-        TableError: if values that cannot be compared would stand in one table.
+        TableError: if a table has values that cannot be compared.
     """
     chosen = Store(Path(path)).grid(grid)
     return comparison.comparison_frame(
@@ -152,14 +152,14 @@ def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
 
 
 def load_claims(path: Folder, grid: str | None = None) -> pd.DataFrame:
-    """The paper's claims with a verdict each: a row for each hypothesis that a claim consists of.
+    """Load the paper's claims with their verdicts, one row per hypothesis of a claim.
 
     `hgmvae_bench.analysis.claims` describes claims and hypotheses.
 
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
         UnknownNameError: if it holds no grid of that name.
-        TableError: if values that cannot be compared would stand in one table.
+        TableError: if a table has values that cannot be compared.
     """
     chosen = Store(Path(path)).grid(grid)
     return claim_tests.claims_frame(
@@ -189,10 +189,11 @@ def _rows(run: StoredRun) -> Iterator[dict[str, Any]]:
         **_provenance(record),
     }
     if not run.metrics:
-        nothing = {"metric": None, "value": None, "missing": record.status}
         yield {
             **_identity(record),
-            **nothing,
+            "metric": None,
+            "value": None,
+            "missing": record.status,
             "fingerprint": None,
             "metric_seconds": None,
             **shared,

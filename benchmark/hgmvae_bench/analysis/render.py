@@ -159,16 +159,16 @@ def to_csv(table: FormattedTable) -> str:
 
 def to_markdown(table: FormattedTable) -> str:
     """Write a pipe table: the best in bold, the second in bold italics, the third in italics."""
-    frame = _map_text(table.frame, _entry_to_markdown, _escape_markdown)
+    frame = _map_text(table.frame, _entry_to_markdown, escape_markdown)
     flat = frame.set_axis(column_headings(frame.columns, " / "), axis=1).reset_index()
     lines = [list(map(str, flat.columns)), ["---"] * len(flat.columns), *flat.to_numpy().tolist()]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    legend = _escape_markdown(table.legend)
+    legend = escape_markdown(table.legend)
     if table.ranked:
         legend += " **Best**, ***second***, *third*; "
         legend += f"{TIE} indistinguishable from the best."
-    notes = [f"- [{mark}] {_escape_markdown(note)}" for mark, note in table.notes.items()]
-    parts = [f"**{_escape_markdown(table.heading)}**", body, legend, "\n".join(notes)]
+    notes = [f"- [{mark}] {escape_markdown(note)}" for mark, note in table.notes.items()]
+    parts = [f"**{escape_markdown(table.heading)}**", body, legend, "\n".join(notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -328,7 +328,7 @@ def _entry_to_text(entry: FormattedEntry) -> str:
 
 
 def _entry_to_markdown(entry: FormattedEntry) -> str:
-    styled = MARKDOWN_STYLES.get(entry.rank or 0, "%s") % _escape_markdown(entry.text)
+    styled = MARKDOWN_STYLES.get(entry.rank or 0, "%s") % escape_markdown(entry.text)
     note = rf" \[{entry.note}\]" if entry.note else ""
     return f"{styled}{TIE if entry.tied else ''}{note}"
 
@@ -396,6 +396,7 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in _one_line(text))
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Escape plain text for Markdown, on one line."""
     escaped = re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", _one_line(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

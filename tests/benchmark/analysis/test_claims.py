@@ -23,7 +23,7 @@ def tables(grid, published_runs):
     return [build_table(grid, spec, runs) for spec in grid.spec.tables]
 
 
-def test_the_papers_own_numbers_speak_against_some_of_its_claims():
+def test_some_claims_do_not_hold_by_the_papers_own_numbers():
     """Counted by hand in Tables 1 to 5."""
     counts = {
         each.claim.name: (
@@ -50,7 +50,7 @@ def test_the_papers_own_numbers_speak_against_some_of_its_claims():
     }
 
 
-def test_with_hardly_any_noise_the_outcomes_are_those_of_the_published_numbers(grid, tables):
+def test_with_little_noise_the_outcomes_are_those_of_the_published_numbers(grid, tables):
     judged = {each.claim.name: each for each in evaluate_claims(grid, tables)}
     # Runs have Table 3's values where Table 5 contradicts it.
     del judged["fisher-helps-generation"]
@@ -102,7 +102,7 @@ def test_a_contest_holds_or_fails_by_the_metrics_direction(grid):
     assert result.verdict == "does not hold"
 
 
-def test_the_best_of_each_side_stands_for_it(grid):
+def test_the_best_cell_of_each_side_counts(grid):
     result = judged(
         grid,
         [hypothesis(candidates=[G, U], rivals=[GMVAE])],
@@ -114,8 +114,8 @@ def test_the_best_of_each_side_stands_for_it(grid):
     assert (one.candidate, one.outcome, result.verdict) == (U, "undecided", "undecided")
 
 
-def test_the_best_of_many_is_tested_as_one_of_many(grid):
-    """Which of a side's cells is its best is known from the data alone: each might have been it."""
+def test_p_values_are_corrected_for_every_cell_that_could_be_the_best(grid):
+    """Only the data determine which cell of a side is its best."""
     near = [0.875, 0.895, 0.885]
     rest = {"hgmvae_u": HIGH, "gmvae": near}
     alone = ttest_ind(HIGH, near, equal_var=False).pvalue
@@ -124,13 +124,13 @@ def test_the_best_of_many_is_tested_as_one_of_many(grid):
         sides = hypothesis(candidates=[U], rivals=[GMVAE, G])
         (one,) = judged(grid, [sides], **rest, hgmvae_g=other).hypotheses
         assert one.rival == GMVAE
-        # Holm: G takes no test from the pair where it is far off, and one where it is as near.
+        # Holm: the pair with G counts only where G is as near as GMVAE.
         expected = alone if other is LOW else 2 * alone
         assert one.p_value == pytest.approx(expected)
         assert one.outcome == ("holds" if other is LOW else "undecided")
 
 
-def test_cells_with_unlike_numbers_of_seeds_are_told_apart(grid):
+def test_cells_with_different_numbers_of_seeds_are_compared(grid):
     ten = [0.9 + seed / 1000 for seed in range(10)]
     (one,) = judged(
         grid, [hypothesis(candidates=[U], rivals=[GMVAE])], hgmvae_u=ten, gmvae=[0.1, 0.11]
@@ -139,19 +139,19 @@ def test_cells_with_unlike_numbers_of_seeds_are_told_apart(grid):
     assert one.p_value == pytest.approx(ttest_ind(ten, [0.1, 0.11], equal_var=False).pvalue)
 
 
-def test_a_side_that_lacks_a_cell_is_not_measured(grid):
+def test_a_side_with_a_missing_cell_is_not_measured(grid):
     result = judged(grid, [hypothesis(candidates=[G, U], rivals=[GMVAE])], hgmvae_u=HIGH, gmvae=LOW)
     assert result.hypotheses[0].outcome == result.verdict == "not measured"
 
 
-def test_one_seed_decides_nothing(grid):
+def test_one_seed_leaves_a_claim_undecided(grid):
     result = judged(
         grid, [hypothesis(candidates=[U], rivals=[GMVAE])], hgmvae_u=HIGH[:1], gmvae=LOW[:1]
     )
     assert result.verdict == "undecided"
 
 
-def test_most_needs_more_than_half(grid):
+def test_a_claim_of_most_needs_more_than_half(grid):
     won, lost = (
         hypothesis(candidates=[U], rivals=[GMVAE]),
         hypothesis(candidates=[GMVAE], rivals=[U]),
@@ -178,7 +178,7 @@ def test_every_contest_is_of_cells_that_the_paper_grid_has():
                 assert (each.table, each.dataset, each.metric, place) in known
 
 
-def test_claims_by_the_table_they_are_drawn_from():
+def test_claims_are_found_by_the_tables_they_are_based_on():
     assert {claim.name for claim in claims_about(["2", "5"])} == {
         "best-classification",
         "both-best-classification",
@@ -186,7 +186,7 @@ def test_claims_by_the_table_they_are_drawn_from():
     }
 
 
-def test_the_numbers_stand_beside_the_verdict(grid, tables):
+def test_a_failed_hypothesis_has_its_numbers_in_a_footnote(grid, tables):
     results = evaluate_claims(grid, tables)
     text = to_text(format_claims(results))
     assert "fails: SC on mnist: gmvae (L = 8) 0.404, gmvae (L = 16) 0.413" in text

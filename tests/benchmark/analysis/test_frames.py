@@ -23,7 +23,7 @@ PROVENANCE = {
 
 @pytest.fixture
 def folder(tmp_path, tiny_grid):
-    """One run complete, one with a missing metric, one diverged; a fourth was never done."""
+    """A complete run, one with a missing metric, and a diverged one; a fourth is missing."""
     store = Store(tmp_path)
     store.add_grid(tiny_grid)
     contents = [
@@ -47,7 +47,7 @@ def folder(tmp_path, tiny_grid):
     return tmp_path
 
 
-def test_a_row_for_every_run_and_metric(folder):
+def test_results_have_a_row_for_every_run_and_metric(folder):
     frame = hb.load_results(str(folder)).set_index(["model", "seed"])
     assert len(frame) == 3
     whole = frame.loc["vae", 0]
@@ -69,7 +69,7 @@ def test_a_row_for_every_run_and_metric(folder):
     assert frame["gpu"].dtype == "string"
 
 
-def test_metrics_added_later_count(folder, tiny_grid):
+def test_metrics_added_later_are_among_the_results(folder, tiny_grid):
     store = Store(folder)
     key, run = next((k, r) for k, r in store.runs().items() if r.record.seed == 1)
     added = ScoreRecord(
@@ -80,22 +80,22 @@ def test_metrics_added_later_count(folder, tiny_grid):
     assert frame.loc[frame["key"] == key, "value"].tolist() == [0.5]
 
 
-def test_training_curves(folder):
+def test_history_has_a_row_for_every_term_and_epoch(folder):
     frame = hb.load_history(folder)
     assert len(frame) == 3 * 2 * 2
     kl = frame[(frame["term"] == "kl") & (frame["model"] == "vae") & (frame["seed"] == 0)]
     assert kl[["epoch", "value"]].values.tolist() == [[1, 0.5], [2, 0.25]]
 
 
-def test_tables_by_name(folder):
+def test_tables_are_loaded_by_name(folder):
     table = hb.load_tables(folder)["1"]
     assert table == hb.load_table(folder, "1")
     assert table.means.loc["SC↑", "VAE"] == 1 / 3
     assert pd.isna(table.means.loc["SC↑", "WAE-IMQ"])
 
 
-def test_a_folder_without_records_is_named(tmp_path):
-    with pytest.raises(StoreError, match=r"no records in .*nowhere; fill it"):
+def test_the_error_for_a_folder_without_records_names_it(tmp_path):
+    with pytest.raises(StoreError, match=r"no records in .*nowhere"):
         hb.load_results(tmp_path / "nowhere")
 
 

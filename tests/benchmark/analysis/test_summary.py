@@ -1,0 +1,76 @@
+import pytest
+
+from hgmvae_bench.analysis.claim_tests import evaluate_claims
+from hgmvae_bench.analysis.comparison import compare_with_paper
+from hgmvae_bench.analysis.summary import (
+    BEGIN,
+    END,
+    SummaryError,
+    claims_table,
+    paper_summary,
+    replace_summary,
+    verdict_counts,
+)
+from hgmvae_bench.analysis.tables import build_table
+from hgmvae_bench.grid import load_grid
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return load_grid("paper").select(datasets=["mnist"], latent_dims=[8])
+
+
+@pytest.fixture(scope="module")
+def tables(grid, published_runs):
+    """The MNIST cells at L = 8, with ten seeds of GMVAE, four of HGMVAE-U and one of HGMVAE-G."""
+    seeds = {"gmvae": 10, "hgmvae-u": 4, "hgmvae-g": 1}
+    runs = [
+        run
+        for run in published_runs(grid, noise=0.02, seeds=10)
+        if run.record.seed < seeds.get(run.record.settings["model"]["name"], 0)
+    ]
+    return [build_table(grid, spec, runs) for spec in grid.spec.tables]
+
+
+def rows_of(markdown):
+    cells = [line.strip("| ").split(" | ") for line in markdown.splitlines()]
+    return {first: rest for first, *rest in cells}
+
+
+def test_values_are_counted_by_verdict_and_seeds(grid, tables):
+    compared = compare_with_paper(grid, tables)
+    rows = rows_of(verdict_counts(compared))
+    assert rows["Verdict"] == ["≥ 1 seed", "≥ 4 seeds", "≥ 10 seeds"]
+    # GMVAE and the HGMVAEs have SC, CH and DB in Tables 1 and 4, and an accuracy in Table 2.
+    assert rows["reproduced"] == ["7", "7", "7"]
+    assert rows["not distinguishable"] == ["7", "7", "0"]
+    assert rows["undecided"] == ["7", "0", "0"]
+    assert rows["all"] == ["21", "14", "7"]
+
+
+def test_every_claim_has_a_row_with_its_verdicts(grid, tables):
+    results = evaluate_claims(grid, tables)
+    rows = rows_of(claims_table(results))
+    statement = "From 16 dimensions up HGMVAE-U clusters better than HGMVAE-G"
+    assert rows[statement][1:3] == ["holds", "not measured"]
+    assert len(rows) == len(results) + 2
+
+
+def test_the_summary_counts_the_measured_values(grid, tables):
+    summary = paper_summary(grid, tables)
+    n_values = len(compare_with_paper(grid, tables))
+    assert f"21 of the paper's {n_values} values" in summary
+    assert verdict_counts(compare_with_paper(grid, tables)) in summary
+
+
+def test_a_summary_replaces_the_one_on_a_page():
+    page = f"# Title\n\n{BEGIN}\nold\n{END}\n\nText\n"
+    once = replace_summary(page, r"new \1")
+    assert once == f"# Title\n\n{BEGIN}\n\nnew \\1\n\n{END}\n\nText\n"
+    assert replace_summary(once, r"new \1") == once
+
+
+@pytest.mark.parametrize("page", ["", BEGIN, f"{END}\n{BEGIN}\n", f"{BEGIN}\n{END}\n" * 2])
+def test_a_page_without_a_place_for_the_summary_is_refused(page):
+    with pytest.raises(SummaryError, match="summary of the records"):
+        replace_summary(page, "new")
