@@ -1,19 +1,22 @@
-"""The committed studies: records with today's defaults, and a page that says the same."""
+"""The committed studies and measurements: their pages agree with their records."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from hgmvae_bench import load_results
+from hgmvae_bench import load_results, load_tables
+from hgmvae_bench.analysis.summary import paper_summary, replace_summary
 from hgmvae_bench.analysis.tables import Table, build_table
 from hgmvae_bench.grid import load_grid
 from hgmvae_bench.storage.store import Store
 
 FOLDER = Path(__file__).parents[3] / "results/study"
+MEASURED = FOLDER.parent / "measured"
+MEASURED_PAGE = (MEASURED / "README.md").read_text(encoding="utf-8")
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"^<!-- (\S+): (\S+), seeds: ([\d ]+) -->$", PAGE, re.MULTILINE)
-"""Study, table and numbers of seeds of every table of the page that is written from records."""
+"""Study, table and numbers of seeds of every table of the page that comes from records."""
 
 
 def built(study: str, name: str) -> Table:
@@ -22,13 +25,13 @@ def built(study: str, name: str) -> Table:
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """The cells of a Markdown table by what its rows begin with, until its first empty line."""
+    """Cells of a Markdown table, up to its first empty line, by the first cell of their row."""
     lines = [line.strip("|").split("|") for line in text.strip().partition("\n\n")[0].splitlines()]
     return {first.strip(" *"): [cell.strip(" *") for cell in rest] for first, *rest in lines[2:]}
 
 
 def as_written(written: str, *values: float) -> str:
-    """Values with as many decimals as are written."""
+    """Format values with as many decimals as the page has."""
     parts = written.split(" ± ")
     return " ± ".join(
         f"{value:,.{len(part.partition('.')[2])}f}"
@@ -43,19 +46,19 @@ def test_every_grid_of_the_study_is_valid(path):
     assert grid.cells
 
 
-def test_the_page_has_tables_of_every_study():
+def test_the_study_page_has_a_table_of_every_study():
     folders = {path.name for path in FOLDER.iterdir() if (path / "records").is_dir()}
     assert {study for study, _, _ in TABLES} == folders >= {"mnist", "fashion-mnist"}
 
 
 @pytest.mark.parametrize("study", sorted({study for study, _, _ in TABLES}))
-def test_a_studys_folder_knows_every_table_of_its_grid(study):
+def test_the_folder_of_a_study_has_its_grid(study):
     assert Store(FOLDER / study).grid().spec == load_grid(str(FOLDER / f"{study}.yaml")).spec
 
 
 @pytest.mark.parametrize(("study", "name", "seeds"), TABLES)
-def test_the_page_says_what_records_with_todays_defaults_say(study, name, seeds):
-    """A default that is changed leaves the study behind: choose it again, or say so on the page."""
+def test_the_study_page_has_the_numbers_of_records_with_the_current_defaults(study, name, seeds):
+    """A changed default makes the study outdated: repeat it, or say so on the page."""
     table = built(study, name)
     assert not any("other settings" in entry.note for entry in table.entries)
     assert {entry.n for entry in table.entries if entry.n} == {int(n) for n in seeds.split()}
@@ -73,53 +76,58 @@ def test_the_page_says_what_records_with_todays_defaults_say(study, name, seeds)
             assert ("±" in written) == (entry.n > 1)
 
 
-def test_the_measured_part_of_the_papers_grid_is_what_its_page_says():
-    folder = FOLDER.parent / "measured"
-    table = load_results(folder)
-    table = table[table["metric"].notna()]
-    columns = ["sc", "ch", "db", "svm-accuracy", "accuracy", "nmi", "ari", "ssim"]
-    page = (folder / "README.md").read_text(encoding="utf-8")
-    cells = table.groupby(["model", "latent_dim"])["cell"].first()
-    assert {cell.identity for cell in load_grid("paper").cells} >= set(cells)
-    assert f"{len(cells)} of its 83 cells are here" in page
-    assert Store(folder).grid().spec == load_grid("paper").spec
-    models = {
-        "hgmvae-u": "HGMVAE-U",
-        "gmvae": "GMVAE",
-        "hgmvae-g": "HGMVAE-G",
-        "vae": "VAE",
-        "beta-vae": "β-VAE",
-        "swae": "SWAE",
-        "wae-imq": "WAE-IMQ",
-        "wae-rbf": "WAE-RBF",
-    }
-    for model, title in models.items():
-        line = re.search(rf"^\| {title} \|(.*)\|$", page, re.MULTILINE)
-        of_model = table[(table["model"] == model) & (table["latent_dim"] == 8)]
-        for text, metric in zip(line[1].split("|"), columns, strict=True):
-            values = of_model[of_model["metric"] == metric]["value"]
-            n_seeds = 10 if title in {"HGMVAE-U", "GMVAE"} else 4
-            assert len(values) == (0 if text.strip() == "–" else n_seeds)
-            if len(values):
-                assert text.strip() == as_written(text.strip(), values.mean(), values.std())
-    ablations = {
-        "hgmvae-u-nofisher": "HGMVAE-U w/o Fisher",
-        "hgmvae-g-nofisher": "HGMVAE-G w/o Fisher",
-    }
-    for model, title in ablations.items():
-        line = re.search(rf"^\| {title} \|(.*)\|$", page, re.MULTILINE)
-        of_model = table[(table["model"] == model) & (table["latent_dim"] == 8)]
-        for text, metric in zip(line[1].split("|"), ["sc", "ch", "db"], strict=True):
-            values = of_model[of_model["metric"] == metric]["value"]
-            assert len(values) == 2
-            assert text.strip() == as_written(text.strip(), values.mean(), values.std())
-    reconstruction = ["ssim", "ms-ssim", "sc", "ch", "db"]
-    for model, title in {"hgmvae-u": "HGMVAE-U", "vae": "VAE"}.items():
-        line = re.search(rf"^\| {title}, L = 128 \|(.*)\|$", page, re.MULTILINE)
-        of_model = table[(table["model"] == model) & (table["latent_dim"] == 128)]
-        values = of_model.set_index("metric")["value"]
-        for text, metric in zip(line[1].split("|"), reconstruction, strict=True):
-            if metric in values:
-                assert text.strip() == as_written(text.strip(), values[metric])
-            else:
-                assert text.strip() == "–"
+CLUSTERING = ["sc", "ch", "db"]
+FIRST_TABLE = [*CLUSTERING, "svm-accuracy", "accuracy", "nmi", "ari", "ssim"]
+WITH_TEN_SEEDS = {"hgmvae-u", "gmvae"}
+MEASURED_ROWS = {
+    # Title of a row, its model and latent dim, the metrics of its columns, and its seeds.
+    **{
+        title: (model, 8, FIRST_TABLE, 10 if model in WITH_TEN_SEEDS else 4)
+        for title, model in {
+            "HGMVAE-U": "hgmvae-u",
+            "GMVAE": "gmvae",
+            "HGMVAE-G": "hgmvae-g",
+            "VAE": "vae",
+            "β-VAE": "beta-vae",
+            "SWAE": "swae",
+            "WAE-IMQ": "wae-imq",
+            "WAE-RBF": "wae-rbf",
+        }.items()
+    },
+    "HGMVAE-U w/o Fisher": ("hgmvae-u-nofisher", 8, CLUSTERING, 2),
+    "HGMVAE-G w/o Fisher": ("hgmvae-g-nofisher", 8, CLUSTERING, 2),
+    "HGMVAE-U, L = 128": ("hgmvae-u", 128, ["ssim", "ms-ssim", *CLUSTERING], 1),
+    "VAE, L = 128": ("vae", 128, ["ssim", "ms-ssim", *CLUSTERING], 1),
+}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Values of the measured part of the paper's grid."""
+    values = load_results(MEASURED)
+    return values[values["metric"].notna()]
+
+
+@pytest.mark.parametrize("title", MEASURED_ROWS)
+def test_the_measured_page_has_the_numbers_of_its_records(measured, title):
+    model, latent_dim, metrics, n_seeds = MEASURED_ROWS[title]
+    (line,) = re.findall(rf"^\| {title} \|(.*)\|$", MEASURED_PAGE, re.MULTILINE)
+    of_cell = measured[(measured["model"] == model) & (measured["latent_dim"] == latent_dim)]
+    for cell, metric in zip(line.split("|"), metrics, strict=True):
+        values = of_cell[of_cell["metric"] == metric]["value"]
+        assert len(values) == (0 if cell.strip() == "–" else n_seeds)
+        if len(values):
+            spread = [values.std()] if n_seeds > 1 else []
+            assert cell.strip() == as_written(cell.strip(), values.mean(), *spread)
+
+
+def test_the_measured_cells_are_cells_of_the_paper_grid(measured):
+    cells = set(measured["cell"])
+    assert {cell.identity for cell in load_grid("paper").cells} >= cells
+    assert f"{len(cells)} of its 83 cells are here" in MEASURED_PAGE
+    assert Store(MEASURED).grid().spec == load_grid("paper").spec
+
+
+def test_the_measured_page_has_the_verdicts_of_its_records():
+    summary = paper_summary(Store(MEASURED).grid(), load_tables(MEASURED).values())
+    assert replace_summary(MEASURED_PAGE, summary) == MEASURED_PAGE
