@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from hgmvae_bench.execution.estimate import Survey
-from hgmvae_bench.execution.plan import ExecutionPlan
+from hgmvae_bench.execution.plan import ExecutionPlan, UnsuccessfulRun
 from hgmvae_bench.execution.runner import Reporter
 from hgmvae_bench.execution.tasks import (
     EpochEnded,
@@ -26,6 +26,7 @@ from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.text import pluralize
 
 NOTHING_TO_DO = "nothing to train"
+MAX_UNSUCCESSFUL = 20
 
 
 def summary(plan: ExecutionPlan) -> str:
@@ -44,6 +45,13 @@ def summary(plan: ExecutionPlan) -> str:
     return f"{pluralize(plan.total, 'run')}: {', '.join(counts)}"
 
 
+def unsuccessful_lines(runs: Sequence[UnsuccessfulRun]) -> list[str]:
+    """A line for each run that is recorded as failed or diverged: key, reason and log."""
+    lines = [f"  {run}" for run in runs[:MAX_UNSUCCESSFUL]]
+    more = len(runs) - MAX_UNSUCCESSFUL
+    return [*lines, f"  and {more} more"] if more > 0 else lines
+
+
 def plan_text(survey: Survey) -> str:
     """A table of what a grid still needs, a line a cell, with the sums and what is lacking."""
     rows: list[tuple[str, ...]] = [
@@ -51,7 +59,7 @@ def plan_text(survey: Survey) -> str:
     ]
     for plan in survey.cells:
         time_of_run = "" if plan.seconds is None else _duration(plan.seconds)
-        counts = (plan.done, plan.missing, plan.to_score, plan.failed)
+        counts = (plan.complete, plan.missing, plan.to_score, plan.unsuccessful)
         named = (plan.dataset, plan.model, str(plan.cell.latent_dim), *map(str, counts))
         rows.append((*named, time_of_run, plan.basis if plan.missing else ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -65,9 +73,9 @@ def plan_text(survey: Survey) -> str:
     total = survey.as_json()["total"]
     lines += [
         "",
-        f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['done'], 'run')} done, "
+        f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['complete'], 'run')} done, "
         f"{total['missing']} missing, "
-        f"{total['to_score']} to score, {total['failed']} failed or diverged",
+        f"{total['to_score']} to score, {total['unsuccessful']} failed or diverged",
     ]
     rest = f", without {pluralize(survey.not_estimated, 'run')} that cannot be estimated"
     lines += [
@@ -75,9 +83,14 @@ def plan_text(survey: Survey) -> str:
         f"{_duration(survey.seconds)}{rest if survey.not_estimated else ''}",
         f"disk for what is missing: about {survey.bytes / 1e6:,.0f} MB",
     ]
+    lines += unsuccessful_lines(survey.unsuccessful)
     for kind, lacking in (("data", survey.missing_data), ("weights", survey.missing_weights)):
         lines += [f"{kind} not here: {name}: {reason}" for name, reason in lacking.items()]
     return "\n".join(lines) + "\n"
+
+
+def _unsuccessful(plan: ExecutionPlan, store: Store) -> list[str]:
+    return unsuccessful_lines([UnsuccessfulRun.of(run.record, store) for run in plan.unsuccessful])
 
 
 def outcome(event: Finished | FinishedElsewhere, store: Store) -> str:
@@ -88,10 +101,7 @@ def outcome(event: Finished | FinishedElsewhere, store: Store) -> str:
     if isinstance(record, Record):
         seconds = f" in {sum(record.seconds.values()):.1f} s"
         if record.status != "complete":
-            reason = (record.error or "").strip().splitlines()[-1]
-            log = store.log_path(record.key)
-            said = f" (logs/{log.name})" if log.is_file() and log.stat().st_size else ""
-            return f"{record.key}: {record.status}{seconds}: {reason}{said}"
+            return str(UnsuccessfulRun.of(record, store))
     missing = [f"; {name} missing ({m.missing})" for name, m in record.metrics.items() if m.missing]
     return f"{record.key}: complete{seconds}{''.join(missing)}"
 
@@ -116,6 +126,8 @@ class PlainReporter:
         """Say what there is to do."""
         self._total, self._finished = len(plan.tasks), 0
         self._line(summary(plan))
+        for line in _unsuccessful(plan, self._store):
+            self._line(line)
 
     def on_event(self, event: Event) -> None:
         """Say that a run begins, how far a long one is, or how it ended."""
@@ -165,7 +177,8 @@ class LiveReporter:
 
     def on_plan(self, plan: ExecutionPlan) -> None:
         """Show how many runs there are to do."""
-        self._progress.console.print(escape(summary(plan)), highlight=False)
+        for line in (summary(plan), *_unsuccessful(plan, self._store)):
+            self._progress.console.print(escape(line), highlight=False)
         self._total, self._finished = len(plan.tasks), 0
         self._progress.reset(self._grid, total=self._total, visible=True)
 

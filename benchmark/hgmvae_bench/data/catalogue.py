@@ -44,6 +44,19 @@ class CheckableDataset(Protocol):
         """Check every file of the dataset in ``root``."""
 
 
+@runtime_checkable
+class HasSplitSizes(Protocol):
+    """A dataset plug-in whose splits have a known size, so that it need not be loaded for it.
+
+    Attributes:
+        n_train_images: number of training images.
+        n_test_images: number of test images.
+    """
+
+    n_train_images: int
+    n_test_images: int
+
+
 def resolve_dataset(name: str) -> DatasetPlugin:
     """Return the dataset called ``name``, which may have an argument: ``mnist``, ``folder:PATH``.
 

@@ -23,6 +23,7 @@ from hgmvae_bench.plugins.protocols import ReconstructionLoss
 FOLDER, IMAGES, PARTITION = "celeba", "img_align_celeba", "list_eval_partition.txt"
 ARCHIVE = f"{IMAGES}.zip"
 COUNT = 202_599
+N_TRAIN, N_TEST = 162_770, 19_962
 SIZE = (178, 218)
 CROP = 148
 # Second column of the partition file.
@@ -49,6 +50,8 @@ class CelebA:
     reference: str = "Liu, Luo, Wang & Tang 2015, Deep learning face attributes in the wild"
     image_size: int = 64
     channels: int = 3
+    n_train_images: int = N_TRAIN
+    n_test_images: int = N_TEST
     reconstruction_loss: ReconstructionLoss = "mse"
     source: Source = SOURCE
 

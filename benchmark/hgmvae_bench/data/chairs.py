@@ -23,6 +23,7 @@ FOLDER, RENDERS = "rendered_chairs", "renders"
 ARCHIVE = f"{FOLDER}.tar"
 COUNT = 1_393 * 62
 HELD_OUT = 0.1
+N_TRAIN, N_TEST = 1_115 * 62, 139 * 62
 
 SOURCE = Source(
     name="3d-chairs",
@@ -49,6 +50,8 @@ class Chairs:
     reference: str = "Aubry, Maturana, Efros, Russell & Sivic 2014, Seeing 3D chairs"
     image_size: int = 64
     channels: int = 3
+    n_train_images: int = N_TRAIN
+    n_test_images: int = N_TEST
     reconstruction_loss: ReconstructionLoss = "mse"
     url: str = "https://www.di.ens.fr/willow/research/seeing3Dchairs/data/rendered_chairs.tar"
     source: Source = SOURCE

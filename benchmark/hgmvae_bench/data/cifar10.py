@@ -58,6 +58,8 @@ class Cifar10:
     reference: str = "Krizhevsky 2009, Learning multiple layers of features from tiny images"
     image_size: int = SIDE
     channels: int = CHANNELS
+    n_train_images: int = N_TRAIN
+    n_test_images: int = N_TEST
     reconstruction_loss: ReconstructionLoss = "mse"
     source: Source = SOURCE
 

@@ -26,6 +26,8 @@ class Digits:
     reference: str = "Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits (UCI)"
     image_size: int = 32
     channels: int = 1
+    n_train_images: int = 1_437
+    n_test_images: int = 360
     reconstruction_loss: ReconstructionLoss = "bce"
 
     def load(self, root: Path, *, image_size: int) -> ImageData:

@@ -53,6 +53,8 @@ class MnistLike:
     reconstruction_loss: ReconstructionLoss
     image_size: int = 32
     channels: int = 1
+    n_train_images: int = N_TRAIN
+    n_test_images: int = N_TEST
 
     def load(self, root: Path, *, image_size: int) -> ImageData:
         """Read ``root/<torchvision_class>/raw/*-ubyte``, the official split.

@@ -126,3 +126,19 @@ def test_listing_datasets_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr
+
+
+@pytest.mark.parametrize("name", ["digits"])
+def test_a_declared_split_size_is_that_of_the_data(name, tmp_path):
+    dataset = catalogue.resolve_dataset(name)
+    data = dataset.load(tmp_path, image_size=dataset.image_size)
+    assert isinstance(dataset, catalogue.HasSplitSizes)
+    assert (dataset.n_train_images, dataset.n_test_images) == (
+        len(data.train_images),
+        len(data.test_images),
+    )
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "celeba", "3d-chairs"])
+def test_every_dataset_of_the_paper_declares_its_split_sizes(name):
+    assert isinstance(catalogue.resolve_dataset(name), catalogue.HasSplitSizes)

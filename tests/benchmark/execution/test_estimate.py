@@ -1,13 +1,17 @@
+"""What `plan` reports: counts, unsuccessful runs, missing data, time and disk space."""
+
 import json
 
 import pytest
 import torch
 
 from hgmvae_bench.cli.progress import plan_text
+from hgmvae_bench.execution import estimate
 from hgmvae_bench.execution.estimate import survey
 from hgmvae_bench.execution.run import execute_run
 from hgmvae_bench.execution.tasks import RunContext
-from hgmvae_bench.grid import Run, parse_grid
+from hgmvae_bench.grid import Run, load_grid, parse_grid
+from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
 
@@ -19,82 +23,164 @@ def look(grid, root, data=None, **options):
     return survey(grid, Store(root), data or root, **options)
 
 
-def recorded(store, run, status="complete", seconds=10.0, metrics=("sc", "accuracy")):
+def add_record(store, run, status="complete", metrics=("sc", "accuracy"), **content):
+    """Store a record of this machine whose provenance and other fields can be replaced."""
     values = {name: MetricValue(value=0.5) for name in metrics if status == "complete"}
-    store.add(Record.of(run, status=status, metrics=values, seconds={"training": seconds}))
+    content = {"seconds": {"training": 10.0}, **content}
+    content["provenance"] = collect_provenance(CPU) | content.get("provenance", {})
+    store.add(Record.of(run, status=status, metrics=values, **content))
 
 
-def test_runs_are_counted_by_what_became_of_them(tiny_grid, digits, tmp_path):
+@pytest.fixture
+def one_second_steps(monkeypatch):
+    """Let every calibration measure one second a step; return the calibrated cells."""
+    cells = []
+
+    def time_step(self, cell):
+        cells.append(cell)
+        return 1.0
+
+    monkeypatch.setattr(estimate._Estimates, "_time_step", time_step)
+    return cells
+
+
+@pytest.fixture
+def vae_grid(tiny_grid):
+    """One cell with two seeds: 2 steps of 64 of 128 images, one epoch."""
+    return tiny_grid.select(models=["vae"])
+
+
+def test_runs_are_counted_by_their_status(tiny_grid, digits, tmp_path):
     store, (vae, wae) = Store(tmp_path), tiny_grid.cells
-    recorded(store, Run(vae, 0, digits.digest))
-    recorded(store, Run(vae, 1, digits.digest), metrics=("sc",))
-    recorded(store, Run(wae, 0, digits.digest), status="diverged")
+    add_record(store, Run(vae, 0, digits.digest))
+    add_record(store, Run(vae, 1, digits.digest), metrics=("sc",))
+    add_record(store, Run(wae, 0, digits.digest), status="diverged")
     found = look(tiny_grid, tmp_path)
-    counts = [(p.done, p.missing, p.to_score, p.failed) for p in found.cells]
+    counts = [(p.complete, p.missing, p.to_score, p.unsuccessful) for p in found.cells]
     assert counts == [(1, 0, 1, 0), (0, 1, 0, 1)]
 
 
-def test_runs_on_other_data_do_not_count_while_the_data_is_here(tiny_grid, tmp_path):
+def test_unsuccessful_runs_are_named_with_reason_and_log(tiny_grid, digits, tmp_path):
+    store, run = Store(tmp_path), Run(next(iter(tiny_grid.cells)), 0, digits.digest)
+    add_record(store, run, status="failed", error="Traceback\n  line\nValueError: bad width")
+    store.log_path(run.key).parent.mkdir()
+    store.log_path(run.key).write_text("a warning")
+    found = look(tiny_grid, tmp_path)
+    (named,) = found.as_json()["unsuccessful"]
+    assert named == {
+        "key": run.key,
+        "status": "failed",
+        "reason": "ValueError: bad width",
+        "log": f"logs/{run.key}.log",
+    }
+    assert f"{run.key}: failed: ValueError: bad width (logs/{run.key}.log)" in plan_text(found)
+
+
+def test_runs_on_other_data_do_not_count_if_the_data_is_available(tiny_grid, tmp_path):
     vae, _ = tiny_grid.cells
-    recorded(Store(tmp_path), Run(vae, 0, "other"))
+    add_record(Store(tmp_path), Run(vae, 0, "other"))
     assert [plan.missing for plan in look(tiny_grid, tmp_path).cells] == [2, 2]
 
 
-def test_time_comes_from_the_median_of_measured_runs(tiny_grid, digits, tmp_path):
-    store, (vae, _) = Store(tmp_path), tiny_grid.cells
-    recorded(store, Run(vae, 0, digits.digest), seconds=30)
-    with store.replacing_artifacts(Run(vae, 0, digits.digest).key) as folder:
+def test_the_time_is_the_median_of_the_cells_runs_on_this_machine(
+    vae_grid, digits, tmp_path, one_second_steps
+):
+    store, run = Store(tmp_path), Run(next(iter(vae_grid.cells)), 0, digits.digest)
+    add_record(store, run, seconds={"training": 20.0, "scoring": 10.0})
+    with store.replacing_artifacts(run.key) as folder:
         (folder / "model.safetensors").write_bytes(b"x" * 5000)
-    plan = look(tiny_grid.select(models=["vae"]), tmp_path)
-    assert (plan.cells[0].seconds, plan.cells[0].basis) == (30, "its own runs")
-    assert plan.seconds == 15
-    assert plan.bytes == 25_000
-    # A longer training is another kind of run.
-    other = tiny_grid.select(models=["vae"])
-    other = parse_grid(other.text.replace("epochs: 1", "epochs: 2"), "x.yaml")
-    assert look(other, tmp_path).cells[0].basis == "calibration, training only"
+    found = look(vae_grid, tmp_path)
+    assert (found.cells[0].seconds, found.cells[0].basis) == (30, "own runs on this machine")
+    assert found.seconds == 15
+    assert found.bytes == 25_000
+    assert one_second_steps == [], "no calibration whose result is not used"
 
 
-def test_other_latent_dims_are_like_runs(tiny_text, tiny_grid, digits, tmp_path):
-    vae, _ = tiny_grid.cells
-    recorded(Store(tmp_path), Run(vae, 0, digits.digest), seconds=30)
+def test_runs_with_another_latent_dim_are_similar(tiny_text, digits, tmp_path, one_second_steps):
+    vae, _ = parse_grid(tiny_text, "tiny.yaml").cells
+    add_record(Store(tmp_path), Run(vae, 0, digits.digest), seconds={"training": 30.0})
     other = parse_grid(tiny_text.replace("latent_dims: [2]", "latent_dims: [5]"), "tiny.yaml")
     plan = look(other.select(models=["vae"]), tmp_path).cells[0]
-    assert (plan.seconds, plan.basis) == (30, "like runs")
+    assert (plan.seconds, plan.basis) == (30, "similar runs on this machine")
+    # A longer training is not similar.
+    longer = parse_grid(tiny_text.replace("epochs: 1", "epochs: 2"), "tiny.yaml")
+    plan = look(longer.select(models=["vae"]), tmp_path).cells[0]
+    assert (plan.seconds, plan.basis) == (4, "calibration, training only")
 
 
-def test_a_calibration_foresees_what_a_training_takes_and_leaves(tiny_text, digits, tmp_path):
+@pytest.mark.parametrize("other", [{"cpu": "Old CPU"}, {"threads": 64}])
+def test_the_time_of_another_cpu_is_scaled_by_a_calibration(
+    vae_grid, digits, tmp_path, one_second_steps, other
+):
+    run = Run(next(iter(vae_grid.cells)), 0, digits.digest)
+    # Half a second a step there: twice as fast as here.
+    seconds = {"training": 1.0, "encoding": 2.0, "scoring": 3.0}
+    add_record(Store(tmp_path), run, seconds=seconds, provenance=other)
+    (plan,) = look(vae_grid, tmp_path).cells
+    assert plan.seconds == 12
+    assert plan.basis.startswith("own runs on ")
+    assert plan.basis.endswith("× 2 by calibration")
+    assert str(next(iter(other.values()))) in plan.basis
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        {"provenance": {"device": "cuda", "gpu": "NVIDIA H200"}},
+        {"provenance": {"resumed_after_epoch": 1}},
+        {"status": "failed"},
+    ],
+)
+def test_records_of_a_gpu_resumed_and_failed_runs_do_not_count(
+    vae_grid, digits, tmp_path, one_second_steps, unlike
+):
+    add_record(Store(tmp_path), Run(next(iter(vae_grid.cells)), 0, digits.digest), **unlike)
+    (plan,) = look(vae_grid, tmp_path).cells
+    assert (plan.seconds, plan.basis) == (2, "calibration, training only")
+
+
+@pytest.mark.slow
+def test_a_calibration_predicts_time_and_disk_space(tiny_text, digits, tmp_path):
     text = tiny_text.replace("128 }", "1024 }").replace("epochs: 1", "epochs: 2")
     grid = parse_grid(text, "tiny.yaml").select(models=["vae"], seeds=1)
     (plan,) = look(grid, tmp_path).cells
     (cell,) = grid.cells
-    record = execute_run(Run(cell, 0, digits.digest), digits, [], RunContext(Store(tmp_path)))
+    run, store = Run(cell, 0, digits.digest), Store(tmp_path)
+    record = execute_run(run, digits, [], RunContext(store))
     took = record.seconds["training"]
-    # Others compute on this machine as well.
+    # Other processes compute on this machine as well.
     assert took / 4 < plan.seconds < took * 4
-    files = (Store(tmp_path).artifact_folder(record.key)).iterdir()
+    files = store.artifact_folder(record.key).iterdir()
     assert plan.bytes == pytest.approx(sum(p.stat().st_size for p in files) + 20_000, rel=0.1)
 
 
-def test_what_is_lacking_is_named_and_the_rest_estimated_without_it(tmp_path, monkeypatch):
-    from hgmvae_bench.grid import load_grid
-
+def test_missing_data_and_weights_are_named_and_a_known_size_still_gives_a_time(
+    tmp_path, monkeypatch, one_second_steps
+):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     grid = load_grid("paper").select(datasets=["mnist"], models=["vae"], seeds=2)
     found = look(grid, tmp_path)
     assert "hgmvae-bench data fetch mnist" in found.missing_data["mnist"]
     assert found.missing_weights.keys() & {"fid", "lpips"}
     assert all("https://" in reason for reason in found.missing_weights.values())
-    assert found.seconds == 0
-    assert found.not_estimated == 2 * len(found.cells)
+    # 468 steps of 128 of 60,000 images in each of ten epochs.
+    assert {plan.seconds for plan in found.cells} == {4680}
+    assert found.not_estimated == 0
     assert found.bytes > 1e6
-    text = plan_text(found)
-    assert f", without {found.not_estimated} runs that cannot be estimated" in text
-    assert "data not here: mnist" in text
+    assert "data not here: mnist" in plan_text(found)
     assert json.loads(json.dumps(found.as_json()))["total"]["missing"] == 2 * len(found.cells)
 
 
-def test_variants_stand_under_their_own_names(tiny_text, tmp_path):
+def test_a_missing_dataset_of_unknown_size_is_not_calibrated(tiny_text, tmp_path, one_second_steps):
+    text = tiny_text.replace("[digits]", "['folder:nowhere']").replace(", train_images: 128", "")
+    found = look(parse_grid(text, "tiny.yaml").select(models=["vae"]), tmp_path)
+    assert found.cells[0].basis == "unknown: the number of images"
+    assert one_second_steps == []
+    assert found.not_estimated == 2
+    assert ", without 2 runs that cannot be estimated" in plan_text(found)
+
+
+def test_variants_are_listed_under_their_own_names(tiny_text, tmp_path, one_second_steps):
     text = tiny_text.replace(
         "tables:",
         "datasets: { large: { dataset: digits, image_size: 64 } }\n"
@@ -102,14 +188,14 @@ def test_variants_stand_under_their_own_names(tiny_text, tmp_path):
         1,
     ).replace("[vae, wae-imq]", "[beta-vae, strong]")
     grid = parse_grid(text.replace("[digits]", "[large]"), "tiny.yaml")
-    told = []
-    found = look(grid, tmp_path, progress=told.append)
-    named = [(cell["dataset"], cell["model"]) for cell in found.as_json()["cells"]]
-    assert named == [("large", "beta-vae"), ("large", "strong")]
-    assert told == [f"{model} on images like those of large" for _, model in named]
+    calibrated = []
+    found = look(grid, tmp_path, progress=calibrated.append)
+    names = [(cell["dataset"], cell["model"]) for cell in found.as_json()["cells"]]
+    assert names == [("large", "beta-vae"), ("large", "strong")]
+    assert [text.split()[0] for text in calibrated] == ["beta-vae", "strong"]
     assert plan_text(found).splitlines()[2].split()[:3] == ["large", "strong", "2"]
 
 
-def test_planning_writes_nothing(tiny_grid, tmp_path):
-    look(tiny_grid, tmp_path / "nowhere", tmp_path)
+def test_planning_writes_nothing(vae_grid, tmp_path, one_second_steps):
+    look(vae_grid, tmp_path / "nowhere", tmp_path)
     assert list(tmp_path.iterdir()) == []
