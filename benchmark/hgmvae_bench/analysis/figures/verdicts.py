@@ -31,10 +31,11 @@ class VerdictStyle(NamedTuple):
 
 
 VERDICT_STYLES: Mapping[ValueVerdict, VerdictStyle] = {
-    "better": VerdictStyle("▲", "#0072B2", "white", "better than published"),
+    "better": VerdictStyle("▲", "#0072B2", "white", "better"),
     "reproduced": VerdictStyle("✓", "#007A58", "white", "reproduced"),
+    "not distinguishable": VerdictStyle("≈", "#A9DCC6", "#1B1B1F", "not distinguishable"),
     "undecided": VerdictStyle("?", "#F6E3A1", "#222222", "undecided"),
-    "worse": VerdictStyle("▼", "#C44E00", "white", "worse than published"),
+    "worse": VerdictStyle("▼", "#C44E00", "white", "worse"),
     "missing": VerdictStyle("", "#ECEDF1", "#8A8C96", "not measured"),
 }
 """Styles by verdict, in the order of the legend.
@@ -51,7 +52,7 @@ MARGIN = 0.03
 """Sizes in inches."""
 
 Label = tuple[str, str]
-PublishedValue = tuple[str, str, str, int, float]
+HeatmapKey = tuple[str, str, str, int, float]
 """Dataset, metric, model and latent dim of a published value, and the value itself."""
 
 
@@ -68,7 +69,7 @@ class PublishedTable:
     title: str
     rows: list[Label]
     columns: list[Label]
-    values: dict[tuple[Label, Label], PublishedValue]
+    values: dict[tuple[Label, Label], HeatmapKey]
 
 
 @mpl.rc_context(style.STYLE)
@@ -133,13 +134,13 @@ def _published_table(paper: Grid, spec: TableSpec) -> PublishedTable:
     )
 
 
-def _compare(source: FigureSource) -> dict[PublishedValue, ComparedValue]:
+def _compare(source: FigureSource) -> dict[HeatmapKey, ComparedValue]:
     """Comparison by published value; the first applies if a grid has variants of a model."""
     if source.grid.spec != source.grid.full_spec:
         raise FigureError("this figure shows the whole grid; omit the filters")
     runs = source.runs.values()
     tables = [build_table(source.grid, spec, runs) for spec in source.grid.spec.tables]
-    by_value: dict[PublishedValue, ComparedValue] = {}
+    by_value: dict[HeatmapKey, ComparedValue] = {}
     for each in compare_with_paper(source.grid, tables):
         cell = source.grid.cell(each.dataset, each.model, each.latent_dim)
         value = cell.dataset, each.metric, cell.model, cell.latent_dim, each.published
@@ -157,7 +158,7 @@ class Heatmap:
         tally: number of drawn values by verdict.
     """
 
-    def __init__(self, compared: Mapping[PublishedValue, ComparedValue]) -> None:
+    def __init__(self, compared: Mapping[HeatmapKey, ComparedValue]) -> None:
         self.figure = Figure()
         self.tally: Counter[ValueVerdict] = Counter()
         self._compared = compared
@@ -220,9 +221,13 @@ class Heatmap:
         measured = self.tally.total() - self.tally["missing"]
         title = f"{measured} of the paper's {self.tally.total()} values measured"
         self.figure.suptitle(title, x=INDENT / style.WIDTH, y=1 - 0.08 / height, ha="left")
-        self._text(INDENT, 0.42, "Colour and symbol: verdict. Number: measured seeds.")
+        self._text(
+            INDENT,
+            0.42,
+            "Measured against published: colour and symbol show the verdict, numbers count seeds.",
+        )
 
-    def _draw_value(self, value: PublishedValue, x: float, y: float) -> None:
+    def _draw_value(self, value: HeatmapKey, x: float, y: float) -> None:
         compared = self._compared.get(value)
         verdict: ValueVerdict = "missing" if compared is None else compared.verdict
         self.tally[verdict] += 1

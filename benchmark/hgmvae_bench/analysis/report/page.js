@@ -5,11 +5,37 @@
     return found ? parseFloat(found[0]) : NaN;
   };
   const status = document.getElementById("status");
+  const dataRows = (body) => [...body.rows].filter((row) => !row.classList.contains("group"));
 
-  // Sorting: ascending, descending, as printed. What has no number goes last in either order.
+  // Blank the first label of a row if the row above shows the same one.
+  const blankRepeatedLabels = (body) => {
+    let previous = null;
+    for (const row of dataRows(body).filter((each) => !each.hidden)) {
+      const labels = [...row.cells].filter((cell) => cell.tagName === "TH");
+      if (labels.length < 2) return;
+      labels[0].classList.toggle("repeated", labels[0].textContent === previous);
+      previous = labels[0].textContent;
+    }
+  };
+
+  // Rows in the order of a column; those without a number come last in either order.
+  const sorted = (rows, column, sign) => {
+    const keyed = rows.map((row) => {
+      const text = row.cells[column].textContent.trim();
+      return { row, text, value: number(text) };
+    });
+    const numeric = keyed.some(({ value }) => !isNaN(value));
+    keyed.sort((a, b) => {
+      if (!numeric) return sign * a.text.localeCompare(b.text);
+      if (isNaN(a.value) || isNaN(b.value)) return isNaN(a.value) - isNaN(b.value);
+      return sign * (a.value - b.value);
+    });
+    return keyed.map(({ row }) => row);
+  };
+
+  // Headings sort the rows of each group: ascending, descending, original order.
   for (const table of document.querySelectorAll("table.sortable")) {
-    const body = table.tBodies[0];
-    const printed = [...body.rows];
+    const original = new Map([...table.tBodies].map((body) => [body, dataRows(body)]));
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
       const button = document.createElement("button");
@@ -20,31 +46,19 @@
         const orders = { null: "ascending", ascending: "descending", descending: null };
         const order = orders[head.getAttribute("aria-sort")];
         heads.forEach((other) => other.removeAttribute("aria-sort"));
-        let rows = printed;
-        if (order) {
-          head.setAttribute("aria-sort", order);
-          const sign = order === "ascending" ? 1 : -1;
-          const keyed = printed.map((row) => {
-            const text = row.cells[column].textContent.trim();
-            return { row, text, value: number(text) };
-          });
-          const numeric = keyed.some(({ value }) => !isNaN(value));
-          keyed.sort((a, b) => {
-            if (!numeric) return sign * a.text.localeCompare(b.text);
-            if (isNaN(a.value) || isNaN(b.value)) return isNaN(a.value) - isNaN(b.value);
-            return sign * (a.value - b.value);
-          });
-          rows = keyed.map(({ row }) => row);
+        if (order) head.setAttribute("aria-sort", order);
+        for (const [body, rows] of original) {
+          body.append(...(order ? sorted(rows, column, order === "ascending" ? 1 : -1) : rows));
+          blankRepeatedLabels(body);
         }
-        body.append(...rows);
         status.textContent = order
           ? `${table.caption.textContent.trim()} sorted by ${button.textContent.trim()}, ${order}`
-          : "in the order as printed";
+          : "original order";
       });
     });
   }
 
-  // The filter: hides rows, columns, figures and cells of other datasets and models, and controls.
+  // The filter hides rows, columns, figures and cells of other datasets and models, and controls.
   const filter = document.getElementById("filter");
   const apply = () => {
     const { dataset, model, controls } = filter.elements;
@@ -60,18 +74,22 @@
       rows += row;
       shown += row && !place.hidden;
     }
+    for (const body of document.querySelectorAll("table.sortable tbody")) {
+      body.hidden = dataRows(body).every((row) => row.hidden);
+      blankRepeatedLabels(body);
+    }
     status.textContent = `${shown} of ${rows} table rows shown`;
   };
   filter.addEventListener("change", apply);
   filter.addEventListener("reset", () => setTimeout(apply));
   filter.addEventListener("submit", (event) => event.preventDefault());
   filter.hidden = false;
-  // A browser may keep the choice when the page is loaded again.
+  // A browser may restore the form's state when the page is reloaded.
   apply();
   status.textContent = "";
 
-  // A link to a run opens what it is folded into. Already at the click: the hashchange comes some
-  // frames later, and never if the address stays as it is.
+  // A link to a run opens the details around it. This happens on the click, because hashchange fires
+  // some frames later, and not at all if the address stays the same.
   const reveal = (hash) => {
     const target = hash && document.getElementById(decodeURIComponent(hash.slice(1)));
     for (let place = target; place; place = place.parentElement) {

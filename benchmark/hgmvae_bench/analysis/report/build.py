@@ -1,0 +1,170 @@
+"""Assembly of a report's page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import unicodedata
+from collections.abc import Collection
+from importlib import resources
+from importlib.metadata import version
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from hgmvae_bench.analysis.figures.catalogue import FigureInput
+from hgmvae_bench.analysis.figures.source import FigureSource
+from hgmvae_bench.analysis.report import findings, provenance, runs
+from hgmvae_bench.analysis.report.figures import heatmap, page_figures
+from hgmvae_bench.analysis.report.layout import page_table, repeated_labels, show_legends_once
+from hgmvae_bench.analysis.tables import Table, build_table
+from hgmvae_bench.storage.record_file import StoreError
+
+ALL_INPUTS: tuple[FigureInput, ...] = ("records", "codes", "models")
+
+RANKS = {1: "best", 2: "second", 3: "third"}
+
+
+def build_report(source: FigureSource, *, figures: Collection[FigureInput] = ALL_INPUTS) -> str:
+    """Build the report of a grid's results as HTML.
+
+    Args:
+        source: results of one grid.
+        figures: inputs of the figures to draw; empty means no figures. Figures of models and codes
+            show one latent dim of each dataset, the one with most trained models (the greatest of
+            several). Traversals and manifolds show the model with the best mean rank there.
+
+    Raises:
+        StoreError: if no run of the grid is recorded.
+        TableError: if a table would hold values that cannot be compared.
+    """
+    _check_recorded(source)
+    controls = source.store.controls(on_invalid="warn").values()
+    tables = [
+        build_table(source.grid, spec, source.runs.values(), controls)
+        for spec in source.grid.spec.tables
+    ]
+    content = {
+        **_results(source, tables),
+        **_details(source),
+        "heatmap": heatmap(source) if "records" in figures else None,
+        "figures": list(page_figures(source, tables, figures)),
+    }
+    return _render(content, sections=_sections(content))
+
+
+def _check_recorded(source: FigureSource) -> None:
+    """Raise `StoreError` if no run of the grid is recorded."""
+    if any(source.runs_of(names) for names in source.cells):
+        return
+    root, n_others = source.store.root, len(source.runs)
+    others = f" (its {n_others} have other settings or other defaults)" if n_others else ""
+    raise StoreError(
+        f"no run of the grid {source.grid.spec.name} is recorded in {root}{others}; train some "
+        f"with `hgmvae-bench run --results {root}`"
+    )
+
+
+def _results(source: FigureSource, tables: list[Table]) -> dict[str, Any]:
+    """Findings and tables."""
+    grid = source.grid
+    comparisons = findings.comparisons(grid, tables)
+    return {
+        "title": grid.spec.title,
+        "subtitle": f"Grid {grid.spec.name}, reported by hgmvae-bench {version('hgmvae-bench')}",
+        "datasets": list(
+            dict.fromkeys(grid.dataset_title(names.dataset) for names in source.cells)
+        ),
+        "models": [grid.model_title(model) for model in source.models],
+        "counts": runs.count_runs(source),
+        "claims": findings.claims(grid, tables) if comparisons else None,
+        "best": findings.best_models(grid, tables),
+        "tables": show_legends_once(
+            page_table(table.formatted, controls=table.control_titles) for table in tables
+        ),
+        "has_controls": any(table.control_titles for table in tables),
+        "comparisons": show_legends_once(comparisons),
+    }
+
+
+def _details(source: FigureSource) -> dict[str, Any]:
+    """Runs, costs and provenance."""
+    environments, environment_of = provenance.environments(source)
+    return {
+        "unsuccessful": runs.unsuccessful_runs(source),
+        "missing": runs.missing_runs(source),
+        "costs": runs.costs(source),
+        "cells": runs.cells(source, environment_of),
+        "commands": provenance.commands(source),
+        "grid": source.grid.text,
+        "protocol": provenance.protocol(source),
+        "environments": environments,
+    }
+
+
+def _sections(content: dict[str, Any]) -> dict[str, str]:
+    """Titles of the page's sections by id."""
+    return {
+        "findings": "Findings",
+        "tables": "Tables",
+        **({"paper": "Comparison with the paper"} if content["comparisons"] else {}),
+        **({"figures": "Figures"} if content["figures"] else {}),
+        "incomplete": "Failed and missing runs",
+        "fairness": "Costs and convergence",
+        "runs": "Runs",
+        "reproduce": "How to reproduce",
+        "provenance": "Provenance",
+    }
+
+
+def _render(content: dict[str, Any], **options: Any) -> str:
+    css, script = _asset("page.css"), _asset("page.js")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_show_control_characters,
+    )
+    return environment.from_string(_asset("page.html.j2")).render(
+        policy=_policy(css, script),
+        # The suite's own files, without any value of the results.
+        css=Markup(css),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        ranks=RANKS,
+        repeated_labels=repeated_labels,
+        **content,
+        **options,
+    )
+
+
+def _show_control_characters(value: Any) -> Any:
+    """Replace invisible control characters of a text by the replacement character.
+
+    Escape sequences, NUL and marks that reverse the direction of text come from error messages and
+    other people's names.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}"
+        if unicodedata.category(character) in {"Cc", "Cf", "Cs"} and character not in "\n\t"
+        else character
+        for character in value
+    )
+
+
+def _policy(css: str, script: str) -> str:
+    """Content-Security-Policy: the page's own style and script, embedded images, nothing else."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script)
+    )
+    return (
+        f"default-src 'none'; style-src 'sha256-{style_hash}'; "
+        f"script-src 'sha256-{script_hash}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("hgmvae_bench.analysis.report") / name).read_text(encoding="utf-8")

@@ -1,0 +1,90 @@
+"""Findings in a report: best models, claims and published values."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from hgmvae_bench.analysis import claim_tests, comparison
+from hgmvae_bench.analysis.render import FormattedEntry, format_number
+from hgmvae_bench.analysis.report.layout import NO_VALUE, PageColumn, PageRow, PageTable, page_table
+from hgmvae_bench.analysis.tables import ARROWS, Table, TableEntry
+from hgmvae_bench.grid import Grid
+from hgmvae_bench.plugins.registry import METRICS
+
+
+def best_models(grid: Grid, tables: Iterable[Table]) -> PageTable:
+    """Model with the best mean of each dataset and metric, over all latent dims."""
+    measured: dict[tuple[str, str], dict[tuple[str, int], TableEntry]] = defaultdict(dict)
+    tables = list(tables)
+    for entry in (entry for table in tables for entry in table.entries if not entry.control):
+        if entry.mean is not None:
+            by_cell = measured[entry.dataset, entry.metric]
+            by_cell.setdefault((entry.model, entry.latent_dim), entry)
+    datasets = dict.fromkeys(dataset for table in tables for dataset in table.spec.datasets)
+    rows = [
+        _best_row(grid, list(by_cell.values()))
+        for dataset in datasets
+        for (measured_on, _), by_cell in measured.items()
+        if measured_on == dataset
+    ]
+    return PageTable(
+        "best",
+        "Best model of each dataset and metric",
+        ["Metric"],
+        [PageColumn(title) for title in ("Model", "L", "Value", "n", "Cells", "Tied with")],
+        rows,
+        legend="Best mean over seeds among all cells that have a value; the column Cells counts "
+        "them. Tied: models at the same L whose difference from the best is not significant.",
+        prose=True,
+    )
+
+
+def claims(grid: Grid, tables: Iterable[Table]) -> PageTable:
+    """The paper's claims with their verdicts."""
+    results = claim_tests.evaluate_claims(grid, tables)
+    return page_table(claim_tests.format_claims(results), prose=True)
+
+
+def comparisons(grid: Grid, tables: Iterable[Table]) -> list[PageTable]:
+    """Each table beside the paper's values; empty if the paper has no value of the grid's cells."""
+    tables = list(tables)
+    compared = comparison.compare_with_paper(grid, tables)
+    published = {value.table for value in compared}
+    return [
+        page_table(comparison.format_comparison(table, compared), value_column="Measured")
+        for table in tables
+        if table.spec.name in published
+    ]
+
+
+def _best_row(grid: Grid, entries: list[TableEntry]) -> PageRow:
+    sign = 1 if entries[0].direction == "higher" else -1
+    best = max(entries, key=lambda entry: sign * (entry.mean or 0.0))
+    tied = [
+        grid.model_title(entry.model)
+        for entry in entries
+        if entry.tied and entry.latent_dim == best.latent_dim and entry.model != best.model
+    ]
+    dataset = grid.dataset_title(best.dataset)
+    texts = (
+        grid.model_title(best.model),
+        str(best.latent_dim),
+        _format_mean(best),
+        str(best.n),
+        str(len(entries)),
+        ", ".join(tied) or NO_VALUE,
+    )
+    return PageRow(
+        group=dataset,
+        labels=[METRICS[best.metric].title + ARROWS[best.direction]],
+        entries=[FormattedEntry(text) for text in texts],
+        dataset=dataset,
+    )
+
+
+def _format_mean(entry: TableEntry) -> str:
+    mean = entry.mean or 0.0
+    decimals = 1 if abs(mean) >= 100 else 3
+    spread = "" if entry.std is None else f" ± {entry.std:.{decimals}f}"
+    return format_number(mean, f".{decimals}f") + spread
