@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from hgmvae_bench.cli import data, run, show, speed
+from hgmvae_bench.cli import data, run, show
+from hgmvae_bench.cli.check import check
+from hgmvae_bench.cli.common import print_error
 from hgmvae_bench.cli.init import init
+from hgmvae_bench.cli.plan import plan
+from hgmvae_bench.cli.speed import speed
 from hgmvae_bench.utils.errors import UserError
 
 app = typer.Typer(
@@ -23,9 +28,9 @@ app = typer.Typer(
 )
 for command in (
     run.run,
-    run.plan,
+    plan,
     run.evaluate,
-    run.check,
+    check,
     run.merge,
     init,
     show.table,
@@ -33,7 +38,7 @@ for command in (
     show.export,
     show.figure,
     show.report,
-    speed.speed,
+    speed,
 ):
     app.command()(command)
 app.command("list")(show.list_)
@@ -60,14 +65,21 @@ def _program(
     """Benchmark of the VAE family on generation and clustering."""
 
 
-def main() -> None:
-    """Entry point: errors that the user can mend are shown without a traceback."""
-    # What the package has to say beside its results, such as that images are decoded for minutes.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors that the user can mend are shown without a traceback.
+
+    Args:
+        arguments: the arguments; those of the process by default.
+
+    Raises:
+        SystemExit: always, with the exit status.
+    """
+    # Messages of the package, such as that a dataset is decoded for minutes.
     log = logging.getLogger("hgmvae_bench")
-    log.addHandler(logging.StreamHandler())
+    log.handlers = [logging.StreamHandler()]
     log.setLevel(logging.INFO)
     try:
-        app()
+        app(args=None if arguments is None else list(arguments), prog_name="hgmvae-bench")
     except UserError as error:
-        typer.secho(f"{error.label}{error}", fg=typer.colors.RED, err=True)
+        print_error(f"{error.label}{error}")
         sys.exit(error.exit_status)

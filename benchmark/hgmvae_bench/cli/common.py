@@ -1,157 +1,189 @@
-"""What the commands that train and score have in common."""
+"""Helpers of the commands: plug-ins, results folders, grids, options and output."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hgmvae_bench.cli.options import Device, resolved
+from hgmvae_bench.cli.options import Device
+from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from hgmvae_bench.data import ImageData
-    from hgmvae_bench.execution.backends import Executor, Resources
-    from hgmvae_bench.execution.plan import ExecutionPlan
+    from hgmvae_bench.analysis.render import FormattedTable
+    from hgmvae_bench.execution.api import ExecutionOptions
+    from hgmvae_bench.execution.results import Results
     from hgmvae_bench.execution.runner import Reporter
     from hgmvae_bench.grid import Grid
-    from hgmvae_bench.storage.store import Store
-
-
-def choose_engine(
-    executor: str,
-    device: Device,
-    workers: int | None,
-    ray_address: str | None = None,
-    ray_cpus: int = 1,
-    ray_gpus: float | None = None,
-    *,
-    stacked: bool = False,
-) -> tuple[Resources, Executor]:
-    """What runs are given, and what does them.
-
-    Raises:
-        typer.BadParameter: if seeds are to be stacked where each has a process of its own.
-    """
-    from hgmvae_bench.execution.backends import Resources, open_executor
-
-    if executor == "ray":
-        # The driver need not have what the nodes have.
-        gpus = (1.0 if device is Device.cuda else 0.0) if ray_gpus is None else ray_gpus
-        chosen = "cuda" if gpus and device is not Device.cpu else "cpu"
-    else:
-        gpus, chosen = 0.0, resolved(device).value
-    if stacked and (executor == "ray" or chosen != "cuda"):
-        raise typer.BadParameter(
-            "every seed has a process of its own "
-            + ("on Ray" if executor == "ray" else "on a CPU")
-            + "; leave it out",
-            param_hint="--stack-seeds",
-        )
-    resources = Resources(chosen, workers, ray_address, ray_cpus, gpus, stacked)
-    return resources, open_executor(executor, resources)
-
-
-def drive(
-    grid: Grid,
-    plan: ExecutionPlan,
-    store: Store,
-    data_root: Path,
-    resources: Resources,
-    engine: Executor,
-    weights: Path | None,
-    reporter: Reporter,
-    time_limit: float | None,
-) -> bool:
-    """Do what a plan says, stopping at a signal; whether every run is complete."""
-    from hgmvae_bench.execution.runner import execute_plan
-    from hgmvae_bench.execution.signals import stop_on_signals
-    from hgmvae_bench.execution.tasks import RunContext
-
-    again = shlex.join(["hgmvae-bench", *sys.argv[1:]])
-    with stop_on_signals(f"what is finished is stored; to go on: {again}") as stopping:
-        return execute_plan(
-            plan,
-            RunContext(
-                store,
-                data_root,
-                resources.device,
-                weights=weights,
-                time_limit=time_limit,
-                provenance={"grid": {"name": grid.spec.name, "sha256": grid.sha256}},
-            ),
-            executor=engine,
-            reporter=reporter,
-            stopping=stopping,
-        )
 
 
 @contextmanager
-def show_progress(grid: Grid, store: Store, track: list[str] | None) -> Iterator[Reporter]:
-    """What shows a grid's progress, and the trackers that are asked for."""
-    from rich.console import Console
-
-    from hgmvae_bench.cli.progress import Reporters, reporter
-    from hgmvae_bench.execution.tracking import TrackingContext, tracking
-    from hgmvae_bench.execution.upload import UploadReporter
-    from hgmvae_bench.storage.remote import RemoteResults
-
-    console = Console()
-    remote = RemoteResults.of(store.root)
-    occasion = TrackingContext(grid.spec.name, store.root if remote is None else None)
-
-    def warn(text: str) -> None:
-        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-    with reporter(console, store) as progress, tracking(track or [], occasion, warn) as trackers:
-        senders = [UploadReporter(remote, warn)] if remote is not None else []
-        yield Reporters([progress, *trackers, *senders])
+def local_plugins(names: list[str] | None) -> Iterator[None]:
+    """Activate the plug-ins that ``--plugin`` names."""
+    with using_plugins(LocalPlugin.find(name) for name in names or []):
+        yield
 
 
-def score_controls(
-    grid: Grid,
-    data: Mapping[tuple[str, int], ImageData],
-    store: Store,
+@contextmanager
+def results_folder(results: str) -> Iterator[Path]:
+    """Yield the results folder; for a URL a local copy, which is uploaded at the end.
+
+    Raises:
+        typer.BadParameter: if ``results`` is a file.
+    """
+    from hgmvae_bench.storage.remote import is_url, local_copy
+
+    if is_url(results):
+        with local_copy(results) as folder:
+            yield folder
+        return
+    if Path(results).is_file():
+        raise typer.BadParameter(
+            f"expected a folder, got the file {results}", param_hint="--results"
+        )
+    yield Path(results)
+
+
+def choose_grid(
+    grid: str,
+    *,
+    datasets: list[str] | None = None,
+    models: list[str] | None = None,
+    latent_dims: list[int] | None = None,
+    seeds: int | None = None,
+    image_size: int | None = None,
+    precision: str | None = None,
+    settings: Iterable[str] | None = None,
+) -> Grid:
+    """Load a grid and apply the options that filter it or replace its settings.
+
+    Raises:
+        UnknownNameError, GridError: as loading, filtering and overriding do.
+    """
+    from hgmvae_bench.grid import load_grid
+    from hgmvae_bench.grid.overrides import override, parse_assignments
+
+    chosen = load_grid(grid).with_models(models or [])
+    chosen = chosen.select(datasets, models, latent_dims, seeds, image_size, precision)
+    return override(chosen, parse_assignments(settings)) if settings else chosen
+
+
+def execution_options(
+    folder: Path,
+    reporter: Reporter,
+    *,
+    data: Path | None,
     device: Device,
-    weights: Path | None,
-    metrics: list[str] | None = None,
-) -> None:
-    """Score the controls of a grid's datasets that have not been scored, and say which."""
-    import torch
+    workers: int | None,
+    executor: str = "local",
+    ray: tuple[str | None, int, float | None] = (None, 1, None),
+    **options: Any,
+) -> ExecutionOptions:
+    """Keyword arguments of the Python API for the options of a command.
 
-    from hgmvae_bench.execution.controls import score_controls
+    Args:
+        folder: results folder.
+        reporter: receives the progress.
+        data: data folder, if named.
+        device: where to compute.
+        workers: number of concurrent runs, if given.
+        executor: ``local`` or ``ray``.
+        ray: address, CPU cores per run and share of a GPU per run.
+        **options: further options of the API; those that are None keep their default.
+    """
+    chosen: ExecutionOptions = {
+        "results": folder,
+        "data": data,
+        "device": device.value,
+        "workers": workers,
+        "executor": executor,
+        "reporters": [reporter],
+        "advice": f"finished runs are stored; to continue: {command_line()}",
+    }
+    if executor == "ray":
+        from hgmvae_bench.execution.backends import Resources, open_executor
 
-    score_controls(
-        grid,
-        data,
-        store,
-        device=torch.device(resolved(device).value),
-        weights=weights,
-        metrics=metrics,
-        on_scored=lambda record: typer.echo(f"control {record.key}: scored"),
-    )
+        address, cpus, gpus = ray
+        gpus = (1.0 if device is Device.cuda else 0.0) if gpus is None else gpus
+        on = "cuda" if gpus and device is not Device.cpu else "cpu"
+        chosen["executor"] = open_executor("ray", Resources(on, workers, address, cpus, gpus))
+        chosen["device"] = on
+    chosen.update({key: value for key, value in options.items() if value is not None})  # type: ignore[typeddict-item]
+    return chosen
 
 
-def write_tables(grid: Grid, store: Store) -> None:
-    """Every table of the grid to the terminal, and in every format to the results folder."""
-    from hgmvae_bench.analysis.render import WRITERS, to_text
-    from hgmvae_bench.analysis.tables import build_table
+def command_line() -> str:
+    """The command as the user typed it."""
+    return shlex.join(["hgmvae-bench", *sys.argv[1:]])
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal; None if the output is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def print_table(table: FormattedTable) -> None:
+    """Print a table, fitted to the terminal."""
+    from hgmvae_bench.analysis.render import to_text
+
+    typer.echo(to_text(table, width=terminal_width()), nl=False)
+
+
+def write_tables(results: Results) -> None:
+    """Print every table of the grid, and write each in all formats to the results folder."""
+    from hgmvae_bench.analysis.render import WRITERS
     from hgmvae_bench.utils.atomic_files import write_atomically
 
-    runs = list(store.runs().values())
-    folder = store.root / "tables" / grid.spec.name
-    for spec in grid.spec.tables:
-        built = build_table(grid, spec, runs)
-        typer.echo(f"\n{to_text(built.formatted)}", nl=False)
+    folder = results.path / "tables" / results.grid.spec.name
+    for name, table in results.tables().items():
+        typer.echo()
+        print_table(table.formatted)
         for suffix, write in WRITERS.values():
-            write_atomically(
-                folder / f"table-{spec.name}.{suffix}", write(built.formatted).encode()
-            )
-    typer.echo(f"\ntables in {folder}{os.sep}, records in {store.root / 'records'}{os.sep}")
+            write_atomically(folder / f"table-{name}.{suffix}", write(table.formatted).encode())
+    typer.echo(f"\ntables in {folder}{os.sep}, records in {results.path / 'records'}{os.sep}")
+
+
+def print_unsuccessful(results: Results) -> bool:
+    """Name every run that failed or diverged, with its reason and its log.
+
+    Returns:
+        Whether all runs of the grid are complete.
+    """
+    names = {cell.identity: results.grid.cell_name(cell) for cell in results.grid.cells}
+    lines = []
+    for run in results.runs:
+        record = run.record
+        if record.status == "complete":
+            continue
+        reason = (record.error or "unknown reason").strip().splitlines()[-1]
+        log = results.path / "logs" / f"{record.key}.log"
+        place = f" (log: {log})" if log.is_file() and log.stat().st_size else ""
+        lines.append(f"{names[record.cell]}, seed {record.seed}: {record.status}: {reason}{place}")
+    if lines:
+        lines.append("--retry-failed repeats them")
+        print_warning("\n".join(lines))
+    return not lines and len(results.runs) == len(results.grid.cells) * results.grid.spec.seeds
+
+
+def print_warning(text: str) -> None:
+    """Print a warning to the error stream, in yellow if that is a terminal."""
+    _print_error(text, "yellow")
+
+
+def print_error(text: str) -> None:
+    """Print an error to the error stream, in red if that is a terminal."""
+    _print_error(text, "red")
+
+
+def _print_error(text: str, style: str) -> None:
+    from rich.console import Console
+
+    # Rich honours NO_COLOR and writes no colours to files.
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,17 +1,20 @@
-"""What the user sees of a running grid: a live display on a terminal, plain lines elsewhere."""
+"""Progress of a grid: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Self
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from hgmvae_bench.execution.estimate import Survey
-from hgmvae_bench.execution.plan import ExecutionPlan, UnsuccessfulRun
+from hgmvae_bench.execution.plan import ExecutionPlan
 from hgmvae_bench.execution.runner import Reporter
 from hgmvae_bench.execution.tasks import (
     EpochEnded,
@@ -21,140 +24,120 @@ from hgmvae_bench.execution.tasks import (
     Requeued,
     Started,
 )
+from hgmvae_bench.grid import Grid, Run
 from hgmvae_bench.storage.schema import Record, ScoreRecord
-from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.text import pluralize
 
-NOTHING_TO_DO = "nothing to train"
-MAX_UNSUCCESSFUL = 20
+SECONDS_BETWEEN_EPOCH_LINES = 30
+"""Minimum time between two lines on the epochs of one run."""
 
 
-def summary(plan: ExecutionPlan) -> str:
-    """One line on what a grid still needs."""
-    counts = [
-        f"{len(plan.train)} to train",
-        f"{len(plan.score)} to score",
-        f"{len(plan.complete)} done",
-    ]
-    if plan.unsuccessful:
-        counts.append(
-            f"{len(plan.unsuccessful)} failed or diverged (--retry-failed does them again)"
-        )
-    if not plan.tasks:
-        counts[0:2] = [NOTHING_TO_DO]
-    return f"{pluralize(plan.total, 'run')}: {', '.join(counts)}"
+@contextmanager
+def progress(grid: Grid, folder: Path, *, quiet: bool = False) -> Iterator[Reporter]:
+    """Yield a reporter that fits the output: bars on a terminal, lines in a file or pipe.
+
+    Args:
+        grid: whose runs are named.
+        folder: results folder, whose logs are named.
+        quiet: whether to print only what went wrong.
+    """
+    console = Console()
+    wording = EventText(grid, folder)
+    if quiet:
+        yield QuietReporter(console, wording)
+    elif console.is_terminal:
+        with BarReporter(console, wording) as reporter:
+            yield reporter
+    else:
+        yield LineReporter(console, wording)
 
 
-def unsuccessful_lines(runs: Sequence[UnsuccessfulRun]) -> list[str]:
-    """A line for each run that is recorded as failed or diverged: key, reason and log."""
-    lines = [f"  {run}" for run in runs[:MAX_UNSUCCESSFUL]]
-    more = len(runs) - MAX_UNSUCCESSFUL
-    return [*lines, f"  and {more} more"] if more > 0 else lines
+class EventText:
+    """Events as people read them.
+
+    Args:
+        grid: gives the names of cells.
+        folder: results folder with the logs.
+    """
+
+    def __init__(self, grid: Grid, folder: Path) -> None:
+        self._grid, self._folder = grid, folder
+
+    def name(self, run: Run) -> str:
+        """A run's name: ``mnist, HGMVAE-U, L = 8, seed 3``."""
+        return f"{self._grid.cell_name(run.cell)}, seed {run.seed}"
+
+    def outcome(self, event: Finished | FinishedElsewhere) -> str:
+        """One line on a recorded run, with its reason and log unless it is complete."""
+        name = self.name(event.run)
+        if isinstance(event, FinishedElsewhere):
+            return f"{name}: finished by another process"
+        record, seconds = event.record, ""
+        if isinstance(record, Record):
+            seconds = f" in {sum(record.seconds.values()):.1f} s"
+            if record.status != "complete":
+                reason = (record.error or "").strip().splitlines()[-1:]
+                log = self._folder / "logs" / f"{record.key}.log"
+                place = f" (log: {log})" if log.is_file() and log.stat().st_size else ""
+                return f"{name}: {record.status}{seconds}: {''.join(reason)}{place}"
+        missing = [f"; {m} missing ({v.missing})" for m, v in record.metrics.items() if v.missing]
+        return f"{name}: complete{seconds}{''.join(missing)}"
 
 
-def plan_text(survey: Survey) -> str:
-    """A table of what a grid still needs, a line a cell, with the sums and what is lacking."""
-    rows: list[tuple[str, ...]] = [
-        ("dataset", "model", "L", "done", "missing", "to score", "failed", "a run", "from")
-    ]
-    for plan in survey.cells:
-        time_of_run = "" if plan.seconds is None else _duration(plan.seconds)
-        counts = (plan.complete, plan.missing, plan.to_score, plan.unsuccessful)
-        named = (plan.dataset, plan.model, str(plan.cell.latent_dim), *map(str, counts))
-        rows.append((*named, time_of_run, plan.basis if plan.missing else ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            text.rjust(width) if 2 <= i <= 7 else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    total = survey.as_json()["total"]
-    lines += [
-        "",
-        f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['complete'], 'run')} done, "
-        f"{total['missing']} missing, "
-        f"{total['to_score']} to score, {total['unsuccessful']} failed or diverged",
-    ]
-    rest = f", without {pluralize(survey.not_estimated, 'run')} that cannot be estimated"
-    lines += [
-        f"time for what is missing, {survey.workers} side by side: about "
-        f"{_duration(survey.seconds)}{rest if survey.not_estimated else ''}",
-        f"disk for what is missing: about {survey.bytes / 1e6:,.0f} MB",
-    ]
-    lines += unsuccessful_lines(survey.unsuccessful)
-    for kind, lacking in (("data", survey.missing_data), ("weights", survey.missing_weights)):
-        lines += [f"{kind} not here: {name}: {reason}" for name, reason in lacking.items()]
-    return "\n".join(lines) + "\n"
+class QuietReporter:
+    """Prints only runs that went wrong."""
 
-
-def _unsuccessful(plan: ExecutionPlan, store: Store) -> list[str]:
-    return unsuccessful_lines([UnsuccessfulRun.of(run.record, store) for run in plan.unsuccessful])
-
-
-def outcome(event: Finished | FinishedElsewhere, store: Store) -> str:
-    """One line on a run that has just been recorded, with its log if that says anything."""
-    if isinstance(event, FinishedElsewhere):
-        return f"{event.run.key}: done by another process"
-    record, seconds = event.record, ""
-    if isinstance(record, Record):
-        seconds = f" in {sum(record.seconds.values()):.1f} s"
-        if record.status != "complete":
-            return str(UnsuccessfulRun.of(record, store))
-    missing = [f"; {name} missing ({m.missing})" for name, m in record.metrics.items() if m.missing]
-    return f"{record.key}: complete{seconds}{''.join(missing)}"
-
-
-class PlainReporter:
-    """A line when a run begins, one when it ends, and now and then one in between."""
-
-    SECONDS_BETWEEN_EPOCHS = 30
-
-    def __init__(self, console: Console, store: Store) -> None:
-        self._console, self._store = console, store
-        self._total = self._finished = 0
-        self._told_at: dict[str, float] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+    def __init__(self, console: Console, wording: EventText) -> None:
+        self._console, self._wording = console, wording
 
     def on_plan(self, plan: ExecutionPlan) -> None:
-        """Say what there is to do."""
-        self._total, self._finished = len(plan.tasks), 0
-        self._line(summary(plan))
-        for line in _unsuccessful(plan, self._store):
-            self._line(line)
+        """Print nothing."""
 
     def on_event(self, event: Event) -> None:
-        """Say that a run begins, how far a long one is, or how it ended."""
-        key, now = event.run.key, time.monotonic()
+        """Print a run that failed, diverged or lacks a metric."""
+        if isinstance(event, Finished) and not _is_clean(event.record):
+            self._console.print(escape(self._wording.outcome(event)), soft_wrap=True)
+
+
+class LineReporter:
+    """Prints a line when a run starts and ends, and now and then one in between."""
+
+    def __init__(self, console: Console, wording: EventText) -> None:
+        self._console, self._wording = console, wording
+        self._total = self._finished = 0
+        self._last_line: dict[str, float] = {}
+
+    def on_plan(self, plan: ExecutionPlan) -> None:
+        """Print how much there is to train and score."""
+        self._total, self._finished = len(plan.tasks), 0
+        self._print(plan_summary(plan))
+
+    def on_event(self, event: Event) -> None:
+        """Print that a run starts, how far it is, or how it ended."""
+        key, name, now = event.run.key, self._wording.name(event.run), time.monotonic()
         if isinstance(event, Started):
-            self._told_at[key] = now
-            self._line(f"{key}: started")
+            self._last_line[key] = now
+            self._print(f"{name}: started")
         elif isinstance(event, EpochEnded):
-            if now - self._told_at[key] > self.SECONDS_BETWEEN_EPOCHS:
-                self._told_at[key] = now
+            if now - self._last_line[key] > SECONDS_BETWEEN_EPOCH_LINES:
+                self._last_line[key] = now
                 epochs = event.run.cell.training.epochs
-                self._line(f"{key}: epoch {event.epoch} of {epochs}{_loss(event)}")
+                self._print(f"{name}: epoch {event.epoch} of {epochs}{_loss(event)}")
         elif isinstance(event, Requeued):
-            self._line(f"{key}: {event.reason}")
+            self._print(f"{name}: re-queued: {event.reason}")
         else:
             self._finished += 1
-            self._line(f"[{self._finished}/{self._total}] {outcome(event, self._store)}")
+            self._print(f"[{self._finished}/{self._total}] {self._wording.outcome(event)}")
 
-    def _line(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(escape(text), soft_wrap=True, highlight=False)
 
 
-class LiveReporter:
-    """A bar for the grid, with the time left, and one for each run under way."""
+class BarReporter:
+    """Shows a bar for the grid, with the remaining time, and one for each running run."""
 
-    def __init__(self, console: Console, store: Store) -> None:
-        self._store = store
+    def __init__(self, console: Console, wording: EventText) -> None:
+        self._wording = wording
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -163,9 +146,9 @@ class LiveReporter:
             console=console,
         )
         self._bars: dict[str, TaskID] = {}
-        self._shares: dict[str, float] = {}
-        self._grid = self._progress.add_task("runs", total=None, visible=False, status="")
-        self._started_at = time.monotonic()
+        self._finished_shares: dict[str, float] = {}
+        self._grid_bar = self._progress.add_task("runs", total=None, visible=False, status="")
+        self._start = time.monotonic()
         self._total = self._finished = 0
 
     def __enter__(self) -> Self:
@@ -176,73 +159,114 @@ class LiveReporter:
         self._progress.stop()
 
     def on_plan(self, plan: ExecutionPlan) -> None:
-        """Show how many runs there are to do."""
-        for line in (summary(plan), *_unsuccessful(plan, self._store)):
-            self._progress.console.print(escape(line), highlight=False)
+        """Show the number of runs to train and score."""
+        self._print(plan_summary(plan))
         self._total, self._finished = len(plan.tasks), 0
-        self._progress.reset(self._grid, total=self._total, visible=True)
+        self._progress.reset(self._grid_bar, total=self._total, visible=True)
 
     def on_event(self, event: Event) -> None:
-        """Move the bars; tell of a run that did not end well or lacks a metric."""
+        """Move the bars; print a run that failed, diverged or lacks a metric."""
         key = event.run.key
         if isinstance(event, Started):
-            name = escape(f"{event.run.cell.slug} seed {event.run.seed}")
             epochs = event.run.cell.training.epochs
+            name = escape(self._wording.name(event.run))
             self._bars[key] = self._progress.add_task(name, total=epochs, status="")
         elif isinstance(event, EpochEnded):
             self._progress.update(self._bars[key], completed=event.epoch, status=_loss(event))
-            self._shares[key] = event.epoch / event.run.cell.training.epochs
+            self._finished_shares[key] = event.epoch / event.run.cell.training.epochs
         else:
-            self._shares.pop(key, None)
-            if key in self._bars:
-                self._progress.remove_task(self._bars.pop(key))
-            if isinstance(event, Requeued):
-                self._progress.console.print(escape(f"{key}: {event.reason}"), highlight=False)
-            else:
-                self._finished += 1
-            if isinstance(event, Finished) and not _clean(event.record):
-                self._progress.console.print(escape(outcome(event, self._store)), highlight=False)
-        done = self._finished + sum(self._shares.values())
-        left = (time.monotonic() - self._started_at) * (self._total - done) / done if done else None
-        status = f"{_duration(left)} left" if left is not None else ""
-        self._progress.update(self._grid, completed=self._finished, status=status)
+            self._remove_bar(event)
+        self._update_total()
+
+    def _remove_bar(self, event: Event) -> None:
+        self._finished_shares.pop(event.run.key, None)
+        if event.run.key in self._bars:
+            self._progress.remove_task(self._bars.pop(event.run.key))
+        if isinstance(event, Requeued):
+            self._print(f"{self._wording.name(event.run)}: re-queued: {event.reason}")
+        else:
+            self._finished += 1
+        if isinstance(event, Finished) and not _is_clean(event.record):
+            self._print(self._wording.outcome(event))
+
+    def _update_total(self) -> None:
+        finished = self._finished + sum(self._finished_shares.values())
+        elapsed = time.monotonic() - self._start
+        status = ""
+        if finished:
+            remaining = elapsed * (self._total - finished) / finished
+            status = f"{format_duration(remaining)} left"
+        self._progress.update(self._grid_bar, completed=self._finished, status=status)
+
+    def _print(self, text: str) -> None:
+        self._progress.console.print(escape(text), highlight=False)
 
 
-class Reporters:
-    """Tells several reporters, in turn."""
-
-    def __init__(self, reporters: Iterable[Reporter]) -> None:
-        self._reporters = list(reporters)
-
-    def on_plan(self, plan: ExecutionPlan) -> None:
-        """Tell all what there is to do."""
-        for reporter in self._reporters:
-            reporter.on_plan(plan)
-
-    def on_event(self, event: Event) -> None:
-        """Tell all what happened."""
-        for reporter in self._reporters:
-            reporter.on_event(event)
+def plan_summary(plan: ExecutionPlan) -> str:
+    """One line on what a grid still needs."""
+    counts = [f"{len(plan.train)} to train", f"{len(plan.rescore)} to score"]
+    if not plan.tasks:
+        counts = ["nothing to train"]
+    counts.append(f"{len(plan.complete)} complete")
+    if plan.unsuccessful:
+        counts.append(
+            f"{len(plan.unsuccessful)} failed or diverged (--retry-failed repeats them)"
+        )
+    return f"{pluralize(plan.total, 'run')}: {', '.join(counts)}"
 
 
-def _clean(record: Record | ScoreRecord) -> bool:
-    """Whether there is nothing to tell of a recorded run."""
+def print_plan(survey: Survey) -> None:
+    """Print what a grid still needs: a line per cell, then the sums and what is missing."""
+    typer.echo(format_survey(survey), nl=False)
+
+
+def format_survey(survey: Survey) -> str:
+    """Format what a grid still needs as text."""
+    rows: list[tuple[str, ...]] = [
+        ("dataset", "model", "L", "complete", "missing", "to score", "failed", "a run", "from")
+    ]
+    for plan in survey.cells:
+        seconds = "" if plan.seconds is None else format_duration(plan.seconds)
+        counts = (plan.complete, plan.missing, plan.to_score, plan.failed)
+        names = (plan.dataset, plan.model, str(plan.cell.latent_dim), *map(str, counts))
+        rows.append((*names, seconds, plan.basis if plan.missing else ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            text.rjust(width) if 2 <= i <= 7 else text.ljust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    total = survey.as_json()["total"]
+    unknown = f", without {pluralize(survey.not_estimated, 'run')} that cannot be estimated"
+    lines += [
+        "",
+        f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['complete'], 'run')} complete, "
+        f"{total['missing']} missing, {total['to_score']} to score, {total['failed']} failed or "
+        "diverged",
+        f"time for the missing runs, {survey.workers} at a time: about "
+        f"{format_duration(survey.seconds)}{unknown if survey.not_estimated else ''}",
+        f"disk for the missing runs: about {survey.bytes / 1e6:,.0f} MB",
+    ]
+    for kind, missing in (("data", survey.missing_data), ("weights", survey.missing_weights)):
+        lines += [f"missing {kind}: {name}: {reason}" for name, reason in missing.items()]
+    return "\n".join(lines) + "\n"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration: ``3 min 05 s``, ``2 h 07 min``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def _is_clean(record: Record | ScoreRecord) -> bool:
+    """Whether a run is complete and has every metric."""
     if isinstance(record, Record) and record.status != "complete":
         return False
     return not any(value.missing for value in record.metrics.values())
 
 
-def reporter(console: Console, store: Store) -> PlainReporter | LiveReporter:
-    """The reporter that fits the console, for runs that the store gets."""
-    kind = LiveReporter if console.is_terminal else PlainReporter
-    return kind(console, store)
-
-
 def _loss(event: EpochEnded) -> str:
     return f"  loss {event.terms['loss']:.4g}" if "loss" in event.terms else ""
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"

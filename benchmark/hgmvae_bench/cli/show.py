@@ -1,4 +1,4 @@
-"""Commands that show what is there: ``list``, ``table``, ``export``, ``figure``, ``report``."""
+"""Commands that show results: ``list``, ``table``, ``compare``, ``export``, ``figure``, ``report``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from hgmvae_bench.cli.common import (
+    local_plugins,
+    print_table,
+    print_warning,
+    results_folder,
+)
 from hgmvae_bench.cli.options import (
     DEFAULT_RESULTS,
+    Controls,
     Data,
     Datasets,
     GridOfResults,
@@ -32,7 +39,7 @@ class Kind(enum.StrEnum):
 
 
 class TableFormat(enum.StrEnum):
-    """How ``table`` writes."""
+    """Output format of a table."""
 
     text = "text"
     csv = "csv"
@@ -46,27 +53,34 @@ class Reference(enum.StrEnum):
     paper = "paper"
 
 
-class Figures(enum.StrEnum):
-    """Which figures stand in a report."""
+class ReportFigures(enum.StrEnum):
+    """Figures of a report."""
 
     all = "all"
     records = "records"
     none = "none"
 
 
+FormatOption = Annotated[
+    TableFormat,
+    typer.Option("--format", help="Output format; text fits the terminal's width."),
+]
+
+
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")], plugins: Plugins = None
 ) -> None:
-    """List what the suite knows by name, third parties' plug-ins included."""
-    rows = listing(kind)
+    """List registered models, datasets or metrics, or the grids and figures."""
+    with local_plugins(plugins):
+        rows = list_rows(kind)
     heads = ("name", "title", "reference")[: len(rows[0])]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     for row in (heads, *rows):
         typer.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-def listing(kind: Kind) -> list[tuple[str, ...]]:
-    """Rows of names and titles, and for plug-ins who published them."""
+def list_rows(kind: Kind) -> list[tuple[str, ...]]:
+    """Names and titles, and for plug-ins their references."""
     if kind is Kind.grids:
         from hgmvae_bench.grid import grid_names, load_grid
 
@@ -87,43 +101,45 @@ def listing(kind: Kind) -> list[tuple[str, ...]]:
 
 
 def table(
-    name: Annotated[str, typer.Argument(help="A table's name in its grid, such as 1.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Table of the grid, such as 1.")],
     results: Results = DEFAULT_RESULTS,
     grid: GridOfResults = None,
-    format: Annotated[TableFormat, typer.Option("--format")] = TableFormat.text,  # noqa: A002
-    plugins: Plugins = None,
-    controls: Annotated[
+    format: FormatOption = TableFormat.text,  # noqa: A002
+    all_metrics: Annotated[
         bool,
-        typer.Option("--controls", help="Beside the models: real images, mean image, noise, PCA."),
+        typer.Option("--all-metrics", help="Show every metric that the runs have, not the table's."),
     ] = False,
+    controls: Controls = False,
     compare: Annotated[
         Reference | None,
         typer.Option(
             "--compare",
-            help="Every value as published, measured and difference, with a verdict, and the "
-            "paper's claims (as CSV: the values alone).",
+            help="Print every value as published, measured and difference, with a verdict, and the "
+            "paper's claims (as CSV only the values).",
         ),
     ] = None,
+    plugins: Plugins = None,
 ) -> None:
-    """Print one of a grid's tables from the records, training nothing."""
+    """Print a table of a grid from its records. Nothing is trained."""
     from hgmvae_bench.analysis.export import formatted_comparison
     from hgmvae_bench.analysis.render import WRITERS
-    from hgmvae_bench.analysis.tables import build_table
-    from hgmvae_bench.storage.store import Store
+    from hgmvae_bench.execution.results import Results as GridResults
 
-    store = Store(results)
-    chosen = store.grid(grid)
-    spec, runs = chosen.table(name), list(store.runs(on_invalid="warn").values())
+    with local_plugins(plugins), results_folder(results) as folder:
+        opened = GridResults(folder, grid)
+        if compare is None:
+            built = opened.table(name, controls=controls, all_metrics=all_metrics)
+            shown = [built.formatted]
+        else:
+            # A claim may need cells of the grid's other tables.
+            opened.grid.table(name)
+            shown = formatted_comparison(opened.grid, list(opened.tables().values()), name)
+    if format is TableFormat.text:
+        for part in shown:
+            print_table(part)
+        return
     _, write = WRITERS[format.value]
-    if compare is None:
-        known = store.controls(on_invalid="warn").values() if controls else ()
-        sheets = [build_table(chosen, spec, runs, known).formatted]
-    else:
-        # A claim may need cells of the grid's other tables.
-        tables = [build_table(chosen, each, runs) for each in chosen.spec.tables]
-        sheets = formatted_comparison(chosen, tables, name)
-    shown = sheets[:1] if format is TableFormat.csv else sheets
-    typer.echo("\n".join(write(sheet) for sheet in shown), nl=False)
+    typer.echo("\n".join(map(write, shown[:1] if format is TableFormat.csv else shown)), nl=False)
 
 
 def compare(
@@ -131,70 +147,59 @@ def compare(
     second: Annotated[
         Path, typer.Argument(metavar="B", help="The folder to compare with it.", file_okay=False)
     ],
-    format: Annotated[  # noqa: A002
-        TableFormat,
-        typer.Option("--format", help="Output format; markdown suits a pull request's comment."),
-    ] = TableFormat.text,
+    format: FormatOption = TableFormat.text,  # noqa: A002
     plugins: Plugins = None,
 ) -> None:
     """Compare two results folders cell by cell: means, differences, Welch's tests.
 
-    p-values are corrected by Holm's method over all values. Nothing is trained.
+    p-values are corrected by Holm's method over all values. Markdown suits a pull request's
+    comment. Nothing is trained.
     """
     from hgmvae_bench.analysis.folder_comparison import compare_folders
     from hgmvae_bench.analysis.render import WRITERS
 
-    compared = compare_folders(first, second)
+    with local_plugins(plugins):
+        compared = compare_folders(first, second)
+    if format is TableFormat.text:
+        print_table(compared.table)
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in compared.counts.items())
+        typer.echo(f"\n{counts}")
+        return
     _, write = WRITERS[format.value]
     typer.echo(write(compared.table), nl=False)
-    if format is TableFormat.text:
-        counts = ", ".join(f"{n} {outcome}" for outcome, n in compared.counts.items())
-        typer.echo(f"\n{counts or 'nothing to compare'}")
 
 
 def export(
-    output: Annotated[Path, typer.Option("--output", help="Folder to write to.", file_okay=False)],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Folder to write to.", file_okay=False)
+    ],
     results: Results = DEFAULT_RESULTS,
     grid: GridOfResults = None,
+    controls: Controls = False,
     plugins: Plugins = None,
-    controls: Annotated[
-        bool,
-        typer.Option("--controls", help="Beside the models: real images, mean image, noise, PCA."),
-    ] = False,
 ) -> None:
     """Write all tables as CSV, Markdown, LaTeX and text, and every value as Parquet.
 
-    tables.tex is a whole document; the others are read by it, or by one of your own. If the paper
-    has values of the grid's cells, their heatmap is written as SVG and PNG.
+    tables.tex is a document of all tables. Nothing is trained.
     """
-    from hgmvae_bench.analysis.export import export, formatted_tables
-    from hgmvae_bench.analysis.figures import FIGURES, FigureSource
-    from hgmvae_bench.analysis.figures.files import write_figures
-    from hgmvae_bench.analysis.frames import load_results
-    from hgmvae_bench.analysis.tables import build_table
-    from hgmvae_bench.data.catalogue import default_root
-    from hgmvae_bench.storage.store import Store
+    from hgmvae_bench.execution.results import Results as GridResults
 
-    store = Store(results)
-    chosen, values = store.grid(grid), load_results(results)
-    runs = store.runs(on_invalid="warn")
-    known = list(store.controls(on_invalid="warn").values()) if controls else []
-    tables = [build_table(chosen, spec, runs.values(), known) for spec in chosen.spec.tables]
-    files = export(formatted_tables(chosen, tables), values, output)
-    source = FigureSource(chosen, store, runs, default_root())
-    heatmaps = write_figures(FIGURES["verdicts"], source, output)
-    files += [path for path, error in heatmaps if error is None]
+    with local_plugins(plugins), results_folder(results) as folder:
+        files = GridResults(folder, grid).export(output, controls=controls)
     typer.echo(f"{len(files)} files in {output}{os.sep}; tables.tex is a document of all tables")
 
 
 def figure(
-    name: Annotated[str, typer.Argument(help="3, 4, 5a, …; `list figures` tells all.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Figure, such as 3 (see `list figures`).")
+    ],
     results: Results = DEFAULT_RESULTS,
     grid: GridOfResults = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
+            metavar="FILE|DIR",
             help="A .png or .svg file, or a folder for both.  [default: RESULTS/figures/GRID]",
         ),
     ] = None,
@@ -204,63 +209,68 @@ def figure(
     latent_dim: LatentDims = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Whose codes and images.  [default: the first complete]"),
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            help="Seed whose codes and images are drawn.  [default: the first complete one]",
+        ),
     ] = None,
     plugins: Plugins = None,
 ) -> None:
-    """Draw a figure from the records, codes and weights, training nothing.
+    """Draw a figure from records, codes and weights. Nothing is trained.
 
-    A grid with several datasets, latent dimensions or models gets as many figures as it takes.
+    A grid with several datasets, latent dims or models gives as many figures as it takes.
 
-    Exit status: 0 if all were drawn, 1 if some could not be, 2 if none.
+    Exit status: 0 if all figures were drawn, 1 if some could not be drawn, 2 if none was.
     """
     from hgmvae_bench.analysis.figures import FigureError, FigureSource, figure_kind
     from hgmvae_bench.analysis.figures.files import write_figures
 
     kind = figure_kind(name)
-    drawn = FigureSource.open(results, grid=grid, data=data)
-    drawn = drawn.select(dataset, model, latent_dim, seed=seed)
-    folder = results / "figures" / drawn.grid.spec.name
-    lacking: list[str] = []
+    errors: list[str] = []
     written = 0
-    for path, error in write_figures(kind, drawn, output or folder):
-        if error is None:
-            typer.echo(str(path))
-            written += 1
-        else:
-            lacking.append(str(error))
-    reasons = "\n".join(dict.fromkeys(lacking))
+    with local_plugins(plugins), results_folder(results) as folder:
+        source = FigureSource.open(folder, grid=grid, data=data)
+        source = source.select(dataset, model, latent_dim, seed=seed)
+        target = output or folder / "figures" / source.grid.spec.name
+        for path, error in write_figures(kind, source, target):
+            if error is None:
+                typer.echo(str(path))
+                written += 1
+            else:
+                errors.append(str(error))
+    reasons = "\n".join(dict.fromkeys(errors))
     if not written:
         raise FigureError(reasons)
     if reasons:
-        typer.secho(f"not drawn: {reasons}", fg=typer.colors.YELLOW, err=True)
+        print_warning(f"not drawn: {reasons}")
         raise typer.Exit(1)
 
 
 def report(
     results: Results = DEFAULT_RESULTS,
     grid: GridOfResults = None,
-    output: Annotated[Path, typer.Option("--output", help="The HTML file.", dir_okay=False)] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FILE", help="The HTML file.", dir_okay=False)
+    ] = Path("report.html"),
     data: Data = None,
     figures: Annotated[
-        Figures,
+        ReportFigures,
         typer.Option(
-            "--figures", help="records: none that needs the data and weights; none: tables only."
+            "--figures",
+            help="Figures: all, only those drawn from records alone, or none.",
         ),
-    ] = Figures.all,
+    ] = ReportFigures.all,
     plugins: Plugins = None,
 ) -> None:
-    """Write one HTML file that says what a results folder holds, training nothing.
+    """Write one self-contained HTML file on a results folder. Nothing is trained.
 
-    It opens from disk, without scripts too, and asks for nothing from anywhere.
+    It opens from disk and loads nothing from elsewhere.
     """
-    from hgmvae_bench.analysis.figures import FigureSource
-    from hgmvae_bench.analysis.report import ALL_INPUTS, build_report
-    from hgmvae_bench.utils.atomic_files import write_output
+    from hgmvae_bench.execution.results import Results as GridResults
 
-    sources = {Figures.all: ALL_INPUTS, Figures.records: ("records",), Figures.none: ()}
-    page = build_report(FigureSource.open(results, grid=grid, data=data), figures=sources[figures])
-    write_output(output, page.encode())
+    inputs = {ReportFigures.all: None, ReportFigures.records: ("records",), ReportFigures.none: ()}
+    with local_plugins(plugins), results_folder(results) as folder:
+        GridResults(folder, grid, data=data).report(output, figures=inputs[figures])
     typer.echo(f"{output}, {output.stat().st_size / 1e6:.1f} MB")

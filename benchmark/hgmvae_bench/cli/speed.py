@@ -1,4 +1,4 @@
-"""The command that measures this machine: ``speed``."""
+"""The command that measures the throughput of this machine: ``speed``."""
 
 from __future__ import annotations
 
@@ -11,33 +11,64 @@ from hgmvae_bench.cli.options import Data, Device, DeviceOption, Precision, metr
 
 
 def speed(
-    dataset: Annotated[str, typer.Option("--dataset", help="Images to train on.")] = "digits",
-    model: Annotated[list[str] | None, typer.Option("--model", help="What to train.")] = None,
-    latent_dim: Annotated[int, typer.Option(min=1)] = 8,
-    width: Annotated[int, typer.Option(min=1, help="Of the shared network.")] = 32,
-    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    dataset: Annotated[
+        str, typer.Option("--dataset", metavar="NAME", help="Dataset to train on.")
+    ] = "digits",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Model to train (repeatable).  [default: vae, gmvae, hgmvae-u]",
+        ),
+    ] = None,
+    latent_dim: Annotated[
+        int, typer.Option("--latent-dim", metavar="L", min=1, help="Latent dimensions.")
+    ] = 8,
+    width: Annotated[
+        int, typer.Option("--width", metavar="N", min=1, help="Channels of the first convolution.")
+    ] = 32,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", min=2, help="Images per training step.")
+    ] = 128,
     metrics: Annotated[
-        str, typer.Option(help="What to time the scoring of, with commas between.")
+        str,
+        typer.Option("--metrics", metavar="NAMES", help="Metrics to time, separated by commas."),
     ] = "sc,ch,db,accuracy,svm-accuracy,ssim,ms-ssim",
-    precision: Annotated[Precision, typer.Option("--precision")] = Precision.float32,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Number format of training.")
+    ] = Precision.float32,
     device: DeviceOption = Device.auto,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: all]")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, help="CPU threads.  [default: all]"),
+    ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Trained at once.  [default: a thread each; 10 on a GPU]"),
+        typer.Option(
+            "--seeds",
+            metavar="N",
+            min=1,
+            help="Seeds trained concurrently.  [default: one per thread; 10 on a GPU]",
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=4, help="Training steps of a repeat.")] = 10,
+    steps: Annotated[
+        int, typer.Option("--steps", metavar="N", min=4, help="Training steps per repeat.")
+    ] = 10,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Turns of each contender; six give ratios an interval.")
+        int,
+        typer.Option(
+            "--repeats", metavar="N", min=1, help="Repeats of each trainer; six give intervals."
+        ),
     ] = 7,
     data: Data = None,
     results: Annotated[
         Path | None,
-        typer.Option("--results", help="Keep the figures as speed.json with these results."),
+        typer.Option("--results", metavar="DIR", help="Folder to write speed.json to."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Measure this machine: training beside pythae's trainer, scoring, and start-up."""
+    """Measure this machine: training beside pythae's trainer, scoring and start-up."""
     import json as json_module
 
     import torch

@@ -225,6 +225,11 @@ class Grid:
                 names.setdefault(self.cell(*entry), entry)
         return names
 
+    def cell_name(self, cell: Cell) -> str:
+        """Return a cell's name for readers, such as ``mnist, HGMVAE-U, L = 8``."""
+        dataset, model, latent_dim = self.cell_names[cell]
+        return f"{dataset}, {self.model_title(model)}, L = {latent_dim}"
+
     def with_models(self, models: list[str]) -> Grid:
         """Return the grid with models that take an argument (``pythae:NAME``) in every table.
 

@@ -1,0 +1,103 @@
+"""The command that guards a model against regressions: ``check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hgmvae_bench.cli.common import (
+    choose_grid,
+    execution_options,
+    local_plugins,
+    print_warning,
+    results_folder,
+)
+from hgmvae_bench.cli.options import (
+    DEFAULT_RESULTS,
+    Data,
+    Datasets,
+    Device,
+    DeviceOption,
+    GridToRun,
+    LatentDims,
+    Models,
+    Plugins,
+    PrecisionOption,
+    Quiet,
+    Results,
+    Seeds,
+    Settings,
+    Weights,
+    Workers,
+)
+from hgmvae_bench.utils.text import pluralize
+
+
+def check(
+    grid: GridToRun,
+    baseline: Annotated[
+        Path,
+        typer.Option("--baseline", metavar="FILE", help="File of the baseline.", dir_okay=False),
+    ],
+    update: Annotated[
+        bool, typer.Option("--update", help="Write the baseline from these runs; compare nothing.")
+    ] = False,
+    results: Results = DEFAULT_RESULTS,
+    data: Data = None,
+    dataset: Datasets = None,
+    model: Models = None,
+    latent_dim: LatentDims = None,
+    seeds: Seeds = None,
+    precision: PrecisionOption = None,
+    settings: Settings = None,
+    device: DeviceOption = Device.auto,
+    workers: Workers = None,
+    weights: Weights = None,
+    plugins: Plugins = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a grid's runs with a baseline and fail on a regression.
+
+    Missing runs are trained first. With --precision the new runs have another number format than
+    the baseline, to see whether that shifts anything.
+
+    Exit status: 0 if nothing has shifted beyond noise, 1 if a measure has shifted or a run or value
+    is missing, 2 if the grid and the baseline cannot be compared.
+    """
+    with local_plugins(plugins):
+        chosen = choose_grid(
+            grid,
+            datasets=dataset,
+            models=model,
+            latent_dims=latent_dim,
+            seeds=seeds,
+            precision=precision if update else None,
+            settings=settings,
+        )
+        from hgmvae_bench.analysis.regression.check import MIN_SEEDS
+        from hgmvae_bench.cli.progress import progress
+        from hgmvae_bench.execution.api import RegressionError, check_grid, update_baseline
+
+        with results_folder(results) as folder, progress(chosen, folder, quiet=quiet) as reporter:
+            options = execution_options(
+                folder, reporter, data=data, device=device, workers=workers, weights=weights
+            )
+            if update:
+                made = update_baseline(chosen, baseline=baseline, **options)
+                cells, n_seeds = pluralize(len(made.cells), "cell"), chosen.spec.seeds
+                typer.echo(f"\n{cells}, {pluralize(n_seeds, 'seed')} each: {baseline}")
+                if n_seeds < MIN_SEEDS:
+                    print_warning(
+                        f"warning: a baseline of fewer than {MIN_SEEDS} seeds finds only gross shifts"
+                    )
+                return
+            try:
+                outcome, status = check_grid(
+                    chosen, baseline=baseline, precision=precision, **options
+                ), 0
+            except RegressionError as error:
+                outcome, status = error.outcome, error.exit_status
+            typer.echo(f"\n{outcome}")
+    raise typer.Exit(status)
