@@ -11,7 +11,7 @@ import io
 import re
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -212,7 +212,7 @@ def latex_document(names: Iterable[str]) -> str:
     return DOCUMENT % {"packages": PACKAGES, "tables": tables}
 
 
-WRITERS: dict[Format, tuple[str, Callable[[FormattedTable], str]]] = {
+WRITERS: Mapping[str, tuple[str, Callable[[FormattedTable], str]]] = {
     "text": ("txt", to_text),
     "csv": ("csv", to_csv),
     "markdown": ("md", to_markdown),

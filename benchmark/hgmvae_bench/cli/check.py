@@ -76,7 +76,7 @@ def check(
             precision=precision if update else None,
             settings=settings,
         )
-        from hgmvae_bench.analysis.regression.check import MIN_SEEDS
+        from hgmvae_bench.analysis.regression.check import MIN_BASELINE_SEEDS
         from hgmvae_bench.cli.progress import progress
         from hgmvae_bench.execution.api import RegressionError, check_grid, update_baseline
 
@@ -88,15 +88,17 @@ def check(
                 made = update_baseline(chosen, baseline=baseline, **options)
                 cells, n_seeds = pluralize(len(made.cells), "cell"), chosen.spec.seeds
                 typer.echo(f"\n{cells}, {pluralize(n_seeds, 'seed')} each: {baseline}")
-                if n_seeds < MIN_SEEDS:
+                if n_seeds < MIN_BASELINE_SEEDS:
                     print_warning(
-                        f"warning: a baseline of fewer than {MIN_SEEDS} seeds finds only gross shifts"
+                        f"warning: a baseline of fewer than {MIN_BASELINE_SEEDS} seeds finds only "
+                        "gross shifts"
                     )
                 return
             try:
-                outcome, status = check_grid(
-                    chosen, baseline=baseline, precision=precision, **options
-                ), 0
+                outcome, status = (
+                    check_grid(chosen, baseline=baseline, precision=precision, **options),
+                    0,
+                )
             except RegressionError as error:
                 outcome, status = error.outcome, error.exit_status
             typer.echo(f"\n{outcome}")

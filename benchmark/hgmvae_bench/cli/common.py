@@ -6,10 +6,10 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from hgmvae_bench.execution.results import Results
     from hgmvae_bench.execution.runner import Reporter
     from hgmvae_bench.grid import Grid
+
+API_DEVICES: Mapping[Device, Literal["auto", "cpu", "cuda"]] = {
+    Device.auto: "auto",
+    Device.cpu: "cpu",
+    Device.cuda: "cuda",
+}
 
 
 @contextmanager
@@ -101,7 +107,7 @@ def execution_options(
     chosen: ExecutionOptions = {
         "results": folder,
         "data": data,
-        "device": device.value,
+        "device": API_DEVICES[device],
         "workers": workers,
         "executor": executor,
         "reporters": [reporter],
@@ -112,7 +118,7 @@ def execution_options(
 
         address, cpus, gpus = ray
         gpus = (1.0 if device is Device.cuda else 0.0) if gpus is None else gpus
-        on = "cuda" if gpus and device is not Device.cpu else "cpu"
+        on: Literal["cpu", "cuda"] = "cuda" if gpus and device is not Device.cpu else "cpu"
         chosen["executor"] = open_executor("ray", Resources(on, workers, address, cpus, gpus))
         chosen["device"] = on
     chosen.update({key: value for key, value in options.items() if value is not None})  # type: ignore[typeddict-item]

@@ -93,7 +93,9 @@ Weights = Annotated[
 ]
 Datasets = Annotated[
     list[str] | None,
-    typer.Option("--dataset", metavar="NAME", help="Restrict the grid to this dataset (repeatable)."),
+    typer.Option(
+        "--dataset", metavar="NAME", help="Restrict the grid to this dataset (repeatable)."
+    ),
 ]
 Models = Annotated[
     list[str] | None,
@@ -149,7 +151,8 @@ RayGpus = Annotated[
         "--ray-gpus",
         metavar="SHARE",
         min=0,
-        help="Share of a GPU per run on Ray, such as 0.25.  [default: 1 with --device cuda, else 0]",
+        help="Share of a GPU per run on Ray, such as 0.25.  "
+        "[default: 1 with --device cuda, else 0]",
     ),
 ]
 Track = Annotated[

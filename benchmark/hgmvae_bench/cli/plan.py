@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hgmvae_bench.cli.common import choose_grid, local_plugins, results_folder
+from hgmvae_bench.cli.common import API_DEVICES, choose_grid, local_plugins, results_folder
 from hgmvae_bench.cli.options import (
     DEFAULT_RESULTS,
     Data,
@@ -69,7 +69,7 @@ def plan(
                 chosen,
                 results=folder,
                 data=data,
-                device=device.value,
+                device=API_DEVICES[device],
                 workers=workers,
                 weights=weights,
                 on_calibration=lambda name: typer.echo(f"timing a few steps of {name}", err=True),

@@ -204,14 +204,12 @@ class BarReporter:
 
 def plan_summary(plan: ExecutionPlan) -> str:
     """One line on what a grid still needs."""
-    counts = [f"{len(plan.train)} to train", f"{len(plan.rescore)} to score"]
+    counts = [f"{len(plan.train)} to train", f"{len(plan.score)} to score"]
     if not plan.tasks:
         counts = ["nothing to train"]
     counts.append(f"{len(plan.complete)} complete")
     if plan.unsuccessful:
-        counts.append(
-            f"{len(plan.unsuccessful)} failed or diverged (--retry-failed repeats them)"
-        )
+        counts.append(f"{len(plan.unsuccessful)} failed or diverged (--retry-failed repeats them)")
     return f"{pluralize(plan.total, 'run')}: {', '.join(counts)}"
 
 
@@ -227,7 +225,7 @@ def format_survey(survey: Survey) -> str:
     ]
     for plan in survey.cells:
         seconds = "" if plan.seconds is None else format_duration(plan.seconds)
-        counts = (plan.complete, plan.missing, plan.to_score, plan.failed)
+        counts = (plan.done, plan.missing, plan.to_score, plan.failed)
         names = (plan.dataset, plan.model, str(plan.cell.latent_dim), *map(str, counts))
         rows.append((*names, seconds, plan.basis if plan.missing else ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -242,7 +240,7 @@ def format_survey(survey: Survey) -> str:
     unknown = f", without {pluralize(survey.not_estimated, 'run')} that cannot be estimated"
     lines += [
         "",
-        f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['complete'], 'run')} complete, "
+        f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['done'], 'run')} complete, "
         f"{total['missing']} missing, {total['to_score']} to score, {total['failed']} failed or "
         "diverged",
         f"time for the missing runs, {survey.workers} at a time: about "

@@ -193,13 +193,13 @@ def merge(
 
     for source in sources:
         merged = merge_folder(source, into)
-        present = len(merged.identical) + len(merged.repeated)
+        present = len(merged.identical) + len(merged.equivalent)
         typer.echo(
             f"{source}: {pluralize(len(merged.copied), 'run')} copied, {present} already there"
         )
-        for key in merged.taken:
+        for key in merged.superseded:
             print_warning(f"  {key}: the results differ; the record of {source} counts")
         for key in merged.kept:
             print_warning(f"  {key}: the results differ; the record of {into} counts")
-        for name in merged.grids:
+        for name in merged.differing_grids:
             print_warning(f"  grid {name}: the files differ; the one of {into} stays")

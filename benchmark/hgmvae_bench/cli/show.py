@@ -1,11 +1,11 @@
-"""Commands that show results: ``list``, ``table``, ``compare``, ``export``, ``figure``, ``report``."""
+"""Commands that show registered names and results, from ``list`` to ``report``."""
 
 from __future__ import annotations
 
 import enum
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from hgmvae_bench.cli.options import (
     Plugins,
     Results,
 )
+
+if TYPE_CHECKING:
+    from hgmvae_bench.analysis.figures.catalogue import FigureInput
 
 
 class Kind(enum.StrEnum):
@@ -107,7 +110,7 @@ def table(
     format: FormatOption = TableFormat.text,  # noqa: A002
     all_metrics: Annotated[
         bool,
-        typer.Option("--all-metrics", help="Show every metric that the runs have, not the table's."),
+        typer.Option("--all-metrics", help="Show every metric that the runs have."),
     ] = False,
     controls: Controls = False,
     compare: Annotated[
@@ -270,7 +273,11 @@ def report(
     """
     from hgmvae_bench.execution.results import Results as GridResults
 
-    inputs = {ReportFigures.all: None, ReportFigures.records: ("records",), ReportFigures.none: ()}
+    inputs: dict[ReportFigures, tuple[FigureInput, ...] | None] = {
+        ReportFigures.all: None,
+        ReportFigures.records: ("records",),
+        ReportFigures.none: (),
+    }
     with local_plugins(plugins), results_folder(results) as folder:
         GridResults(folder, grid, data=data).report(output, figures=inputs[figures])
     typer.echo(f"{output}, {output.stat().st_size / 1e6:.1f} MB")

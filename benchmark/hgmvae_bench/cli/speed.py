@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hgmvae_bench.cli.options import Data, Device, DeviceOption, Precision, metric_names, resolved
+from hgmvae_bench.cli.options import Data, Device, DeviceOption, Precision
 
 
 def speed(
@@ -77,12 +77,17 @@ def speed(
     from hgmvae_bench.data import catalogue
     from hgmvae_bench.execution.speed.measure import SpeedSettings, format_speed, measure_speed
     from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
-    from hgmvae_bench.plugins.registry import MODELS
+    from hgmvae_bench.plugins.registry import METRICS, MODELS
     from hgmvae_bench.utils.atomic_files import write_atomically
     from hgmvae_bench.utils.threads import available_cores
 
-    names = metric_names(metrics)
-    chosen = torch.device(resolved(device).value)
+    names = [name.strip() for name in metrics.split(",")]
+    for name in names:
+        METRICS[name]  # an unknown name is an error before anything is timed
+    on_gpu = torch.cuda.is_available() if device is Device.auto else device is Device.cuda
+    if on_gpu and not torch.cuda.is_available():
+        raise typer.BadParameter("no CUDA device here; use cpu", param_hint="--device")
+    chosen = torch.device("cuda" if on_gpu else "cpu")
     plugin = catalogue.resolve_dataset(dataset)
     training = TrainingSettings(batch_size=batch_size, precision=precision.value)
     cells = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from hgmvae_bench.analysis import claim_tests, comparison, frames
 from hgmvae_bench.analysis.export import export as export_tables
 from hgmvae_bench.analysis.export import formatted_tables
-from hgmvae_bench.analysis.tables import Table, build_table
+from hgmvae_bench.analysis.tables import Table, build_table, with_all_metrics
 from hgmvae_bench.data.catalogue import default_root
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
@@ -90,12 +90,21 @@ class Results:
         """Return the training curves, a row per run, loss term and epoch (`load_history`)."""
         return frames.load_history(self.path)
 
-    def table(self, name: str, *, controls: bool = False) -> Table:
+    def table(
+        self,
+        name: str,
+        *,
+        controls: bool = False,
+        metrics: Sequence[str] | None = None,
+        all_metrics: bool = False,
+    ) -> Table:
         """Build one of the grid's tables.
 
         Args:
             name: name of the table in the grid, such as ``"1"``.
             controls: whether to add the controls beside the models.
+            metrics: names of metrics to show in place of the table's own.
+            all_metrics: whether to add every other metric that the runs have recorded.
 
         Raises:
             UnknownNameError: if the grid has no such table.
@@ -104,7 +113,12 @@ class Results:
         """
         with using_plugins(self._plugins):
             known = self._store.controls(on_invalid="warn").values() if controls else ()
-            return build_table(self.grid, self.grid.table(name), self.runs, known)
+            spec, runs = self.grid.table(name), self.runs
+            if metrics is not None:
+                spec = spec.with_metrics(list(metrics))
+            if all_metrics:
+                spec = with_all_metrics(self.grid, spec, runs)
+            return build_table(self.grid, spec, runs, known)
 
     def tables(self, *, controls: bool = False) -> dict[str, Table]:
         """Build every table of the grid, by name; errors as in `table`."""
@@ -161,9 +175,19 @@ class Results:
     def export(self, folder: Folder, *, controls: bool = False) -> list[Path]:
         """Write all tables as CSV, Markdown, LaTeX and text, and every value as Parquet.
 
+        If the paper has values of the grid's cells, their heatmap is written as SVG and PNG.
+
         Returns:
             The files.
         """
+        from hgmvae_bench.analysis.figures import FIGURES, FigureSource
+        from hgmvae_bench.analysis.figures.files import write_figures
+
+        folder = Path(folder)
         with using_plugins(self._plugins):
             tables = self.tables(controls=controls).values()
-            return export_tables(formatted_tables(self.grid, tables), self.frame(), Path(folder))
+            files = export_tables(formatted_tables(self.grid, tables), self.frame(), folder)
+            stored = self._store.runs(on_invalid="warn")
+            source = FigureSource(self.grid, self._store, stored, self._data)
+            heatmaps = write_figures(FIGURES["verdicts"], source, folder)
+            return files + [path for path, error in heatmaps if error is None]
