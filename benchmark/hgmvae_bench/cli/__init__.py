@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -47,15 +48,13 @@ app.add_typer(data.app, name="data")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from hgmvae_bench import __version__
-
-        typer.echo(f"hgmvae-bench {__version__}")
+        typer.echo(f"hgmvae-bench {version('hgmvae-bench')}")
         raise typer.Exit
 
 
 @app.callback()
 def _program(
-    version: Annotated[
+    show_version: Annotated[
         bool,
         typer.Option(
             "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
