@@ -162,20 +162,12 @@ def print_unsuccessful(results: Results) -> bool:
     Returns:
         Whether all runs of the grid are complete.
     """
-    names = {cell.identity: results.grid.cell_name(cell) for cell in results.grid.cells}
-    lines = []
-    for run in results.runs:
-        record = run.record
-        if record.status == "complete":
-            continue
-        reason = (record.error or "unknown reason").strip().splitlines()[-1]
-        log = results.path / "logs" / f"{record.key}.log"
-        place = f" (log: {log})" if log.is_file() and log.stat().st_size else ""
-        lines.append(f"{names[record.cell]}, seed {record.seed}: {record.status}: {reason}{place}")
-    if lines:
-        lines.append("--retry-failed repeats them")
-        print_warning("\n".join(lines))
-    return not lines and len(results.runs) == len(results.grid.cells) * results.grid.spec.seeds
+    from hgmvae_bench.cli.progress import EventText
+
+    runs = [run for run in results.runs if run.record.seed < results.grid.spec.seeds]
+    if lines := EventText(results.grid, results.path).unsuccessful(runs):
+        print_warning("\n".join([*lines, "--retry-failed repeats them"]))
+    return not lines and len(runs) == len(results.grid.cells) * results.grid.spec.seeds
 
 
 def print_warning(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from hgmvae_bench.execution.estimate import Survey
-from hgmvae_bench.execution.plan import ExecutionPlan
+from hgmvae_bench.execution.plan import ExecutionPlan, UnsuccessfulRun
 from hgmvae_bench.execution.runner import Reporter
 from hgmvae_bench.execution.tasks import (
     EpochEnded,
@@ -26,7 +26,11 @@ from hgmvae_bench.execution.tasks import (
 )
 from hgmvae_bench.grid import Grid, Run
 from hgmvae_bench.storage.schema import Record, ScoreRecord
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.text import pluralize
+
+MAX_UNSUCCESSFUL_LINES = 20
 
 SECONDS_BETWEEN_EPOCH_LINES = 30
 """Minimum time between two lines on the epochs of one run."""
@@ -61,7 +65,7 @@ class EventText:
     """
 
     def __init__(self, grid: Grid, folder: Path) -> None:
-        self._grid, self._folder = grid, folder
+        self._grid, self._store = grid, Store(folder)
 
     def name(self, run: Run) -> str:
         """A run's name: ``mnist, HGMVAE-U, L = 8, seed 3``."""
@@ -76,12 +80,26 @@ class EventText:
         if isinstance(record, Record):
             seconds = f" in {sum(record.seconds.values()):.1f} s"
             if record.status != "complete":
-                reason = (record.error or "").strip().splitlines()[-1:]
-                log = self._folder / "logs" / f"{record.key}.log"
-                place = f" (log: {log})" if log.is_file() and log.stat().st_size else ""
-                return f"{name}: {record.status}{seconds}: {''.join(reason)}{place}"
+                return f"{name}: {self.failure(record)}"
         missing = [f"; {m} missing ({v.missing})" for m, v in record.metrics.items() if v.missing]
         return f"{name}: complete{seconds}{''.join(missing)}"
+
+    def failure(self, record: Record) -> str:
+        """Status, reason and log of a run that failed or diverged."""
+        run = UnsuccessfulRun.of(record, self._store)
+        log = f" (log: {self._store.root / run.log})" if run.log else ""
+        return f"{run.status}: {run.reason}{log}"
+
+    def unsuccessful(self, runs: Iterable[StoredRun]) -> list[str]:
+        """A line for each recorded run that failed or diverged."""
+        names = {cell.identity: self._grid.cell_name(cell) for cell in self._grid.cells}
+        lines = [
+            f"{names[run.record.cell]}, seed {run.record.seed}: {self.failure(run.record)}"
+            for run in runs
+            if run.record.status != "complete"
+        ]
+        more = len(lines) - MAX_UNSUCCESSFUL_LINES
+        return [*lines[:MAX_UNSUCCESSFUL_LINES], *([f"and {more} more"] if more > 0 else [])]
 
 
 class QuietReporter:
@@ -110,7 +128,8 @@ class LineReporter:
     def on_plan(self, plan: ExecutionPlan) -> None:
         """Print how much there is to train and score."""
         self._total, self._finished = len(plan.tasks), 0
-        self._print(plan_summary(plan))
+        for line in (plan_summary(plan), *self._wording.unsuccessful(plan.unsuccessful)):
+            self._print(line)
 
     def on_event(self, event: Event) -> None:
         """Print that a run starts, how far it is, or how it ended."""
@@ -160,7 +179,8 @@ class BarReporter:
 
     def on_plan(self, plan: ExecutionPlan) -> None:
         """Show the number of runs to train and score."""
-        self._print(plan_summary(plan))
+        for line in (plan_summary(plan), *self._wording.unsuccessful(plan.unsuccessful)):
+            self._print(line)
         self._total, self._finished = len(plan.tasks), 0
         self._progress.reset(self._grid_bar, total=self._total, visible=True)
 
@@ -225,7 +245,7 @@ def format_survey(survey: Survey) -> str:
     ]
     for plan in survey.cells:
         seconds = "" if plan.seconds is None else format_duration(plan.seconds)
-        counts = (plan.done, plan.missing, plan.to_score, plan.failed)
+        counts = (plan.complete, plan.missing, plan.to_score, plan.unsuccessful)
         names = (plan.dataset, plan.model, str(plan.cell.latent_dim), *map(str, counts))
         rows.append((*names, seconds, plan.basis if plan.missing else ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -240,13 +260,14 @@ def format_survey(survey: Survey) -> str:
     unknown = f", without {pluralize(survey.not_estimated, 'run')} that cannot be estimated"
     lines += [
         "",
-        f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['done'], 'run')} complete, "
-        f"{total['missing']} missing, {total['to_score']} to score, {total['failed']} failed or "
+        f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['complete'], 'run')} complete, "
+        f"{total['missing']} missing, {total['to_score']} to score, {total['unsuccessful']} failed or "
         "diverged",
         f"time for the missing runs, {survey.workers} at a time: about "
         f"{format_duration(survey.seconds)}{unknown if survey.not_estimated else ''}",
         f"disk for the missing runs: about {survey.bytes / 1e6:,.0f} MB",
     ]
+    lines += map(str, survey.unsuccessful[:MAX_UNSUCCESSFUL_LINES])
     for kind, missing in (("data", survey.missing_data), ("weights", survey.missing_weights)):
         lines += [f"missing {kind}: {name}: {reason}" for name, reason in missing.items()]
     return "\n".join(lines) + "\n"
