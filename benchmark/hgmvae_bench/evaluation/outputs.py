@@ -7,6 +7,7 @@ data and the run key alone, so a metric that is added later sees the same output
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +18,18 @@ import torch
 from torch import Tensor
 
 from hgmvae_bench.data import ImageData
+from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.data.pixels import to_uint8, to_unit
+from hgmvae_bench.evaluation.densities import observation_log_density, posterior_sampler
 from hgmvae_bench.plugins.image_data import Codes, Labels
 from hgmvae_bench.plugins.protocols import (
     BenchmarkModel,
     HasComponents,
     HasLatentPosterior,
+    HasPriorDensity,
+    LogDensities,
     MetricMissingError,
+    ReconstructionLoss,
 )
 from hgmvae_bench.utils.seeding import derive_seed
 
@@ -31,6 +37,9 @@ T = TypeVar("T")
 
 # With batches of this size, a layer's activations fit into a CPU's cache.
 BATCH_SIZE = 100
+
+# Latents per image that are drawn from the posterior at a time.
+MAX_DRAWS = 128
 
 
 class Codec(Protocol):
@@ -64,6 +73,16 @@ class Codec(Protocol):
             MetricMissingError: if there is no such posterior, which is the default.
         """
         raise MetricMissingError("the model has no Gaussian posterior")
+
+    def log_densities(
+        self, images: Tensor, loss: ReconstructionLoss, n_samples: int, seed: int
+    ) -> Iterator[LogDensities]:
+        """Draw latents from the images' posteriors and yield log-densities of image batches.
+
+        Raises:
+            MetricMissingError: if the posterior or the prior has no density, which is the default.
+        """
+        raise MetricMissingError("there is no posterior density")
 
     def component_probabilities(self, images: Tensor) -> Codes:
         """Return the probabilities (N, K) with which the images belong to K components.
@@ -105,14 +124,17 @@ class ModelCodec(Codec):
             MetricMissingError: if an image is not finite.
         """
         self.model.eval()
-        decoded = []
-        for batch in codes.split(BATCH_SIZE):
-            images = self.model.decoder(batch.to(self.device))["reconstruction"]
-            # The conversion to uint8 would turn a NaN into a valid grey level.
-            if not images.isfinite().all():
-                raise MetricMissingError("the model's images are not all finite")
-            decoded.append(to_uint8(images).cpu())
+        decoded = [
+            to_uint8(self._decode(batch.to(self.device))).cpu() for batch in codes.split(BATCH_SIZE)
+        ]
         return torch.cat(decoded)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.model.decoder(latents)["reconstruction"]
+        # A conversion to uint8 would turn a NaN into a valid grey level.
+        if not images.isfinite().all():
+            raise MetricMissingError("the model's images are not all finite")
+        return images
 
     @torch.inference_mode()
     def sample(self, n_samples: int, seed: int) -> Tensor:
@@ -123,9 +145,15 @@ class ModelCodec(Codec):
     def sample_latents(self, n_samples: int, seed: int) -> Tensor:
         """Draw the latents (n_samples, L) that `sample` decodes for the same arguments."""
         self.model.eval()
+        with self._seeded(seed):
+            return self.model.sample_latent(n_samples)
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """Seed torch's global generators for a block and restore them afterwards."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            return self.model.sample_latent(n_samples)
+            yield
 
     @torch.inference_mode()
     def latent_posterior(self, images: Tensor) -> tuple[Codes, Codes]:
@@ -143,6 +171,51 @@ class ModelCodec(Codec):
             return super().component_probabilities(images)
         batches = map(self.model.component_probabilities, self._batches(images))
         return torch.cat([*batches]).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def log_densities(
+        self, images: Tensor, loss: ReconstructionLoss, n_samples: int, seed: int
+    ) -> Iterator[LogDensities]:
+        """Yield log-densities of image batches if the model defines those of latents.
+
+        Memory is bounded: at most `MAX_DRAWS` latents of an image are drawn at a time, and
+        `BATCH_SIZE` latents are decoded at a time.
+        """
+        sample = posterior_sampler(self.model)
+        if not isinstance(self.model, HasPriorDensity):
+            raise MetricMissingError("the model has no prior density")
+        for index, batch in enumerate(self._batches(images)):
+            parts = []
+            with self._seeded(derive_seed(str(seed), f"batch {index}")):
+                for start in range(0, n_samples, MAX_DRAWS):
+                    latents, posterior = sample(batch, min(MAX_DRAWS, n_samples - start))
+                    observation, prior = self._joint_log_density(
+                        batch, latents, loss, self.model.prior_log_density
+                    )
+                    parts.append(torch.stack([observation, prior, posterior.double()]))
+            densities = torch.cat(parts, dim=1).transpose(1, 2).cpu().numpy()
+            if not np.isfinite(densities).all():
+                raise MetricMissingError("the model's log-densities are not all finite")
+            yield LogDensities(*densities)
+
+    def _joint_log_density(
+        self,
+        images: Tensor,
+        latents: Tensor,
+        loss: ReconstructionLoss,
+        prior_log_density: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Log p(image | latent) and log p(latent), float64 (S, B), of latents (S, B, M)."""
+        shape = latents.shape[:2]
+        latents = latents.flatten(0, 1)
+        image_index = torch.arange(len(latents), device=latents.device) % len(images)
+        observation, prior = [], []
+        batches = zip(latents.split(BATCH_SIZE), image_index.split(BATCH_SIZE), strict=True)
+        for batch, indices in batches:
+            decoded = self._decode(batch[:, : self.model.latent_dim])
+            observation.append(observation_log_density(images[indices], decoded, loss))
+            prior.append(prior_log_density(batch).double())
+        return torch.cat(observation).view(shape), torch.cat(prior).view(shape)
 
 
 @dataclass(frozen=True)
@@ -168,6 +241,11 @@ class RunOutputs:
     weights: Path | None = None
     cache: Path | None = None
     _shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def reconstruction_loss(self) -> ReconstructionLoss:
+        """Reconstruction loss of the dataset."""
+        return resolve_dataset(self.dataset).reconstruction_loss
 
     def shared(self, name: str, compute: Callable[[], T]) -> T:
         """Return ``compute()``, cached under ``name`` for the other metrics of the run."""
@@ -229,6 +307,16 @@ class RunOutputs:
         """
         probabilities = self.codec.component_probabilities(self.data.test_images)
         return _require_finite(probabilities, "component probabilities")
+
+    def log_densities(self, n_samples: int) -> Iterator[LogDensities]:
+        """Yield log-densities of ``n_samples`` latents per test image, in batches of images.
+
+        Raises:
+            MetricMissingError: if the posterior or the prior has no density, or a value is not
+                finite.
+        """
+        seed = self.seed("posterior samples")
+        return self.codec.log_densities(self.test_images, self.reconstruction_loss, n_samples, seed)
 
     @cached_property
     def reconstructions(self) -> Tensor:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.text import escape_controls, shorten
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from torch import Tensor, nn
@@ -30,7 +32,13 @@ Setting = bool | int | float | str | list[float] | None
 ReconstructionLoss = Literal["bce", "mse"]
 Direction = Literal["higher", "lower"]
 Need = Literal[
-    "codes", "labels", "reconstructions", "samples", "posterior", "component probabilities"
+    "codes",
+    "labels",
+    "reconstructions",
+    "samples",
+    "posterior",
+    "component probabilities",
+    "log-densities",
 ]
 
 
@@ -67,7 +75,8 @@ class BenchmarkModel(Protocol):
     counts as diverged. ``decoder(latent)["reconstruction"]`` returns images in [0, 1].
 
     A model may also have the optional hooks `HasObjectives`, `HasStages`, `ChecksEpochs`,
-    `HasLatentPosterior` and `HasComponents`. Each is a protocol with one method.
+    `HasLatentPosterior`, `HasPosteriorDensity`, `HasPriorDensity` and `HasComponents`. Each is a
+    protocol with one method.
     """
 
     latent_dim: int
@@ -156,12 +165,45 @@ class ChecksEpochs(Protocol):
 
 @runtime_checkable
 class HasLatentPosterior(Protocol):
-    """A model with a Gaussian posterior q(latent | image), which metrics of collapse use."""
+    """A model with a Gaussian posterior q(latent | image).
+
+    Metrics of collapse use it, and so do metrics of likelihood, unless the model also has
+    `HasPosteriorDensity`.
+    """
 
     def latent_posterior(self, data: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, each (B, L), of images (B, C, H, W).
 
         The mean is the deterministic code.
+        """
+
+
+@runtime_checkable
+class HasPosteriorDensity(Protocol):
+    """A model whose posterior has a density that is not that of `HasLatentPosterior`.
+
+    Metrics of likelihood need it for posteriors such as normalizing flows, and for models with
+    auxiliary latents.
+    """
+
+    def sample_posterior(self, data: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+        """Draw latents of images (B, C, H, W) with torch's global generator.
+
+        Returns:
+            Latents (n_samples, B, M) and their log-densities log q(latent | image), in nats,
+            (n_samples, B). The decoder takes the first ``latent_dim`` dimensions of a latent. The
+            others are auxiliary latents, on which images do not depend directly.
+        """
+
+
+@runtime_checkable
+class HasPriorDensity(Protocol):
+    """A model whose prior has a density, which metrics of likelihood use."""
+
+    def prior_log_density(self, latent: Tensor) -> Tensor:
+        """Return log p(latent), in nats, (N,), of latents (N, M).
+
+        M is `latent_dim`, plus the auxiliary latents of `HasPosteriorDensity`.
         """
 
 
@@ -279,6 +321,20 @@ class DatasetPlugin(Protocol):
         """
 
 
+class LogDensities(NamedTuple):
+    """Log-densities, in nats, of K latents drawn from the posterior of each of B images.
+
+    Attributes:
+        observation: log p(image | latent), float64 (B, K).
+        prior: log p(latent), float64 (B, K).
+        posterior: log q(latent | image), float64 (B, K).
+    """
+
+    observation: npt.NDArray[np.float64]
+    prior: npt.NDArray[np.float64]
+    posterior: npt.NDArray[np.float64]
+
+
 class Outputs(Protocol):
     """Input of a metric: the data of a run and the outputs of its trained model.
 
@@ -294,6 +350,10 @@ class Outputs(Protocol):
     @property
     def dataset(self) -> str:
         """Registered name of the dataset."""
+
+    @property
+    def reconstruction_loss(self) -> ReconstructionLoss:
+        """Reconstruction loss of the dataset."""
 
     @property
     def device(self) -> torch.device:
@@ -326,6 +386,14 @@ class Outputs(Protocol):
     @property
     def component_probabilities(self) -> Codes:
         """Probabilities (N, K) of the model's components given the test images."""
+
+    def log_densities(self, n_samples: int) -> Iterator[LogDensities]:
+        """Draw latents from the posteriors of the test images and yield their log-densities.
+
+        The images come in batches and in order. The draws follow from the run and ``n_samples``.
+        The density of an image is Bernoulli for ``bce`` (the negative cross-entropy of pixels in
+        [0, 1]) and Gaussian with unit variance for ``mse``.
+        """
 
     @property
     def reconstructions(self) -> Tensor:
