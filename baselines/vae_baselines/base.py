@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from pythae.models import BaseAE, BaseAEConfig
 from torch import Tensor, nn
 
-from vae_baselines.terms import ReconstructionLoss
+from vae_baselines.terms import ReconstructionLoss, standard_normal_log_density
 
 if TYPE_CHECKING:
     from pythae.models.base.base_utils import ModelOutput
@@ -78,6 +78,13 @@ class GaussianModel(BaselineModel):
         """Mean and log-variance, (B, L) each, of the posterior of images (B, C, H, W)."""
         encoded: ModelOutput = self.encoder(data)
         return encoded.embedding, encoded.log_covariance
+
+    def prior_log_density(self, latent: Tensor) -> Tensor:
+        """Return log p(latent), in nats, (N,), of latents (N, L) under the prior N(0, I).
+
+        A model that overrides :meth:`sample_latent` also overrides this method.
+        """
+        return standard_normal_log_density(latent)
 
 
 @dataclass

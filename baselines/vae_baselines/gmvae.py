@@ -25,6 +25,7 @@ from vae_baselines.terms import (
     reconstruction_term,
     sample_gaussian,
     standard_normal_kl,
+    standard_normal_log_density,
 )
 
 if TYPE_CHECKING:
@@ -156,6 +157,29 @@ class GMVAE(GaussianModel, BaselineAE):
         encoded = self.encoder(data)
         components = self.components(encoded.noise_embedding)
         return gaussian_log_density(encoded.embedding.unsqueeze(1), *components).softmax(dim=1)
+
+    def sample_posterior(self, data: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+        """Draw (x, w) from the posteriors of images (B, C, H, W) with torch's global generator.
+
+        Returns:
+            x and w side by side, (n_samples, B, L + noise_dim), and log q(x|y) + log q(w|y), in
+            nats, (n_samples, B).
+        """
+        encoded = self.encoder(data)
+        mean = torch.cat([encoded.embedding, encoded.noise_embedding], dim=1)
+        log_var = torch.cat([encoded.log_covariance, encoded.noise_log_covariance], dim=1)
+        latent = sample_gaussian(mean.expand(n_samples, -1, -1), log_var)
+        return latent, gaussian_log_density(latent, mean, log_var)
+
+    def prior_log_density(self, latent: Tensor) -> Tensor:
+        """Return log p(x, w), in nats, (N,), of x and w side by side (N, L + noise_dim).
+
+        The cluster z is summed out: p(x, w) = N(w; 0, I) Σ_k p(x|w, z=k) / K.
+        """
+        x, noise = latent.tensor_split([self.latent_dim], dim=1)
+        log_density = gaussian_log_density(x.unsqueeze(1), *self.components(noise))
+        log_clusters = math.log(self.model_config.n_components)
+        return standard_normal_log_density(noise) + log_density.logsumexp(dim=1) - log_clusters
 
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:

@@ -8,6 +8,7 @@ model of a dataset has the same one (except ``MSSSIM_VAE``, which is about anoth
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -20,7 +21,13 @@ from torch import Tensor, nn
 
 from vae_baselines.base import BaselineModel, GaussianModel
 from vae_baselines.plugin import Baseline, Setting
-from vae_baselines.terms import ReconstructionLoss, reconstruction_term
+from vae_baselines.terms import (
+    ReconstructionLoss,
+    gaussian_log_density,
+    reconstruction_term,
+    sample_gaussian,
+    standard_normal_log_density,
+)
 
 
 @dataclass
@@ -185,28 +192,58 @@ class AdversarialAE(GaussianModel, pythae.models.Adversarial_AE):  # type: ignor
         }
 
 
-class VAELinNF(BaselineModel, pythae.models.VAE_LinNF):  # type: ignore[misc]
+class FlowModel(BaselineModel, ABC):
+    """A model whose posterior is a diagonal Gaussian that passes through flows; prior N(0, I)."""
+
+    @abstractmethod
+    def transform(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Pass latents (N, L) through the flows; return them and the log-determinants (N,)."""
+
+    def latent_code(self, data: Tensor) -> Tensor:
+        """Return the mean of the Gaussian after the flows, (B, L); it is deterministic."""
+        return self.transform(super().latent_code(data))[0]
+
+    def sample_posterior(self, data: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+        """Draw latents of images (B, C, H, W) with torch's global generator.
+
+        Returns:
+            Latents (n_samples, B, L) and log q(latent | image), in nats, (n_samples, B).
+        """
+        encoded = self.encoder(data)
+        mean, log_var = encoded.embedding, encoded.log_covariance
+        base = sample_gaussian(mean.expand(n_samples, -1, -1), log_var)
+        latent, log_det = self.transform(base.flatten(0, 1))
+        log_density = gaussian_log_density(base, mean, log_var) - log_det.view(base.shape[:2])
+        return latent.view(base.shape), log_density
+
+    def prior_log_density(self, latent: Tensor) -> Tensor:
+        """Return log p(latent), in nats, (N,), of latents (N, L)."""
+        return standard_normal_log_density(latent)
+
+
+class VAELinNF(FlowModel, pythae.models.VAE_LinNF):  # type: ignore[misc]
     """VAE with planar or radial flows on its posterior (Rezende and Mohamed 2015)."""
 
     config_class = pythae.models.VAE_LinNF_Config
 
-    def latent_code(self, data: Tensor) -> Tensor:
-        """The posterior's mean before the flows, taken through them: (B, L), deterministic."""
-        code = super().latent_code(data)
+    def transform(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Pass latents (N, L) through the flows; return them and the log-determinants (N,)."""
+        log_det = torch.zeros_like(latent[:, 0])
         for flow in self.net:
-            code = flow(code).out
-        return code
+            output = flow(latent)
+            latent, log_det = output.out, log_det + output.log_abs_det_jac
+        return latent, log_det
 
 
-class VAEIAF(BaselineModel, pythae.models.VAE_IAF):  # type: ignore[misc]
+class VAEIAF(FlowModel, pythae.models.VAE_IAF):  # type: ignore[misc]
     """VAE with inverse autoregressive flows on its posterior (Kingma et al. 2016)."""
 
     config_class = pythae.models.VAE_IAF_Config
 
-    def latent_code(self, data: Tensor) -> Tensor:
-        """The posterior's mean before the flows, taken through them: (B, L), deterministic."""
-        code: Tensor = self.iaf_flow.inverse(super().latent_code(data)).out
-        return code
+    def transform(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Pass latents (N, L) through the flows; return them and the log-determinants (N,)."""
+        output = self.iaf_flow.inverse(latent)
+        return output.out, output.log_abs_det_jac
 
 
 ADAPTED: dict[str, type[BaselineModel]] = {

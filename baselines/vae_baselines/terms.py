@@ -54,6 +54,11 @@ def gaussian_log_density(value: Tensor, mean: Tensor, log_var: Tensor) -> Tensor
     return -0.5 * (math.log(2 * math.pi) + log_var + squared).sum(dim=-1)
 
 
+def standard_normal_log_density(value: Tensor) -> Tensor:
+    """Log-density of N(0, I) at ``value``, summed over the last dimension."""
+    return -0.5 * (math.log(2 * math.pi) + value.square()).sum(dim=-1)
+
+
 def gaussian_kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var: Tensor) -> Tensor:
     """KL(N(mean, diag exp(log_var)) ‖ N(prior_mean, diag exp(prior_log_var))).
 

@@ -205,6 +205,13 @@ class VaDE(GaussianModel, BaselineAE):
         log_density = gaussian_log_density(code, self.mixture_mean, self.mixture_log_var)
         return (self.mixture_logits.log_softmax(dim=0) + log_density).softmax(dim=1)
 
+    def prior_log_density(self, latent: Tensor) -> Tensor:
+        """Return log p(latent), in nats, (N,), of latents (N, L) under the mixture."""
+        log_density = gaussian_log_density(
+            latent.unsqueeze(1), self.mixture_mean, self.mixture_log_var
+        )
+        return (self.mixture_logits.log_softmax(dim=0) + log_density).logsumexp(dim=1)
+
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:
         """Draw codes (n_samples, L) from the mixture with torch's global generator."""

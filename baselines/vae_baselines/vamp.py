@@ -101,6 +101,11 @@ class VAMP(GaussianModel, pythae.models.VAMP):  # type: ignore[misc]
         code = self.latent_code(data).unsqueeze(1)
         return gaussian_log_density(code, prior.embedding, prior.log_covariance).softmax(dim=1)
 
+    def prior_log_density(self, latent: Tensor) -> Tensor:
+        """Return log p(latent), in nats, (N,), of latents (N, L) under the mixture."""
+        prior = self.encoder(self.pseudo_images())
+        return mixture_log_density(latent, prior.embedding, prior.log_covariance)
+
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:
         """Draw (n_samples, L) from the prior: a uniform pseudo-input, then its posterior."""

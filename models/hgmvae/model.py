@@ -452,6 +452,25 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         code = self.latent_code(inputs)
         return ModelOutput(recon_x=self.decoder(code)["reconstruction"], embedding=code)
 
+    def prior_log_density(self, latent: Tensor) -> Tensor:
+        """Return log p(x), in nats, (N,), of latents (N, L) under the global mixture.
+
+        The weights of its Gaussians are those of :meth:`sample_latent`.
+
+        Raises:
+            NotImplementedError: without a conditional prior. The density of x = Σ_k w_k z_k then
+                has no closed form for the coefficients on the simplex.
+        """
+        config = self.model_config
+        if self.mixture is None or config.conditional_prior == "none":
+            raise NotImplementedError("HGMVAE without a conditional prior has no prior density")
+        mixture = self.mixture.components()
+        log_weights = mixture.log_weights
+        if config.conditional_prior != "responsibility":
+            clusters = mixture.mean.new_full((config.n_components,), 1 / config.n_components)
+            log_weights = mixture.by_component(clusters).log()
+        return (mixture.log_density(latent) + log_weights).logsumexp(dim=1)
+
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:
         """Draw latents (n_samples, L) from the prior with torch's global generator.

@@ -181,41 +181,45 @@ class ModelCodec(Codec):
         Memory is bounded: at most `MAX_DRAWS` latents of an image are drawn at a time, and
         `BATCH_SIZE` latents are decoded at a time.
         """
-        sample = posterior_sampler(self.model)
-        if not isinstance(self.model, HasPriorDensity):
+        model = self.model
+        sample = posterior_sampler(model)
+        if not isinstance(model, HasPriorDensity):
             raise MetricMissingError("the model has no prior density")
         for index, batch in enumerate(self._batches(images)):
             parts = []
             with self._seeded(derive_seed(str(seed), f"batch {index}")):
                 for start in range(0, n_samples, MAX_DRAWS):
                     latents, posterior = sample(batch, min(MAX_DRAWS, n_samples - start))
-                    observation, prior = self._joint_log_density(
-                        batch, latents, loss, self.model.prior_log_density
-                    )
+                    prior = self._prior_log_density(model, latents)
+                    observation = self._observation_log_density(batch, latents, loss)
                     parts.append(torch.stack([observation, prior, posterior.double()]))
             densities = torch.cat(parts, dim=1).transpose(1, 2).cpu().numpy()
             if not np.isfinite(densities).all():
                 raise MetricMissingError("the model's log-densities are not all finite")
             yield LogDensities(*densities)
 
-    def _joint_log_density(
-        self,
-        images: Tensor,
-        latents: Tensor,
-        loss: ReconstructionLoss,
-        prior_log_density: Callable[[Tensor], Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Log p(image | latent) and log p(latent), float64 (S, B), of latents (S, B, M)."""
-        shape = latents.shape[:2]
-        latents = latents.flatten(0, 1)
-        image_index = torch.arange(len(latents), device=latents.device) % len(images)
-        observation, prior = [], []
-        batches = zip(latents.split(BATCH_SIZE), image_index.split(BATCH_SIZE), strict=True)
-        for batch, indices in batches:
-            decoded = self._decode(batch[:, : self.model.latent_dim])
-            observation.append(observation_log_density(images[indices], decoded, loss))
-            prior.append(prior_log_density(batch).double())
-        return torch.cat(observation).view(shape), torch.cat(prior).view(shape)
+    def _prior_log_density(self, model: HasPriorDensity, latents: Tensor) -> Tensor:
+        """Log p(latent), float64 (S, B), of latents (S, B, M)."""
+        batches = latents.flatten(0, 1).split(BATCH_SIZE)
+        try:
+            values = torch.cat([model.prior_log_density(batch).double() for batch in batches])
+        except NotImplementedError as reason:
+            raise MetricMissingError(str(reason)) from reason
+        return values.view(latents.shape[:2])
+
+    def _observation_log_density(
+        self, images: Tensor, latents: Tensor, loss: ReconstructionLoss
+    ) -> Tensor:
+        """Log p(image | latent), float64 (S, B), of images (B, C, H, W) and latents (S, B, M)."""
+        codes = latents[..., : self.model.latent_dim].flatten(0, 1)
+        image_index = torch.arange(len(codes), device=codes.device) % len(images)
+        values = [
+            observation_log_density(images[indices], self._decode(batch), loss)
+            for batch, indices in zip(
+                codes.split(BATCH_SIZE), image_index.split(BATCH_SIZE), strict=True
+            )
+        ]
+        return torch.cat(values).view(latents.shape[:2])
 
 
 @dataclass(frozen=True)

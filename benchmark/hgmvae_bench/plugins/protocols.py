@@ -203,7 +203,11 @@ class HasPriorDensity(Protocol):
     def prior_log_density(self, latent: Tensor) -> Tensor:
         """Return log p(latent), in nats, (N,), of latents (N, M).
 
-        M is `latent_dim`, plus the auxiliary latents of `HasPosteriorDensity`.
+        M is `latent_dim` plus the number of auxiliary latents of `HasPosteriorDensity`.
+
+        Raises:
+            NotImplementedError: if the model's settings give a prior without a density; the message
+                becomes the reason of missing metrics.
         """
 
 

@@ -1,4 +1,4 @@
-"""Likelihood of the test images: evidence bound, rate, distortion, and importance-weighted bound."""
+"""Likelihood of the test images: evidence bound, rate, distortion, importance-weighted bound."""
 
 from __future__ import annotations
 
