@@ -17,6 +17,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from pythae.models import BaseAEConfig
 from pythae.models.base.base_utils import ModelOutput
+from pythae.models.normalizing_flows import PlanarFlow
 from torch import Tensor, nn
 
 from vae_baselines.base import BaselineModel, GaussianModel
@@ -228,11 +229,24 @@ class VAELinNF(FlowModel, pythae.models.VAE_LinNF):  # type: ignore[misc]
 
     def transform(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Pass latents (N, L) through the flows; return them and the log-determinants (N,)."""
-        log_det = torch.zeros_like(latent[:, 0])
+        log_det = torch.zeros(len(latent), dtype=latent.dtype, device=latent.device)
         for flow in self.net:
             output = flow(latent)
             latent, log_det = output.out, log_det + output.log_abs_det_jac
         return latent, log_det
+
+    def sample_posterior(self, data: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+        """Draw latents and their log-densities, as in :class:`FlowModel`.
+
+        Raises:
+            NotImplementedError: if a planar flow is not invertible. It then maps several points to
+                one, and its log-determinant gives no density. pythae does not constrain w·u to at
+                least -1 (Rezende and Mohamed 2015, appendix A.1).
+        """
+        planar = [flow for flow in self.net if isinstance(flow, PlanarFlow)]
+        if any(float((flow.w * flow.u).sum()) < -1 for flow in planar):
+            raise NotImplementedError("a planar flow is not invertible: its density is unknown")
+        return super().sample_posterior(data, n_samples)
 
 
 class VAEIAF(FlowModel, pythae.models.VAE_IAF):  # type: ignore[misc]

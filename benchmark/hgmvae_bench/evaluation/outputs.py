@@ -189,8 +189,12 @@ class ModelCodec(Codec):
             parts = []
             with self._seeded(derive_seed(str(seed), f"batch {index}")):
                 for start in range(0, n_samples, MAX_DRAWS):
-                    latents, posterior = sample(batch, min(MAX_DRAWS, n_samples - start))
-                    prior = self._prior_log_density(model, latents)
+                    n_draws = min(MAX_DRAWS, n_samples - start)
+                    try:
+                        latents, posterior = sample(batch, n_draws)
+                        prior = self._prior_log_density(model, latents)
+                    except NotImplementedError as reason:
+                        raise MetricMissingError(str(reason)) from reason
                     observation = self._observation_log_density(batch, latents, loss)
                     parts.append(torch.stack([observation, prior, posterior.double()]))
             densities = torch.cat(parts, dim=1).transpose(1, 2).cpu().numpy()
@@ -201,10 +205,7 @@ class ModelCodec(Codec):
     def _prior_log_density(self, model: HasPriorDensity, latents: Tensor) -> Tensor:
         """Log p(latent), float64 (S, B), of latents (S, B, M)."""
         batches = latents.flatten(0, 1).split(BATCH_SIZE)
-        try:
-            values = torch.cat([model.prior_log_density(batch).double() for batch in batches])
-        except NotImplementedError as reason:
-            raise MetricMissingError(str(reason)) from reason
+        values = torch.cat([model.prior_log_density(batch).double() for batch in batches])
         return values.view(latents.shape[:2])
 
     def _observation_log_density(

@@ -193,6 +193,10 @@ class HasPosteriorDensity(Protocol):
             Latents (n_samples, B, M) and their log-densities log q(latent | image), in nats,
             (n_samples, B). The decoder takes the first ``latent_dim`` dimensions of a latent. The
             others are auxiliary latents, on which images do not depend directly.
+
+        Raises:
+            NotImplementedError: if this model's posterior has no density; the message becomes the
+                reason of missing metrics.
         """
 
 
@@ -206,8 +210,8 @@ class HasPriorDensity(Protocol):
         M is `latent_dim` plus the number of auxiliary latents of `HasPosteriorDensity`.
 
         Raises:
-            NotImplementedError: if the model's settings give a prior without a density; the message
-                becomes the reason of missing metrics.
+            NotImplementedError: if this model's prior has no density; the message becomes the
+                reason of missing metrics.
         """
 
 

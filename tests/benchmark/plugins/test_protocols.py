@@ -11,6 +11,8 @@ from hgmvae_bench.plugins.protocols import (
     HasComponents,
     HasLatentPosterior,
     HasObjectives,
+    HasPosteriorDensity,
+    HasPriorDensity,
     HasStages,
 )
 from hgmvae_bench.plugins.registry import resolve_model
@@ -21,8 +23,13 @@ HOOKS = {
     "stage": HasStages,
     "check_epochs": ChecksEpochs,
     "latent_posterior": HasLatentPosterior,
+    "sample_posterior": HasPosteriorDensity,
+    "prior_log_density": HasPriorDensity,
     "component_probabilities": HasComponents,
 }
+
+GAUSSIAN = {"latent_posterior", "prior_log_density", "stage"}
+"""Hooks of every model with a Gaussian posterior."""
 
 
 @pytest.mark.parametrize(("method", "hook"), HOOKS.items())
@@ -49,14 +56,15 @@ def test_a_hook_that_is_missing_or_none_is_no_hook(method, hook):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("vae", {"latent_posterior", "stage"}),
+        ("vae", GAUSSIAN),
         ("swae", {"stage"}),
-        ("gmvae", {"latent_posterior", "stage", "component_probabilities"}),
-        ("factor-vae", {"latent_posterior", "stage", "objectives"}),
-        ("vade", {"latent_posterior", "stage", "component_probabilities", "check_epochs"}),
-        ("hgmvae-u", {"latent_posterior", "stage", "component_probabilities", "check_epochs"}),
-        ("pythae:Adversarial_AE", {"latent_posterior", "stage", "objectives"}),
+        ("gmvae", GAUSSIAN | {"sample_posterior", "component_probabilities"}),
+        ("factor-vae", GAUSSIAN | {"objectives"}),
+        ("vade", GAUSSIAN | {"component_probabilities", "check_epochs"}),
+        ("hgmvae-u", GAUSSIAN | {"component_probabilities", "check_epochs"}),
+        ("pythae:Adversarial_AE", GAUSSIAN | {"objectives"}),
         ("pythae:RAE_L2", {"stage"}),
+        ("pythae:VAE_IAF", {"sample_posterior", "prior_log_density", "stage"}),
     ],
 )
 def test_models_have_the_hooks_that_their_classes_define(name, expected):
