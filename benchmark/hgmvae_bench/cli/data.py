@@ -1,66 +1,57 @@
-"""`hgmvae-bench data`: fetch datasets and check the files that are there."""
+"""The commands ``data fetch`` and ``data check``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hgmvae_bench.cli.options import Plugins
+from hgmvae_bench.cli.common import local_plugins
+from hgmvae_bench.cli.options import Data, Plugins
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn, TaskID
 
-app = typer.Typer(help="Fetch datasets, and check the files that are there.", no_args_is_help=True)
+app = typer.Typer(help="Fetch and check datasets.", no_args_is_help=True)
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="A dataset (hgmvae-bench list datasets), or folder:PATH."),
-]
-DataFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="DIR",
-        envvar="HGMVAE_BENCH_DATA",
-        help="The data folder; below the user's cache folder unless named.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="NAME", help="Dataset (see `hgmvae-bench list datasets`)."),
 ]
 
 
 @app.command("fetch")
-def fetch_command(name: Name, data: DataFolder = None, plugins: Plugins = None) -> None:
-    """Download a dataset, verify it and unpack it; what is there already is left alone.
+def fetch_command(name: Name, data: Data = None, plugins: Plugins = None) -> None:
+    """Download, verify and unpack a dataset. Files that are complete are kept.
 
-    A download that was cut off goes on where it ended. Exit codes: 0 it is there, 1 it could not
-    be had, 2 bad usage.
+    Exit status: 0 if the dataset is complete, 1 if it could not be fetched, 2 on wrong usage.
     """
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
     from hgmvae_bench.data import catalogue
 
     root = data or catalogue.default_root()
-    with _exit_codes(), _Bar(DownloadColumn(), TransferSpeedColumn()) as bar:
+    bar = _ProgressBar(DownloadColumn(), TransferSpeedColumn())
+    with local_plugins(plugins), _exit_status(), bar:
         catalogue.fetch(name, root, bar)
     typer.echo(f"{name} is in {root}")
 
 
 @app.command("check")
-def check_command(name: Name, data: DataFolder = None, plugins: Plugins = None) -> None:
-    """Say which files of a dataset are there, and whether they are whole.
+def check_command(name: Name, data: Data = None, plugins: Plugins = None) -> None:
+    """List a dataset's files and verify that they are complete.
 
-    Exit codes: 0 all of it is whole, 1 something is absent or damaged, 2 bad usage.
+    Exit status: 0 if the dataset is complete, 1 if a file is missing or damaged, 2 on wrong usage.
     """
     from rich.progress import MofNCompleteColumn
 
     from hgmvae_bench.data import catalogue
 
     root = data or catalogue.default_root()
-    with _exit_codes(), _Bar(MofNCompleteColumn()) as bar:
+    bar = _ProgressBar(MofNCompleteColumn())
+    with local_plugins(plugins), _exit_status(), bar:
         report = catalogue.check(name, root, bar)
     for file in report.files:
         typer.echo(f"{file.state:8} {file.path}  {file.detail}")
@@ -71,8 +62,8 @@ def check_command(name: Name, data: DataFolder = None, plugins: Plugins = None) 
 
 
 @contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Answer every expected error with one message and its exit code."""
+def _exit_status() -> Iterator[None]:
+    """Print an expected error as one message and exit with its status."""
     from hgmvae_bench.data import DataError
     from hgmvae_bench.plugins.protocols import PluginError, UnknownNameError
 
@@ -86,8 +77,8 @@ def _exit_codes() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-class _Bar:
-    """A progress bar per task on a terminal; nothing where the output is no terminal."""
+class _ProgressBar:
+    """A bar per file on a terminal; nothing if the output is a file or a pipe."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
         from rich.console import Console
@@ -103,7 +94,7 @@ class _Bar:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> _ProgressBar:
         self._progress.start()
         return self
 

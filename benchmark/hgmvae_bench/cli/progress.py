@@ -261,8 +261,8 @@ def format_survey(survey: Survey) -> str:
     lines += [
         "",
         f"{pluralize(len(survey.cells), 'cell')}: {pluralize(total['complete'], 'run')} complete, "
-        f"{total['missing']} missing, {total['to_score']} to score, {total['unsuccessful']} failed or "
-        "diverged",
+        f"{total['missing']} missing, {total['to_score']} to score, "
+        f"{total['unsuccessful']} failed or diverged",
         f"time for the missing runs, {survey.workers} at a time: about "
         f"{format_duration(survey.seconds)}{unknown if survey.not_estimated else ''}",
         f"disk for the missing runs: about {survey.bytes / 1e6:,.0f} MB",
