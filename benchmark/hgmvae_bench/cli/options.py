@@ -160,7 +160,7 @@ Track = Annotated[
     typer.Option(
         "--track",
         metavar="TRACKER[:PLACE]",
-        help="Log every run to a tracker, such as mlflow, mlflow:URI or tensorboard:DIR "
+        help="Log every run to a tracker: mlflow[:URI], tensorboard[:DIR] or wandb[:PROJECT] "
         "(repeatable).",
     ),
 ]

@@ -79,9 +79,16 @@ def _tensorboard(where: str | None, context: TrackingContext) -> Tracker:
     return TensorBoardTracker(context.results / "tensorboard")
 
 
+def _wandb(where: str | None, context: TrackingContext) -> Tracker:
+    from hgmvae_bench.execution.tracking.to_wandb import WandbTracker
+
+    return WandbTracker(where or "hgmvae-bench", context.grid, context.results)
+
+
 TRACKERS: Mapping[str, Callable[[str | None, TrackingContext], Tracker]] = {
     "mlflow": _mlflow,
     "tensorboard": _tensorboard,
+    "wandb": _wandb,
 }
 """Trackers by the name that ``--track NAME`` or ``--track NAME:WHERE`` gives."""
 
