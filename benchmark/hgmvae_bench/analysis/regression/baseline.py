@@ -1,7 +1,7 @@
-"""Baselines: a grid's distribution over seeds, kept in a file to hold later runs against.
+"""Baselines: files with a grid's distribution over seeds, which later runs are compared with.
 
-What is kept of a run are its *measures*: every metric, and every loss term's mean over the last
-epoch.
+A baseline has the *measures* of each run: every metric, and the mean of every loss term over the
+last epoch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from hgmvae_bench.analysis.tables import short_error
 from hgmvae_bench.grid import Cell, Grid, Run, flatten
 from hgmvae_bench.grid.cells import identity_of
 from hgmvae_bench.storage.schema import Fingerprint
@@ -25,11 +26,11 @@ from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.seeding import digest
 
 LOSS_TERM = "final {}"
-"""Name of the measure that a loss term's mean over the last epoch is."""
+"""Name of the measure for a loss term's mean over the last epoch."""
 
 
 class BaselineError(UserError, RuntimeError):
-    """A baseline that cannot be read, made, or compared with; the message says what to do."""
+    """A baseline that cannot be read, made or compared with; the message says what to do."""
 
 
 class _StrictModel(BaseModel):
@@ -40,13 +41,13 @@ class BaselineCell(_StrictModel):
     """A cell's distribution over seeds.
 
     Attributes:
-        name: readable, for messages.
-        identity: the cell's.
-        settings: everything that decides the results, apart from the data's content and the seed.
+        name: readable name, for messages.
+        identity: identity of the cell.
+        settings: everything that determines the results, except the data's content and the seed.
         data_digest: SHA-256 of the images and labels.
-        seeds: of the runs behind the values.
-        measures: by name, a value for each seed.
-        fingerprints: what the metrics among the measures were computed with.
+        seeds: seeds of the runs.
+        measures: by name, one value per seed.
+        fingerprints: of the metrics among the measures.
     """
 
     name: str
@@ -60,23 +61,23 @@ class BaselineCell(_StrictModel):
     @model_validator(mode="after")
     def _check_seeds_and_names(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"a seed stands twice: {self.seeds}")
+            raise ValueError(f"a seed occurs twice: {self.seeds}")
         for name, values in self.measures.items():
             if len(values) != len(self.seeds):
                 raise ValueError(f"{name} has {len(values)} values, not {len(self.seeds)}")
-        if strangers := self.fingerprints.keys() - self.measures.keys():
-            raise ValueError(f"fingerprints without values: {', '.join(sorted(strangers))}")
+        if unmatched := self.fingerprints.keys() - self.measures.keys():
+            raise ValueError(f"fingerprints without values: {', '.join(sorted(unmatched))}")
         return self
 
 
 class Baseline(_StrictModel):
-    """What a grid's runs gave when they were last found good.
+    """Measures of a grid's runs that later runs are compared with.
 
     Attributes:
-        schema_version: of this layout.
-        grid: the grid's name.
-        made_at: UTC.
-        provenance: of the runs, each that occurs: versions, hardware, git commit.
+        schema_version: version of this file layout.
+        grid: name of the grid.
+        made_at: time of creation, in UTC.
+        provenance: every distinct provenance of the runs: versions, hardware, git commit.
         cells: in the grid's order.
     """
 
@@ -87,9 +88,10 @@ class Baseline(_StrictModel):
     cells: list[BaselineCell] = Field(min_length=1)
 
     def in_precision(self, precision: str) -> Baseline:
-        """The same values in the place of cells trained in another number format.
+        """Give the cells the identities that they have in another number format.
 
-        Runs in that format can then be held against them, to see whether it shifts any.
+        Runs in that format can then be compared with these values, to see whether the format
+        shifts any of them.
         """
         cells = []
         for cell in self.cells:
@@ -104,7 +106,8 @@ def load_baseline(path: Path) -> Baseline:
     """Read a baseline.
 
     Raises:
-        BaselineError: if there is none, or it is damaged, edited, or of another schema version.
+        BaselineError: if the file does not exist, is damaged or edited, or has another schema
+            version.
     """
     try:
         file = json.loads(path.read_bytes())
@@ -116,26 +119,26 @@ def load_baseline(path: Path) -> Baseline:
         ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise BaselineError(
-            f"{path}: damaged, or not a baseline; write it anew with --update"
+            f"{path}: damaged, or not a baseline; write it again with --update"
         ) from error
     if not intact:
         raise BaselineError(
             f"{path}: damaged or edited (its content does not match its hash); "
-            "write it anew with --update"
+            "write it again with --update"
         )
     try:
         return Baseline.model_validate(content)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise BaselineError(
-            f"{path}: not a baseline that this version reads: {where}: {fault['msg']}; "
-            "write it anew with --update"
+            f"{path}: not a baseline that this version reads: {place}: {first['msg']}; "
+            "write it again with --update"
         ) from error
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
-    """Write a baseline, whole or not at all.
+    """Write a baseline, completely or not at all.
 
     Raises:
         BaselineError: if it cannot be written.
@@ -153,9 +156,9 @@ class RunMeasures:
     """The measures of one run.
 
     Attributes:
-        values: by name.
+        values: measures by name.
         fingerprints: of the metrics among them.
-        missing: a line for the run if it is not complete, or for each metric without a value.
+        missing: one line if the run is not complete, otherwise one for each metric without a value.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -164,20 +167,19 @@ class RunMeasures:
 
 
 def run_measures(run: Run, metrics: Iterable[str], stored: Mapping[str, StoredRun]) -> RunMeasures:
-    """Take a run's measures from its record.
+    """Read a run's measures from its record.
 
     Args:
         run: the run.
-        metrics: what the grid asks for.
-        stored: what a results folder has, by run key.
+        metrics: metrics that the grid asks for.
+        stored: recorded runs by run key.
     """
     known = stored.get(run.key)
     if known is None:
         return RunMeasures(missing=["not run"])
     record = known.record
     if record.status != "complete":
-        reason = (record.error or "no reason given").strip().splitlines()[-1]
-        return RunMeasures(missing=[f"{record.status}: {reason}"])
+        return RunMeasures(missing=[f"{record.status}: {short_error(record)}"])
     measured = RunMeasures(
         {LOSS_TERM.format(term): means[-1] for term, means in record.history.items()}
     )
@@ -193,21 +195,21 @@ def run_measures(run: Run, metrics: Iterable[str], stored: Mapping[str, StoredRu
 
 
 def make_baseline(grid: Grid, runs: Iterable[Run], stored: Mapping[str, StoredRun]) -> Baseline:
-    """The distribution over seeds of runs of a grid.
+    """Make a baseline from runs of a grid.
 
     Raises:
-        BaselineError: if a run is not complete, a metric has no value, values of one metric were
-            computed with different things, or there are fewer than two seeds.
+        BaselineError: if a run is not complete, a metric has no value, values of one metric have
+            different fingerprints, or there are fewer than two seeds.
     """
     cells = []
     provenance: dict[str, dict[str, Any]] = {}
     for (cell, name), of_cell in group_by_cell(runs).items():
         measured = {run.seed: run_measures(run, grid.cells[cell], stored) for run in of_cell}
-        faults = [f"{name}, seed {s}: {fault}" for s, m in measured.items() for fault in m.missing]
-        if faults:
-            raise BaselineError("a baseline needs every value:\n" + _lines(faults))
+        missing = [f"{name}, seed {s}: {line}" for s, m in measured.items() for line in m.missing]
+        if missing:
+            raise BaselineError("a baseline needs every value:\n" + _lines(missing))
         if len(measured) < 2:
-            raise BaselineError("a baseline needs seeds: at least 2, better 10 (--seeds 10)")
+            raise BaselineError("a baseline needs at least 2 seeds, better 10 (--seeds 10)")
         first, *others = measured.values()
         for other in others:
             require_same_fingerprints(name, first.fingerprints, other.fingerprints)
@@ -223,90 +225,92 @@ def make_baseline(grid: Grid, runs: Iterable[Run], stored: Mapping[str, StoredRu
             )
         )
         for run in of_cell:
-            of_run = stored[run.key].record.environment
-            provenance[digest(of_run)] = of_run
+            environment = stored[run.key].record.environment
+            provenance[digest(environment)] = environment
     return Baseline(grid=grid.spec.name, provenance=list(provenance.values()), cells=cells)
 
 
 def require_same_setup(baseline: Baseline, grid: Grid, runs: Iterable[Run]) -> None:
-    """See that runs of a grid can be held against a baseline, before they are trained.
+    """Check that runs of a grid can be compared with a baseline, before they are trained.
 
-    A part of the grid fits a baseline of the whole.
+    The runs may be those of a part of the grid.
 
     Raises:
-        BaselineError: if the grid, its cells, their settings, metrics or data are not those of the
-            baseline; one line for each difference.
+        BaselineError: if the grid, its cells, their settings, metrics or data differ from those of
+            the baseline; the message has one line per difference.
     """
     if baseline.grid != grid.spec.name:
         raise BaselineError(
             f"the baseline is of grid {baseline.grid}, not of {grid.spec.name}; "
-            "give another file with --baseline"
+            "name another file with --baseline"
         )
     known = {cell.identity: cell for cell in baseline.cells}
-    faults: list[str] = []
+    differences: list[str] = []
     for (cell, name), of_cell in group_by_cell(runs).items():
         old = known.get(cell.identity)
         if old is None:
-            faults += _other_settings(baseline, cell, name)
+            differences += _changed_settings(baseline, cell, name)
             continue
-        asked, kept = set(grid.cells[cell]), set(old.fingerprints)
-        for change, metrics in (("asked for", asked - kept), ("no longer asked for", kept - asked)):
-            faults += [f"{name}: {metric} is {change}" for metric in sorted(metrics)]
+        wanted, kept = set(grid.cells[cell]), set(old.fingerprints)
+        differences += [f"{name}: {metric} is new" for metric in sorted(wanted - kept)]
+        differences += [
+            f"{name}: {metric} is no longer asked for" for metric in sorted(kept - wanted)
+        ]
         if old.data_digest != of_cell[0].data_digest:
-            faults.append(f"{name}: the content of {cell.dataset} is another")
-    wanted = {cell.identity for cell in replace(grid, spec=grid.full_spec).cells}
-    if not faults:
-        gone = [cell.name for cell in baseline.cells if cell.identity not in wanted]
-        faults += [f"{name}: no longer in the grid" for name in gone]
-    if faults:
+            differences.append(f"{name}: the content of {cell.dataset} has changed")
+    in_grid = {cell.identity for cell in replace(grid, spec=grid.full_spec).cells}
+    if not differences:
+        removed = [cell.name for cell in baseline.cells if cell.identity not in in_grid]
+        differences += [f"{name}: no longer in the grid" for name in removed]
+    if differences:
         raise BaselineError(
-            f"grid {grid.spec.name} is not what its baseline was made with:\n{_lines(faults)}\n"
-            "if that is meant, write the baseline anew with --update"
+            f"grid {grid.spec.name} differs from its baseline:\n{_lines(differences)}\n"
+            "if that is intended, write the baseline again with --update"
         )
 
 
 def require_same_fingerprints(
     cell: str, old: Mapping[str, Fingerprint], new: Mapping[str, Fingerprint]
 ) -> None:
-    """See that metrics were computed with the same things, wherever both sides have a value.
+    """Check that the fingerprints of metrics agree, where both sides have a value.
 
     Raises:
-        BaselineError: if one was not; the message names it.
+        BaselineError: if one differs; the message names the metric.
     """
     for name in old.keys() & new.keys():
         if old[name] != new[name]:
             raise BaselineError(
                 f"{cell}: values of {name} cannot be compared: computed with {old[name]} "
-                f"and with {new[name]}; if that is meant, write the baseline anew with --update "
-                "from a fresh results folder"
+                f"and with {new[name]}; if that is intended, write the baseline again with "
+                "--update from an empty results folder"
             )
 
 
 def group_by_cell(runs: Iterable[Run]) -> dict[tuple[Cell, str], list[Run]]:
-    """Runs by their cell and its readable name, which tells variants of one model apart."""
+    """Group runs by cell, with a readable name that distinguishes variants of one model."""
     groups: dict[Cell, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.cell, []).append(run)
-    alike = Counter(cell.slug for cell in groups)
+    slugs = Counter(cell.slug for cell in groups)
     return {
-        (cell, cell.slug if alike[cell.slug] == 1 else f"{cell.slug} ({cell.identity})"): group
+        (cell, cell.slug if slugs[cell.slug] == 1 else f"{cell.slug} ({cell.identity})"): group
         for cell, group in groups.items()
     }
 
 
-def _other_settings(baseline: Baseline, cell: Cell, name: str) -> Iterator[str]:
-    """How a cell differs from the baseline's of the same name."""
-    namesakes = [old for old in baseline.cells if old.name == name]
-    if not namesakes:
+def _changed_settings(baseline: Baseline, cell: Cell, name: str) -> Iterator[str]:
+    """Differences between a cell and the baseline's cell of the same name, one line each."""
+    same_name = [old for old in baseline.cells if old.name == name]
+    if not same_name:
         yield f"{name}: not in the baseline"
         return
-    old, new = (flatten(settings) for settings in (namesakes[0].settings, cell.settings))
+    old, new = (flatten(settings) for settings in (same_name[0].settings, cell.settings))
     for key in dict.fromkeys([*old, *new]):
         before, now = old.get(key), new.get(key)
         if before != now:
             yield f"{name}: {key} was {before}, is {now}"
 
 
-def _lines(faults: list[str], shown: int = 10) -> str:
-    more = [f"and {len(faults) - shown} more"] if len(faults) > shown else []
-    return "\n".join(f"  {fault}" for fault in [*faults[:shown], *more])
+def _lines(lines: list[str], shown: int = 10) -> str:
+    more = [f"and {len(lines) - shown} more"] if len(lines) > shown else []
+    return "\n".join(f"  {line}" for line in [*lines[:shown], *more])

@@ -1,8 +1,8 @@
-"""The regression check: new runs of a grid against the distribution over seeds of a baseline.
+"""The regression check: new runs of a grid compared with a baseline's distribution over seeds.
 
 A measure of a cell has shifted if every new seed lies beyond the same prediction limit of the
-baseline's seeds, and still does with as many seeds more. docs/how-to/regression.md explains the
-limits.
+baseline's seeds, and a second check with twice as many seeds confirms it.
+docs/how-to/regression.md explains the limits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 
 from hgmvae_bench.analysis.regression.baseline import (
     Baseline,
+    BaselineCell,
+    RunMeasures,
     group_by_cell,
     require_same_fingerprints,
     run_measures,
@@ -30,29 +32,32 @@ from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.stored_run import StoredRun
 
 FALSE_ALARM_RATE = 0.01
-"""Probability that a check of unchanged code finds a shift, over all of its comparisons."""
+"""Probability that a check of unchanged code suspects a shift in any of its comparisons."""
 
 MIN_RELATIVE_SHIFT = 0.02
-"""Share of the old mean below which no difference counts as a shift."""
+"""Smallest difference that counts as a shift, as a share of the old mean."""
 
 WIDE_THRESHOLD = 0.5
-"""Share of the old mean beyond which a threshold lets nearly anything pass."""
+"""Threshold, as a share of the old mean, with which a comparison finds hardly any shift."""
 
 MIN_BASELINE_SEEDS = 5
-"""Seeds of a baseline with which most thresholds of two new seeds are not `WIDE_THRESHOLD`."""
+"""Fewest seeds of a baseline with which most thresholds are below `WIDE_THRESHOLD`.
+
+That holds for two new seeds or more.
+"""
 
 
 @dataclass(frozen=True)
 class MeasureComparison:
-    """One measure of one cell: the baseline's seeds and new ones.
+    """One measure of one cell, or its mean over cells, in the baseline and in new runs.
 
     Attributes:
-        cell: its readable name.
-        measure: its name.
-        old: the baseline's values.
-        new: the values of the new seeds.
-        threshold: how far off the old mean every new value of a shift is.
-        identities: of the cells behind it.
+        cell: readable name of the cell or cells.
+        measure: name of the measure.
+        old: values of the baseline's seeds.
+        new: values of the new seeds.
+        threshold: distance from the old mean that every new value of a shift exceeds.
+        identities: identities of the cells.
     """
 
     cell: str
@@ -64,27 +69,28 @@ class MeasureComparison:
 
     @property
     def deviation(self) -> float:
-        """How far off the old mean the nearest new value is; 0 if they lie on both sides of it."""
-        off = np.asarray(self.new) - np.mean(self.old)
-        return float(np.abs(off).min()) if abs(np.sign(off).sum()) == len(off) else 0.0
+        """Smallest distance of a new value from the old mean; 0 if they lie on both sides of it."""
+        differences = np.asarray(self.new) - np.mean(self.old)
+        one_sided = abs(np.sign(differences).sum()) == len(differences)
+        return float(np.abs(differences).min()) if one_sided else 0.0
 
     @property
     def shifted(self) -> bool:
-        """Whether every new value is beyond the threshold, on one side."""
+        """Whether every new value is beyond the threshold on the same side."""
         return self.deviation > self.threshold
 
     @property
     def relative_deviation(self) -> float:
-        """The deviation in thresholds; a shift has more than 1."""
+        """The deviation divided by the threshold; above 1 for a shift."""
         return self.deviation / self.threshold if self.threshold else float(self.shifted)
 
     @property
     def wide(self) -> bool:
-        """Whether the threshold is so wide that next to nothing would be a shift."""
+        """Whether the threshold is so wide that the comparison finds hardly any shift."""
         return self.threshold > WIDE_THRESHOLD * abs(float(np.mean(self.old)))
 
     def __str__(self) -> str:
-        """One line with cell, measure, old, new, what is allowed, and the threshold."""
+        """One line with cell, measure, old and new values, the allowed range, and the threshold."""
         old, new = float(np.mean(self.old)), float(np.mean(self.new))
         verdict = ""
         if self.measure in METRICS.names():
@@ -101,11 +107,11 @@ class MeasureComparison:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found.
+    """Result of a regression check.
 
     Attributes:
-        comparisons: one for each measure of each cell that has new values.
-        missing: a line for each run or value that should be there and is not.
+        comparisons: one per measure and cell with new values, and per mean over cells.
+        missing: one line for each missing run or value.
     """
 
     comparisons: list[MeasureComparison]
@@ -113,7 +119,7 @@ class CheckResult:
 
     @property
     def shifts(self) -> list[MeasureComparison]:
-        """The comparisons that found a shift, the furthest first."""
+        """The comparisons that found a shift, the largest first."""
         shifts = [comparison for comparison in self.comparisons if comparison.shifted]
         return sorted(shifts, key=lambda shift: -shift.relative_deviation)
 
@@ -124,14 +130,14 @@ class CheckResult:
 
     @property
     def suspect_identities(self) -> set[str]:
-        """Identities of the cells behind the shifts."""
+        """Identities of the cells with shifts."""
         return {identity for shift in self.shifts for identity in shift.identities}
 
     def confirmed_by(self, again: CheckResult) -> CheckResult:
-        """The same check with its shifts looked at again.
+        """Replace the comparisons that found a shift by those of a second check.
 
         Args:
-            again: a check of the suspects with more seeds, those of this check among them.
+            again: a check of the suspected cells with more seeds, including those of this check.
         """
         second = {(c.cell, c.measure): c for c in again.comparisons}
         comparisons = [
@@ -142,16 +148,16 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class _Series:
-    """Values by seed of one measure, of a cell or as the mean of several cells.
+    """Values of one measure by seed, for a cell or as means over several cells.
 
     Attributes:
-        cell: readable name.
-        measure: its name.
-        old: of the baseline's seeds.
-        new: of the new seeds.
-        variance: over seeds.
-        degrees: the variance's degrees of freedom.
-        identities: of the cells.
+        cell: readable name of the cell or cells.
+        measure: name of the measure.
+        old: values of the baseline's seeds.
+        new: values of the new seeds.
+        variance: variance over seeds.
+        degrees: degrees of freedom of the variance.
+        identities: identities of the cells.
     """
 
     cell: str
@@ -173,111 +179,135 @@ class _Series:
 def compare_with_baseline(
     baseline: Baseline, grid: Grid, runs: Iterable[Run], stored: Mapping[str, StoredRun]
 ) -> CheckResult:
-    """Hold runs of a grid against a baseline that fits them (`baseline.require_same_setup`).
+    """Compare runs of a grid with a baseline of the same setup (`baseline.require_same_setup`).
 
-    Compared are the measures of every cell, and their means over a model's cells and over all
-    cells: what shifts everywhere a little shows there first. Runs that the baseline was made from
-    may be among the new ones.
+    The check compares the measures of every cell, and their means over a model's cells and over
+    all cells, where a small shift of many cells shows first. The new runs may include those that
+    the baseline was made from.
 
     Args:
         baseline: the old runs.
-        grid: says which metrics a run is to have.
+        grid: the grid, which names the metrics of each run.
         runs: the new runs, of any seeds.
-        stored: what a results folder has, by run key.
+        stored: recorded runs by run key.
 
     Raises:
-        BaselineError: if a metric was computed with other things than the baseline's.
+        BaselineError: if the fingerprint of a metric differs from the baseline's.
     """
+    by_model: dict[str, list[_Series]] = defaultdict(list)
+    missing: list[str] = []
     known = {cell.identity: cell for cell in baseline.cells}
-    models: dict[str, list[_Series]] = defaultdict(list)
-    missing = []
     for (cell, _), of_cell in group_by_cell(runs).items():
         old = known[cell.identity]
         new = {run.seed: run_measures(run, grid.cells[cell], stored) for run in of_cell}
-        for seed, measured in new.items():
-            require_same_fingerprints(old.name, old.fingerprints, measured.fingerprints)
-            faults = list(measured.missing)
-            if measured.values:
-                terms = old.measures.keys() - old.fingerprints.keys() - measured.values.keys()
-                faults += [f"{term} is no longer recorded" for term in sorted(terms)]
-            missing += [f"{old.name}, seed {seed}: {fault}" for fault in faults]
-        for name, values in old.measures.items():
-            latest = {s: m.values[name] for s, m in new.items() if name in m.values}
-            of_seeds = dict(zip(old.seeds, values, strict=True))
-            variance, degrees = statistics.variance(values), len(values) - 1
-            models[cell.model].append(
-                _Series(old.name, name, of_seeds, latest, variance, degrees, (old.identity,))
-            )
-    cells = [one for of_model in models.values() for one in of_model]
-    compared = list(_moderated(cells))
-    compared += [mean for model, some in models.items() for mean in _means(f"all {model}", some)]
-    if len(models) > 1:
+        missing += _missing_values(old, new)
+        by_model[cell.model] += _series_of_cell(old, new)
+    cells = [series for of_model in by_model.values() for series in of_model]
+    compared = list(_moderate_variances(cells))
+    compared += [
+        mean for model, of_model in by_model.items() for mean in _means(f"all {model}", of_model)
+    ]
+    if len(by_model) > 1:
         compared += _means("all cells", cells)
-    compared = [one for one in compared if one.new]
-    return CheckResult([one.compare(FALSE_ALARM_RATE / len(compared)) for one in compared], missing)
+    compared = [series for series in compared if series.new]
+    level = FALSE_ALARM_RATE / len(compared) if compared else 0.0
+    return CheckResult([series.compare(level) for series in compared], missing)
 
 
-def _by_measure(series: Iterable[_Series]) -> list[list[_Series]]:
+def _missing_values(old: BaselineCell, new: Mapping[int, RunMeasures]) -> list[str]:
+    """One line for each missing run or value of a cell.
+
+    Raises:
+        BaselineError: if the fingerprint of a metric differs from the baseline's.
+    """
+    missing = []
+    for seed, measured in new.items():
+        require_same_fingerprints(old.name, old.fingerprints, measured.fingerprints)
+        lines = list(measured.missing)
+        if measured.values:
+            terms = old.measures.keys() - old.fingerprints.keys() - measured.values.keys()
+            lines += [f"{term} is no longer recorded" for term in sorted(terms)]
+        missing += [f"{old.name}, seed {seed}: {line}" for line in lines]
+    return missing
+
+
+def _series_of_cell(old: BaselineCell, new: Mapping[int, RunMeasures]) -> list[_Series]:
+    return [
+        _Series(
+            cell=old.name,
+            measure=name,
+            old=dict(zip(old.seeds, values, strict=True)),
+            new={seed: m.values[name] for seed, m in new.items() if name in m.values},
+            variance=statistics.variance(values),
+            degrees=len(values) - 1,
+            identities=(old.identity,),
+        )
+        for name, values in old.measures.items()
+    ]
+
+
+def _group_by_measure(series: Iterable[_Series]) -> list[list[_Series]]:
     groups: dict[str, list[_Series]] = defaultdict(list)
-    for one in series:
-        groups[one.measure].append(one)
+    for each in series:
+        groups[each.measure].append(each)
     return list(groups.values())
 
 
-def _moderated(series: Iterable[_Series]) -> Iterator[_Series]:
-    """The same with variances that those of the same measure in other cells support."""
-    for some in _by_measure(series):
+def _moderate_variances(series: Iterable[_Series]) -> Iterator[_Series]:
+    """Moderate each variance by those of the same measure in other cells."""
+    for group in _group_by_measure(series):
         sample = Variances(
-            np.array([one.variance for one in some]), np.array([one.degrees for one in some])
+            np.array([each.variance for each in group]), np.array([each.degrees for each in group])
         )
-        for one, variance, degrees in zip(some, *moderate(sample), strict=True):
-            yield replace(one, variance=float(variance), degrees=float(degrees))
+        for each, variance, degrees in zip(group, *moderate(sample), strict=True):
+            yield replace(each, variance=float(variance), degrees=float(degrees))
 
 
 def _means(name: str, series: Iterable[_Series]) -> Iterator[_Series]:
-    """Means over the cells that share a measure, seed by seed.
+    """Means over the cells that have a measure, seed by seed.
 
-    Cells are independent whatever their seeds' numbers, so that the variance of a mean follows
-    from theirs, with Satterthwaite's degrees of freedom.
+    Cells are independent even for equal seed numbers, so that the variance of a mean follows from
+    theirs, with Satterthwaite's degrees of freedom.
     """
-    for some in _by_measure(series):
-        if len(some) == 1:
+    for group in _group_by_measure(series):
+        if len(group) == 1:
             continue
-        total = sum(one.variance for one in some)
-        uncertainty = sum(one.variance**2 / one.degrees for one in some)
+        total = sum(each.variance for each in group)
+        uncertainty = sum(each.variance**2 / each.degrees for each in group)
         yield _Series(
-            f"{name} (mean of {len(some)})",
-            some[0].measure,
-            _mean_by_seed([one.old for one in some]),
-            _mean_by_seed([one.new for one in some]),
-            total / len(some) ** 2,
-            total**2 / uncertainty if uncertainty else some[0].degrees,
-            tuple(identity for one in some for identity in one.identities),
+            cell=f"{name} (mean of {len(group)})",
+            measure=group[0].measure,
+            old=_mean_by_seed([each.old for each in group]),
+            new=_mean_by_seed([each.new for each in group]),
+            variance=total / len(group) ** 2,
+            degrees=total**2 / uncertainty if uncertainty else group[0].degrees,
+            identities=tuple(identity for each in group for identity in each.identities),
         )
 
 
 def _mean_by_seed(values: list[Mapping[int, float]]) -> dict[int, float]:
-    """Of the seeds that every cell has."""
+    """Means over cells, of the seeds that every cell has."""
     seeds = [seed for seed in values[0] if all(seed in of_cell for of_cell in values)]
     return {seed: statistics.fmean(of_cell[seed] for of_cell in values) for seed in seeds}
 
 
 def format_check(check: CheckResult) -> str:
-    """What a check found, for the terminal: a line for each finding, and the verdict."""
+    """Format a check for the terminal: one line per finding, then the result."""
     compared = f"{len(check.comparisons)} comparisons"
-    if check.passed:
-        nearest = max(check.comparisons, key=lambda comparison: comparison.relative_deviation)
-        wide = sum(comparison.wide for comparison in check.comparisons)
-        warning = (
+    if not check.passed:
+        lines = [f"  shifted: {shift}" for shift in check.shifts]
+        lines += [f"  missing: {line}" for line in check.missing]
+        counts = f"{len(check.shifts)} shifted, {len(check.missing)} missing"
+        return "\n".join([*lines, f"failed: {compared}: {counts}"])
+    nearest = max(check.comparisons, key=lambda comparison: comparison.relative_deviation)
+    text = (
+        f"passed: {compared}, no shift beyond noise; the nearest, at "
+        f"{nearest.relative_deviation:.0%} of its threshold:\n  {nearest}"
+    )
+    wide = sum(comparison.wide for comparison in check.comparisons)
+    if 2 * wide > len(check.comparisons):
+        text += (
             f"\nwarning: {wide} thresholds are wider than {WIDE_THRESHOLD:.0%} of the old mean, so "
-            "that the check finds little; more seeds in the baseline narrow them, and more new ones"
+            "that the check finds little; more seeds in the baseline or more new ones narrow them"
         )
-        return (
-            f"passed: {compared}, no shift beyond noise; the nearest, at "
-            f"{nearest.relative_deviation:.0%} of its threshold:\n  {nearest}"
-            f"{warning if 2 * wide > len(check.comparisons) else ''}"
-        )
-    found = [f"  shifted: {shift}" for shift in check.shifts]
-    found += [f"  missing: {fault}" for fault in check.missing]
-    counts = f"{len(check.shifts)} shifted, {len(check.missing)} missing"
-    return "\n".join([*found, f"failed: {compared}: {counts}"])
+    return text

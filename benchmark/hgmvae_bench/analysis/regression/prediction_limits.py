@@ -1,4 +1,4 @@
-"""How far new seeds may fall from old ones: variances and prediction limits."""
+"""Prediction limits of the regression check: moderated variances and limit factors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from scipy import optimize, special, stats
 
 Floats = NDArray[np.float64]
 
-# Beyond this, a t distribution is a normal one for every purpose here.
 MAX_DEGREES = 1e6
+"""Degrees of freedom from which on a t distribution is practically normal."""
 
 
 class Variances(NamedTuple):
-    """Variances with what they are worth.
+    """Variances of several groups, with their degrees of freedom.
 
     Attributes:
         values: variances (C,), at least 0.
-        degrees: their degrees of freedom (C,), at least 1.
+        degrees: degrees of freedom (C,), at least 1.
     """
 
     values: Floats
@@ -28,29 +28,29 @@ class Variances(NamedTuple):
 
 
 def moderate(sample: Variances) -> Variances:
-    """Draw the variances of similar groups towards what they have in common.
+    """Raise low variances towards the level that similar groups have in common.
 
     Empirical Bayes (Smyth 2004, "Linear models and empirical Bayes methods for assessing
-    differential expression in microarray experiments", section 6.2): the groups' true variances
-    are taken as scattered around s0² like scaled inverse chi-squared variables of d0 degrees of
-    freedom; both follow from the mean and the variance of the logarithms. A group's variance
-    becomes (d0 s0² + d s²) / (d0 + d) with d0 + d degrees of freedom, at most those of all groups
-    together. Where the groups differ much, d0 is small and each keeps its own.
+    differential expression in microarray experiments", section 6.2): the true variances are
+    assumed to scatter around s0² like scaled inverse chi-squared variables with d0 degrees of
+    freedom. Both parameters are estimated from the mean and the variance of the logarithms. The
+    moderated variance of a group is (d0 s0² + d s²) / (d0 + d) with d0 + d degrees of freedom, at
+    most those of all groups together. If the groups differ much, d0 is small and each group keeps
+    its own variance.
 
-    No variance is lowered: it is in groups of large variance that lowering would raise false
-    alarms.
+    No variance is lowered, because lowering large variances would raise false alarms.
 
     Args:
         sample: the groups' own variances.
     """
     values, degrees = sample
-    # A group without any spread says nothing of the others' scale.
+    # A group without any spread has no information on the scale of the others.
     spread = values > 0
     if spread.sum() < 2:
         return sample
     half = degrees[spread] / 2
     logs = np.log(values[spread]) - special.digamma(half) + np.log(half)
-    # What the logarithms vary beyond chi-squared noise.
+    # Variance of the logarithms beyond chi-squared noise.
     excess = logs.var(ddof=1) - special.polygamma(1, half).mean()
     prior_degrees = MAX_DEGREES
     if excess > 0:
@@ -71,26 +71,26 @@ def _inverse_trigamma(value: float) -> float:
 
 @functools.cache
 def prediction_factor(level: float, degrees: float, n_old: int, n_new: int) -> float:
-    """How many standard deviations off the old mean *every* new value is with probability `level`.
+    """Number of standard deviations that all new values exceed with a probability of ``level``.
 
-    Off to the same side, that is: for normal values this is the factor c of the two-sided
-    prediction limits mean ± c · s that hold at least one of ``n_new`` further values with
-    probability 1 - ``level`` (Davis & McNichols 1987, "One-sided intervals for at least p of m
-    observations", Technometrics 29). It solves
+    All of them lie beyond the old mean on the same side. For normal values this is the factor c
+    of the two-sided prediction limits mean ± c · s that contain at least one of ``n_new`` further
+    values with a probability of 1 - ``level`` (Davis & McNichols 1987, "One-sided intervals for at
+    least p of m observations", Technometrics 29). It solves
 
-    E[Φ(-(c s + m))^n_new] = level / 2,  s² ~ χ²(degrees) / degrees,  m ~ N(0, 1 / n_old),
+    E[Φ(-(c s + m))^n_new] = level / 2,  s² ~ χ²(degrees) / degrees,  m ~ N(0, 1 / n_old).
 
-    which for one new value is Student's t times √(1 + 1 / n_old). It is 0 where so many values
-    lie on one side of the mean with a probability below ``level`` anyway.
+    For one new value it is Student's t times √(1 + 1 / n_old). It is 0 if all new values lie on
+    one side of the mean with a probability below ``level`` anyway.
 
     Args:
         level: probability of a false alarm, below 0.5.
         degrees: degrees of freedom of s².
-        n_old: values that the mean is taken over.
-        n_new: further values.
+        n_old: number of values that the mean is taken over.
+        n_new: number of new values.
     """
-    node, weight, normal, normal_weight = _rules()
-    # s by its quantiles.
+    node, weight, normal, normal_weight = _quadrature()
+    # s at the quantiles of its distribution.
     deviation = np.sqrt(2 * special.gammaincinv(degrees / 2, node) / degrees)
     shift = normal / np.sqrt(n_old)
 
@@ -100,19 +100,19 @@ def prediction_factor(level: float, degrees: float, n_old: int, n_new: int) -> f
 
     if log_excess(0.0) <= 0:
         return 0.0
-    # A single value needs the widest limits.
+    # The limits are widest for a single new value.
     high = stats.t.isf(level / 2, degrees) * np.sqrt(1 + 1 / n_old) * 1.01
     factor: float = optimize.brentq(log_excess, 0.0, high, xtol=1e-8)
     return factor
 
 
 @functools.cache
-def _rules() -> tuple[Floats, Floats, Floats, Floats]:
+def _quadrature() -> tuple[Floats, Floats, Floats, Floats]:
     """Nodes and weights of quadratures over probabilities in (0, 1) and over N(0, 1)."""
     node, weight = np.polynomial.legendre.leggauss(80)
     node, weight = (node + 1) / 2, weight / 2
     normal, normal_weight = np.polynomial.hermite_e.hermegauss(32)
-    # Densely near 0, where s is small: the tails come from there.
+    # Nodes are dense near 0, where s is small, because the tails come from there.
     power = 8
     probability, stretch = node**power, power * node ** (power - 1)
     return probability, weight * stretch, normal, normal_weight / normal_weight.sum()
