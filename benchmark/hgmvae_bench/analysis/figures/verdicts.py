@@ -52,8 +52,8 @@ MARGIN = 0.03
 """Sizes in inches."""
 
 Label = tuple[str, str]
-HeatmapKey = tuple[str, str, str, int, float]
-"""Dataset, metric, model and latent dim of a published value, and the value itself."""
+HeatmapKey = tuple[str, str, str, str, int]
+"""Table, dataset, metric, model and latent dim of a published value."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class PublishedTable:
     Attributes:
         title: title of the table.
         rows, columns: group and label of each row and column; the group may be empty.
-        values: published value by row and column.
+        values: key of the published value by row and column.
     """
 
     title: str
@@ -124,8 +124,7 @@ def _published_table(paper: Grid, spec: TableSpec) -> PublishedTable:
             row, column = (titles[metric], paper.model_title(model)), ("", str(latent_dim))
         elif len(spec.metrics) == 1:
             column = "", paper.dataset_title(dataset)
-        published, _ = values_by_cell()[dataset, metric, model, latent_dim][spec.name]
-        values[row, column] = dataset, metric, model, latent_dim, published
+        values[row, column] = spec.name, dataset, metric, model, latent_dim
     return PublishedTable(
         title,
         rows=list(dict.fromkeys(row for row, _ in values)),
@@ -135,19 +134,27 @@ def _published_table(paper: Grid, spec: TableSpec) -> PublishedTable:
 
 
 def _compare(source: FigureSource) -> dict[HeatmapKey, ComparedValue]:
-    """Comparison by published value; the first applies if a grid has variants of a model."""
+    """Comparison of each published value that has one.
+
+    The first one applies if a grid has variants of a model. A value that the paper repeats in a
+    table that the grid does not have gets the comparison of the other table.
+    """
     if source.grid.spec != source.grid.full_spec:
         raise FigureError("this figure shows the whole grid; omit the filters")
     runs = source.runs.values()
     tables = [build_table(source.grid, spec, runs) for spec in source.grid.spec.tables]
-    by_value: dict[HeatmapKey, ComparedValue] = {}
+    own: dict[HeatmapKey, ComparedValue] = {}
+    repeated: dict[HeatmapKey, ComparedValue] = {}
     for each in compare_with_paper(source.grid, tables):
         cell = source.grid.cell(each.dataset, each.model, each.latent_dim)
-        value = cell.dataset, each.metric, cell.model, cell.latent_dim, each.published
-        by_value.setdefault(value, each)
-    if not by_value:
+        key = cell.dataset, each.metric, cell.model, cell.latent_dim
+        own.setdefault((each.paper_table, *key), each)
+        for table, (published, _) in values_by_cell()[key].items():
+            if published == each.published:
+                repeated.setdefault((table, *key), each)
+    if not own:
         raise FigureError(f"the paper has no value of any cell of the grid {source.grid.spec.name}")
-    return by_value
+    return repeated | own
 
 
 class Heatmap:
@@ -161,6 +168,7 @@ class Heatmap:
     def __init__(self, compared: Mapping[HeatmapKey, ComparedValue]) -> None:
         self.figure = Figure()
         self.tally: Counter[ValueVerdict] = Counter()
+        self._n_other_settings = 0
         self._compared = compared
         self._axes = self.figure.add_axes((0, 0, 1, 1))
         self._axes.set_axis_off()
@@ -220,20 +228,22 @@ class Heatmap:
         self._axes.set(xlim=(0, style.WIDTH), ylim=(height, 0))
         measured = self.tally.total() - self.tally["missing"]
         title = f"{measured} of the paper's {self.tally.total()} values measured"
+        if self._n_other_settings:
+            title += f", {self._n_other_settings} of them with other settings"
         self.figure.suptitle(title, x=INDENT / style.WIDTH, y=1 - 0.08 / height, ha="left")
-        self._text(
-            INDENT,
-            0.42,
-            "Measured against published: colour and symbol show the verdict, numbers count seeds.",
-        )
+        explanation = "colour and symbol show the verdict, numbers count seeds."
+        self._text(INDENT, 0.42, f"Measured against published: {explanation}")
 
-    def _draw_value(self, value: HeatmapKey, x: float, y: float) -> None:
-        compared = self._compared.get(value)
+    def _draw_value(self, key: HeatmapKey, x: float, y: float) -> None:
+        compared = self._compared.get(key)
         verdict: ValueVerdict = "missing" if compared is None else compared.verdict
         self.tally[verdict] += 1
         look = VERDICT_STYLES[verdict]
-        seeds = f" {compared.n}" if compared is not None and compared.n else ""
-        self._draw_cell(x, y, look, look.symbol + seeds)
+        text = look.symbol
+        if compared is not None and compared.n:
+            text += f" {compared.n}"
+            self._n_other_settings += bool(compared.settings_note)
+        self._draw_cell(x, y, look, text)
 
     def _draw_cell(self, x: float, y: float, look: VerdictStyle, text: str) -> None:
         cell = Rectangle((x, y), CELL_WIDTH, CELL_HEIGHT, fc=look.color, ec="white", lw=1)

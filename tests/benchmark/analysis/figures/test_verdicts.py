@@ -1,5 +1,6 @@
 """Heatmap of the paper's values by verdict."""
 
+from dataclasses import replace
 from typing import get_args
 from xml.etree import ElementTree
 
@@ -10,13 +11,14 @@ from matplotlib.patches import Rectangle
 from typer.testing import CliRunner
 
 from hgmvae_bench.analysis.comparison import ValueVerdict
-from hgmvae_bench.analysis.figures import FIGURES, FigureError, FigureSource
+from hgmvae_bench.analysis.figures import FIGURES, FigureError, FigureSource, verdicts
 from hgmvae_bench.analysis.figures.style import to_svg
 from hgmvae_bench.analysis.figures.verdicts import VERDICT_STYLES, published_tables
 from hgmvae_bench.cli import app
 from hgmvae_bench.grid import Run, load_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
+from hgmvae_bench.storage.stored_run import StoredRun
 
 
 def luminance(color):
@@ -27,6 +29,12 @@ def luminance(color):
 def contrast(first, second):
     low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
+
+
+def with_spec(grid, **changes):
+    """Copy of a grid with another specification."""
+    spec = grid.spec.model_copy(update=changes)
+    return replace(grid, spec=spec, full_spec=spec)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +73,7 @@ def test_the_tables_hold_every_published_value_once():
     expected = {"1": 63, "2": 16, "3": 128, "4": 105, "5": 80}
     assert {name: len(table.values) for name, table in tables.items()} == expected
     gmvae = tables["1"].values[("SC ↑", "GMVAE"), ("", "8")]
-    assert gmvae == ("mnist", "sc", "gmvae", 8, 0.404)
+    assert gmvae == ("1", "mnist", "sc", "gmvae", 8)
 
 
 def test_the_heatmap_shows_verdicts_and_seeds(figure):
@@ -81,6 +89,42 @@ def test_the_heatmap_shows_verdicts_and_seeds(figure):
     assert texts.count(f"{worse.symbol} 4") == 2
     assert f"{worse.description}: 2" in texts
     assert "4 of the paper's 392 values measured" in figure.get_suptitle()
+
+
+def test_each_table_shows_its_own_verdict(source, monkeypatch):
+    compare = verdicts.compare_with_paper
+
+    def better_in_table_4(grid, tables):
+        return [
+            replace(each, verdict="better") if each.paper_table == "4" and each.n else each
+            for each in compare(grid, tables)
+        ]
+
+    monkeypatch.setattr(verdicts, "compare_with_paper", better_in_table_4)
+    texts = [text.get_text() for text in FIGURES["verdicts"].draw(source).axes[0].texts]
+    assert {"better: 2", "worse: 1", "not distinguishable: 1"} <= set(texts)
+
+
+def test_a_repeated_value_counts_in_every_table(source):
+    # A grid without Table 4, which repeats the values of Table 1.
+    part = with_spec(source.grid, tables=source.grid.spec.tables[:1])
+    texts = FIGURES["verdicts"].draw(replace(source, grid=part)).axes[0].texts
+    assert {"worse: 2", "not distinguishable: 2"} <= {text.get_text() for text in texts}
+
+
+def test_the_title_counts_values_with_other_settings(source):
+    training = source.grid.spec.training.model_copy(update={"epochs": 3})
+    grid = with_spec(source.grid, training=training)
+    runs = {}
+    for run in source.runs.values():
+        name = "gmvae" if "_gmvae_" in run.record.key else "hgmvae-g"
+        cell = grid.cell("mnist", name, 8)
+        record = Record.of(
+            Run(cell, run.record.seed, "d"), status="complete", metrics=run.record.metrics
+        )
+        runs[record.key] = StoredRun(record, record.key, dict(record.metrics))
+    figure = FIGURES["verdicts"].draw(replace(source, grid=grid, runs=runs))
+    assert "4 of the paper's 392 values measured, 4 of them with other" in figure.get_suptitle()
 
 
 def test_texts_stay_inside_the_figure_and_apart(figure):
