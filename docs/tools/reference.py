@@ -19,12 +19,15 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import hgmvae_bench
+from hgmvae_bench.analysis.leaderboard import leaderboards
 from hgmvae_bench.cli import app
 from hgmvae_bench.grid import GridSpec
 from hgmvae_bench.plugins.registry import DATASETS, METRICS, MODELS
+from hgmvae_bench.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "https://github.com/hgmvae-bench/hgmvae-bench/blob/main"
+TREE = "https://github.com/hgmvae-bench/hgmvae-bench/tree/main"
 RESULTS = ("measured", "study")
 PUBLIC_MODULES = (
     "hgmvae_bench.plugins.protocols",
@@ -178,6 +181,27 @@ def results_page(folder: str) -> Iterator[str]:
     yield re.sub(r"\]\((?!https?://|#)([^)#\s]+)", moved, text)
 
 
+def leaderboard_page() -> Iterator[str]:
+    """Leaderboards of the committed records, and how to add to them."""
+    yield "# Leaderboard\n"
+    yield (
+        "One row per model, from the committed records: mean over seeds with its 95 % interval, the "
+        "best in bold, ⁼ if the seeds cannot tell a model from the best (Welch's tests, Holm). "
+        "Click a heading to sort. [Submit your own](../how-to/submit.md) by pull request.\n"
+    )
+    folders = [ROOT / "results/measured", *sorted((ROOT / "results").glob("submissions/*"))]
+    for folder in folders:
+        place = folder.relative_to(ROOT).as_posix()
+        store = Store(folder)
+        for name in sorted(path.stem for path in (folder / "grids").glob("*.yaml")):
+            for board in leaderboards(store.grid(name), store.runs().values()):
+                yield f"## {board.dataset}, L = {board.latent_dim}\n"
+                yield '<div class="sortable" markdown>\n'
+                yield board.frame.to_markdown(index=False)
+                yield "\n</div>\n"
+                yield f"[Records]({TREE}/{place}/records)\n"
+
+
 def api_page() -> Iterator[str]:
     """What `import hgmvae_bench` offers, and the contract of plug-ins."""
     yield "# Python API\n"
@@ -190,6 +214,7 @@ def api_page() -> Iterator[str]:
 
 for name in RESULTS:
     write(f"results/{name}.md", results_page(name))
+write("results/leaderboard.md", leaderboard_page())
 write("reference/cli.md", command_page())
 write("reference/grid-file.md", schema_page())
 write("reference/api.md", api_page())
