@@ -162,7 +162,7 @@ def test_a_detectable_shift_is_found_in_four_of_five_samples(n):
 
 
 def test_the_detectable_shift_of_a_few_seeds_is_large():
-    """In standard deviations: 12.7 with two seeds, 2.5 with four, 1.4 with ten; see docs/tables."""
+    """In standard deviations: 12.7 with two seeds, 2.5 with four, 1.4 with ten."""
     shifts = []
     for n in (2, 4, 10):
         unit = [-1.0, 1.0] * (n // 2)

@@ -2,7 +2,7 @@
 
 A measure of a cell has shifted if every new seed lies beyond the same prediction limit of the
 baseline's seeds, and a second check with twice as many seeds confirms it.
-docs/how-to/regression.md explains the limits.
+docs/explanation/regression.md explains the limits.
 """
 
 from __future__ import annotations

@@ -44,5 +44,5 @@ def test_bf16_shifts_no_metric_of_the_small_grid():
     assert len(quotients) == 144
     assert abs(mean) < 2 * of_noise / np.sqrt(len(quotients))
     assert deviation < of_noise
-    page = (ROOT / "docs/how-to/regression.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/results/regression.md").read_text(encoding="utf-8")
     assert f"{mean:.2f} ± {deviation:.2f}" in page
