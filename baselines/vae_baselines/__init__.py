@@ -1,11 +1,11 @@
-"""Baselines of the benchmark: pythae's models with their published settings, and others.
+"""Baselines of the benchmark: pythae's models with published settings, GMVAE, VaDE and SWAE.
 
-The names below are plug-ins of the suite's model registry. Importing them imports neither torch
-nor pythae; each model's class is documented in its own module.
+The names below are plug-ins for the suite's model registry. Importing them imports neither torch
+nor pythae. Each model's class is documented in its own module.
 """
 
 from vae_baselines.plugin import Baseline
-from vae_baselines.pythae_plugin import PythaeModels, pythae_model
+from vae_baselines.pythae_plugin import PythaeModels
 
 _IMQ_SCALES: list[float] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 
@@ -106,5 +106,4 @@ __all__ = [
     "WAE_RBF",
     "Baseline",
     "PythaeModels",
-    "pythae_model",
 ]

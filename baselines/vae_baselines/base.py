@@ -1,4 +1,4 @@
-"""What every baseline adds to its pythae class, and the base of those that pythae lacks."""
+"""Mixins for pythae's models, and the base class of the models that pythae does not have."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ Scales = Annotated[list[Positive], Field(min_length=1)]
 class BaselineModel:
     """Mixin for a ``pythae.models.BaseAE``: deterministic codes and the model's own prior.
 
-    It serves models whose encoder returns the code, or the mean of its posterior, as
-    ``embedding``, and whose prior is N(0, I). A model with another prior overrides
-    :meth:`sample_latent`.
+    It suits models whose encoder returns the code, or the mean of its posterior, as ``embedding``.
+    The prior is N(0, I); models with another prior override :meth:`sample_latent`.
 
     Attributes:
-        config_class: the pythae config that the model is built from.
-        encoder_kind: the method of the network that gives a fitting encoder.
+        config_class: the pythae config of the model.
+        encoder_kind: name of the `Network` method that builds the encoder.
     """
 
     config_class: ClassVar[type[Any]]
     encoder_kind: ClassVar[Literal["gaussian_encoder", "point_encoder"]] = "gaussian_encoder"
 
-    if TYPE_CHECKING:  # what the pythae class beside the mixin brings
+    if TYPE_CHECKING:  # members of the pythae class that the mixin is combined with
         latent_dim: int
         encoder: nn.Module
 
@@ -47,35 +46,35 @@ class BaselineModel:
 
     @classmethod
     def from_network(cls, config: Any, network: Network) -> Self:
-        """Build the model with the parts of ``network``, freshly initialised."""
+        """Build the model on ``network`` with freshly initialised parameters."""
         encoder = getattr(network, cls.encoder_kind)(config.latent_dim)
         return cls(config, encoder=encoder, decoder=network.decoder(config.latent_dim))
 
     def latent_code(self, data: Tensor) -> Tensor:
-        """The deterministic code (B, L) of images (B, C, H, W): the posterior mean."""
+        """Return deterministic codes (B, L) of images (B, C, H, W): the posterior means."""
         encoded: ModelOutput = self.encoder(data)
         code: Tensor = encoded.embedding
         return code
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """The code (B, L) again: pythae's own ``embed`` samples, even in eval mode."""
+        """Return `latent_code` (B, L); pythae's own ``embed`` samples even in evaluation mode."""
         return self.latent_code(inputs)
 
     def stage(self, epoch: int) -> int | None:
-        """Every epoch's steps are alike; a model with a schedule overrides it."""
+        """Return the stage of an epoch: 0, because all epochs have the same training step."""
         return 0
 
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:
-        """Draw (n_samples, L) from the prior N(0, I) with torch's global generator."""
+        """Draw codes (n_samples, L) from the prior N(0, I) with torch's global generator."""
         return torch.randn(n_samples, self.latent_dim, device=device_of(self))
 
 
 class GaussianModel(BaselineModel):
-    """A model whose posterior is a diagonal Gaussian with the code as its mean."""
+    """Mixin for a model whose posterior is a diagonal Gaussian with the code as its mean."""
 
     def latent_posterior(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance, (B, L) each, of the posterior of images (B, C, H, W)."""
+        """Return mean and log-variance, both (B, L), of the posterior of images (B, C, H, W)."""
         encoded: ModelOutput = self.encoder(data)
         return encoded.embedding, encoded.log_covariance
 
@@ -92,19 +91,20 @@ class BaselineConfig(BaseAEConfig):  # type: ignore[misc]
     """Settings of every :class:`BaselineAE`.
 
     Attributes:
-        reconstruction_loss: the dataset's term, ``bce`` or ``mse``.
+        reconstruction_loss: reconstruction loss of the dataset, ``bce`` or ``mse``.
     """
 
     reconstruction_loss: ReconstructionLoss = "mse"
 
 
 class BaselineAE(BaselineModel, BaseAE):  # type: ignore[misc]
-    """Base of the models that pythae lacks.
+    """Base class of the models that pythae does not have.
 
     Args:
         model_config: the settings.
-        encoder: images (B, C, H, W) to ``embedding``, and what else the model's posterior needs.
-        decoder: codes (B, L) to ``reconstruction``, images in [0, 1].
+        encoder: maps images (B, C, H, W) to ``embedding`` and the other parameters of the model's
+            posterior.
+        decoder: maps codes (B, L) to ``reconstruction``, images in [0, 1].
     """
 
     def __init__(
@@ -117,6 +117,6 @@ class BaselineAE(BaselineModel, BaseAE):  # type: ignore[misc]
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a model's parameters are (pythae sets ``model.device`` only when it trains)."""
+    """Device of a model's parameters (pythae sets ``model.device`` only in its trainers)."""
     parameter: Tensor = next(model.parameters())
     return parameter.device

@@ -26,7 +26,8 @@ class BetaTCVAEConfig(pythae.models.BetaTCVAEConfig):  # type: ignore[misc]
         alpha: weight of the index-code mutual information.
         beta: weight of the total correlation. 2 in the published configuration (1 in the library).
         gamma: weight of the dimension-wise KL.
-        use_mss: estimate by minibatch stratified sampling, else by minibatch weighted sampling.
+        use_mss: whether to estimate by minibatch stratified sampling (else by minibatch weighted
+            sampling).
     """
 
     alpha: Weight = 1.0
@@ -36,27 +37,27 @@ class BetaTCVAEConfig(pythae.models.BetaTCVAEConfig):  # type: ignore[misc]
 
 
 class BetaTCVAE(GaussianModel, pythae.models.BetaTCVAE):  # type: ignore[misc]
-    """VAE whose KL is parted into three terms with a weight each (Chen et al., Eq. 2).
+    """VAE whose KL is decomposed into three terms with a weight each (Chen et al., Eq. 2).
 
-    Scalars in the output: ``loss``, ``recon_loss``, ``mutual_information_loss``,
-    ``total_correlation_loss`` and ``dimension_kl_loss``, without their weights. Their sum is the
-    one-sample estimate of the KL, whatever the weights of the minibatch estimator.
+    Scalars in the output: ``loss``, ``recon_loss``, and without their weights
+    ``mutual_information_loss``, ``total_correlation_loss`` and ``dimension_kl_loss``. The last
+    three sum to the one-sample estimate of the KL, whatever the weights of the minibatch estimator.
 
-    Departures from pythae: the three terms are reported apart; and in the stratified estimator an
-    image's own density has the weight 1/N, as the derivation asks (Chen et al., appendix C.2:
-    the image z was sampled from is in the minibatch for certain). pythae, like the authors' code
-    that it follows, gives that weight to the first image of the batch instead. The reconstruction
-    loss is the dataset's.
+    Departures from pythae: the three terms are reported separately. In the stratified estimator the
+    density of an image's own posterior has the weight 1/N, as derived by Chen et al. (appendix
+    C.2), because the image that z was sampled from is always in the minibatch; pythae and the
+    authors' code give this weight to the first image of the batch. The reconstruction loss is the
+    dataset's.
     """
 
     config_class = BetaTCVAEConfig
 
     def forward(self, inputs: Any, *, dataset_size: int | None = None, **_: Any) -> ModelOutput:
-        """Losses, reconstructions (B, C, H, W) and sampled codes (B, L) of ``inputs["data"]``.
+        """Compute losses, reconstructions (B, C, H, W) and sampled codes (B, L).
 
         Args:
             inputs: ``data``, images (B, C, H, W).
-            dataset_size: N, the number of training images; the batch's own size if not given.
+            dataset_size: N, the number of training images; B if None.
         """
         config, data = self.model_config, inputs["data"]
         encoded = self.encoder(data)
@@ -80,31 +81,32 @@ class BetaTCVAE(GaussianModel, pythae.models.BetaTCVAE):  # type: ignore[misc]
         )
 
     def log_weights(self, batch_size: int, dataset_size: int) -> Tensor:
-        """Logarithms of the weights (B, B) with which q(z_i|x_j) counts towards q(z_i)."""
+        """Return log-weights (B, B) of q(z_i|x_j) in the estimate of q(z_i)."""
         estimator = stratified_weights if self.model_config.use_mss else equal_weights
         return estimator(batch_size, dataset_size, device_of(self)).log()
 
 
 def equal_weights(batch_size: int, dataset_size: int, device: torch.device | None = None) -> Tensor:
-    """Minibatch weighted sampling: 1/(B·N) for every pair, (B, B)."""
+    """Weights (B, B) of minibatch weighted sampling: 1/(B·N) for every pair."""
     return torch.full((batch_size, batch_size), 1 / (batch_size * dataset_size), device=device)
 
 
 def stratified_weights(
     batch_size: int, dataset_size: int, device: torch.device | None = None
 ) -> Tensor:
-    """Minibatch stratified sampling (Chen et al., appendix C.2): (B, B), each row sums to 1.
+    """Weights (B, B) of minibatch stratified sampling (Chen et al., appendix C.2).
 
-    With M = B − 1, an image's own density weighs 1/N, one other's (N − M)/(N·M), the rest's 1/M.
+    Each row sums to 1. With M = B − 1, the weight of an image's own density is 1/N, that of one
+    other image (N − M)/(N·M), and those of the rest 1/M.
     """
-    others = batch_size - 1
-    if others == 0:
+    n_others = batch_size - 1
+    if n_others == 0:
         return torch.ones(1, 1, device=device)
     own = torch.eye(batch_size, dtype=torch.bool, device=device)
-    others_share = torch.where(
-        own.roll(1, 0), (dataset_size - others) / (dataset_size * others), 1 / others
+    other_weights = torch.where(
+        own.roll(1, 0), (dataset_size - n_others) / (dataset_size * n_others), 1 / n_others
     )
-    return torch.where(own, 1 / dataset_size, others_share)
+    return torch.where(own, 1 / dataset_size, other_weights)
 
 
 def decomposed_kl(

@@ -31,36 +31,40 @@ class FactorVAEConfig(pythae.models.FactorVAEConfig):  # type: ignore[misc]
 class FactorVAE(GaussianModel, pythae.models.FactorVAE):  # type: ignore[misc]
     """VAE with a penalty on the total correlation of its codes, estimated by a discriminator.
 
-    Two losses, each with its own followers (:meth:`objectives`):
+    Two losses train different parameters (:meth:`objectives`):
 
-    - ``autoencoder_loss`` = reconstruction + KL + γ·TC, for the encoder and decoder, where TC is
-      the mean of the discriminator's log-odds that a code is real rather than permuted;
-    - ``discriminator_loss``, the cross-entropy of telling codes from codes whose dimensions were
-      permuted over the batch independently, for the discriminator.
+    - ``autoencoder_loss`` = reconstruction + KL + γ·TC trains the encoder and decoder. TC is the
+      mean log-odds, by the discriminator, that a code is real rather than permuted.
+    - ``discriminator_loss`` trains the discriminator. It is the cross-entropy of classifying codes
+      against codes whose dimensions are independently permuted over the batch.
 
-    Scalars in the output: those two, ``recon_loss``, ``reg_loss`` (the KL),
-    ``total_correlation_loss`` (without γ), and ``loss``, the sum of the two, which is there for
-    the record: minimised as it stands it would train the discriminator to lower TC.
+    Scalars in the output: these two, ``recon_loss``, ``reg_loss`` (the KL),
+    ``total_correlation_loss`` (without γ) and ``loss``. The last is the sum of the two losses, for
+    the record only: minimising it would train the discriminator to lower TC.
 
-    Departures from pythae: every image of the batch counts in both losses (pythae's, after the
-    paper, splits a batch into one half for each, in random order, so that an epoch trains the
-    autoencoder on half the images, and ``embed`` returns half of them); and the discriminator's
-    loss does not reach the encoder (with pythae's ``AdversarialTrainer`` it does, against the
-    paper's Algorithm 2). The reconstruction loss is the dataset's. The discriminator is pythae's:
-    six layers of 1,000 units, as in the paper.
+    Departures from pythae: all images of a batch contribute to both losses. pythae, after the
+    paper, splits a batch into two random halves, one for each, so that an epoch trains the
+    autoencoder on half of the images and ``embed`` returns half of them. The gradient of the
+    discriminator's loss does not reach the encoder, as in the paper's Algorithm 2; with pythae's
+    ``AdversarialTrainer`` it does. The reconstruction loss is the dataset's. The discriminator is
+    pythae's: six layers of 1,000 units, as in the paper.
     """
 
     config_class = FactorVAEConfig
 
     def objectives(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that follow each loss."""
+        """Return the parameters that each loss trains."""
         return {
             "autoencoder_loss": [*self.encoder.parameters(), *self.decoder.parameters()],
             "discriminator_loss": list(self.discriminator.parameters()),
         }
 
     def forward(self, inputs: Any, **_: Any) -> ModelOutput:
-        """Losses, reconstructions (B, C, H, W) and sampled codes (B, L) of ``inputs["data"]``."""
+        """Compute losses, reconstructions (B, C, H, W) and sampled codes (B, L) of the images.
+
+        Args:
+            inputs: ``data``, images (B, C, H, W).
+        """
         config, data = self.model_config, inputs["data"]
         encoded = self.encoder(data)
         mean, log_var = encoded.embedding, encoded.log_covariance
@@ -84,7 +88,7 @@ class FactorVAE(GaussianModel, pythae.models.FactorVAE):  # type: ignore[misc]
         )
 
     def discriminator_loss(self, latent: Tensor) -> Tensor:
-        """Cross-entropy, a scalar, of telling codes (B, L) from their permutations."""
+        """Compute the cross-entropy of codes (B, L) against their permutations, a scalar."""
         codes = torch.cat([latent, permute_dimensions(latent)])
         labels = torch.arange(2, device=latent.device).repeat_interleave(len(latent))
         return F.cross_entropy(self.discriminator(codes), labels)

@@ -39,11 +39,11 @@ class GMVAEConfig(BaselineConfig):
     """Settings of :class:`GMVAE`.
 
     Attributes:
-        n_components: K, the clusters that z can take.
-        noise_dim: dimension of w, the Gaussian noise that a cluster turns into codes.
-        hidden_dim: width of the hidden layer of β(x|w, z).
-        information_floor: λ in nats: the z-prior term counts as λ where it is less (the paper's
-            minimum information constraint); 0 gives the plain bound.
+        n_components: K, the number of clusters z.
+        noise_dim: dimension of the Gaussian noise w that a cluster transforms into codes.
+        hidden_dim: width of the hidden layer of p(x|w, z).
+        information_floor: λ in nats, the minimum of the z-prior term (the paper's minimum
+            information constraint); 0 gives the plain bound.
     """
 
     n_components: Count = 10
@@ -53,11 +53,11 @@ class GMVAEConfig(BaselineConfig):
 
 
 class JointEncoder(BaseEncoder):  # type: ignore[misc]
-    """A Gaussian encoder of (x, w) jointly, its output parted into that of x and that of w.
+    """Gaussian encoder of (x, w) whose output is split into the posteriors of x and of w.
 
     Args:
-        encoder: images to ``embedding`` and ``log_covariance`` (B, L + noise_dim).
-        latent_dim: L, the part that is x.
+        encoder: maps images to ``embedding`` and ``log_covariance``, both (B, L + noise_dim).
+        latent_dim: L, the dimension of x.
     """
 
     def __init__(self, encoder: BaseEncoder, latent_dim: int) -> None:
@@ -66,7 +66,7 @@ class JointEncoder(BaseEncoder):  # type: ignore[misc]
         self.latent_dim = latent_dim
 
     def forward(self, x: Tensor) -> ModelOutput:
-        """Map images (B, C, H, W) to the parameters of q(x|y) (B, L) and of q(w|y)."""
+        """Map images (B, C, H, W) to the parameters of q(x|y) (B, L) and q(w|y) (B, noise_dim)."""
         joint = self.encoder(x)
         mean, noise_mean = joint.embedding.tensor_split([self.latent_dim], dim=1)
         log_var, noise_log_var = joint.log_covariance.tensor_split([self.latent_dim], dim=1)
@@ -79,30 +79,30 @@ class JointEncoder(BaseEncoder):  # type: ignore[misc]
 
 
 class GMVAE(GaussianModel, BaselineAE):
-    """VAE whose prior is a mixture of K Gaussians, each transformed from noise w by a network.
+    """VAE with a prior of K Gaussians whose parameters a network computes from noise w.
 
-    Generation (section 3.1 of the paper, its symbols): w ~ N(0, I), z uniform on K clusters,
-    x|w, z ~ N(μ_z(w; β), diag σ²_z(w; β)), image y|x. Inference (section 3.2): q(x|y) and q(w|y)
-    are diagonal Gaussians from one encoder; z's posterior follows by Bayes' rule,
-    p(z=k|x, w) ∝ p(x|w, z=k). The code is x, L-dimensional. With one sample of x and w the terms
-    of the bound are, each a scalar in the output and the mean over the batch:
+    Generative model (section 3.1 of the paper, its symbols): w ~ N(0, I), z uniform on K clusters,
+    x|w, z ~ N(μ_z(w; β), diag σ²_z(w; β)), image y|x. Inference (section 3.2): one encoder gives
+    the diagonal Gaussians q(x|y) and q(w|y); the posterior of z follows by Bayes' rule,
+    p(z=k|x, w) ∝ p(x|w, z=k). The code is x (L dimensions). With one sample of x and w, the bound
+    has these terms, which are scalars in the output (means over the batch):
 
     - ``recon_loss``: −log p(y|x);
     - ``conditional_loss``: Σ_k p(z=k|x, w) KL(q(x|y) ‖ p(x|w, z=k));
     - ``w_loss``: KL(q(w|y) ‖ N(0, I));
-    - ``z_loss``: max(λ, KL(p(z|x, w) ‖ uniform)), λ the information floor.
+    - ``z_loss``: max(λ, KL(p(z|x, w) ‖ uniform)) with λ the information floor.
 
     ``loss`` is their sum.
 
-    Departures from the paper: x has the cell's dimension L and both encoders share the suite's
-    convolutional trunk (the paper's MNIST network has its own, with 200 dimensions for x and 150
-    for w); one hidden layer with tanh gives the parameters of all K components.
+    Departures from the paper: x has the cell's dimension L, and both posteriors share the suite's
+    convolutional trunk; the paper's network for MNIST has 200 dimensions for x and 150 for w. One
+    hidden layer with tanh computes the parameters of all K components.
 
     Args:
         model_config: the settings.
-        encoder: images to ``embedding``, ``log_covariance`` (B, L), ``noise_embedding`` and
+        encoder: maps images to ``embedding``, ``log_covariance`` (B, L), ``noise_embedding`` and
             ``noise_log_covariance`` (B, noise_dim), see :class:`JointEncoder`.
-        decoder: codes (B, L) to ``reconstruction``.
+        decoder: maps codes (B, L) to ``reconstruction``.
     """
 
     config_class = GMVAEConfig
@@ -120,18 +120,22 @@ class GMVAE(GaussianModel, BaselineAE):
 
     @classmethod
     def from_network(cls, config: GMVAEConfig, network: Network) -> Self:
-        """Build the model with the parts of ``network``, freshly initialised."""
+        """Build the model on ``network`` with freshly initialised parameters."""
         joint = network.gaussian_encoder(config.latent_dim + config.noise_dim)
         encoder = JointEncoder(joint, config.latent_dim)
         return cls(config, encoder=encoder, decoder=network.decoder(config.latent_dim))
 
     def components(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and log-variances (B, K, L) of p(x|w, z) for every z, given w (B, noise_dim)."""
+        """Return means and log-variances (B, K, L) of p(x|w, z) for all z, given w (B, ·)."""
         mean, log_var = self.component_network(noise).chunk(2, dim=-1)
         return mean, log_var
 
     def forward(self, inputs: Any, **_: Any) -> ModelOutput:
-        """Losses, reconstructions (B, C, H, W) and sampled codes (B, L) of ``inputs["data"]``."""
+        """Compute losses, reconstructions (B, C, H, W) and sampled codes (B, L) of the images.
+
+        Args:
+            inputs: ``data``, images (B, C, H, W).
+        """
         config, data = self.model_config, inputs["data"]
         encoded = self.encoder(data)
         mean, log_var = encoded.embedding, encoded.log_covariance
@@ -153,7 +157,7 @@ class GMVAE(GaussianModel, BaselineAE):
         )
 
     def component_probabilities(self, data: Tensor) -> Tensor:
-        """p(z|x, w) (B, K) at the posterior means of x and w of images (B, C, H, W)."""
+        """Return p(z|x, w) (B, K) at the posterior means of x and w of images (B, C, H, W)."""
         encoded = self.encoder(data)
         components = self.components(encoded.noise_embedding)
         return gaussian_log_density(encoded.embedding.unsqueeze(1), *components).softmax(dim=1)
@@ -183,7 +187,7 @@ class GMVAE(GaussianModel, BaselineAE):
 
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:
-        """Draw (n_samples, L) from the prior: w, then a uniform z, then x given both."""
+        """Draw codes (n_samples, L) from the prior with torch's global generator."""
         device = device_of(self)
         noise = torch.randn(n_samples, self.model_config.noise_dim, device=device)
         cluster = torch.randint(self.model_config.n_components, (n_samples,), device=device)
@@ -198,11 +202,11 @@ def mixture_terms(
     """Conditional prior and z-prior terms of the bound, in nats, (B,) each.
 
     Args:
-        latent: a sample x of the posterior (B, L).
+        latent: samples x of the posterior (B, L).
         mean: mean of q(x|y) (B, L).
         log_var: log-variance of q(x|y) (B, L).
-        prior_mean: means of p(x|w, z) for every z (B, K, L).
-        prior_log_var: log-variances of p(x|w, z) for every z (B, K, L).
+        prior_mean: means of p(x|w, z) for all z (B, K, L).
+        prior_log_var: log-variances of p(x|w, z) for all z (B, K, L).
 
     Returns:
         Σ_k p(z=k|x, w) KL(q(x|y) ‖ p(x|w, z=k)), and KL(p(z|x, w) ‖ uniform).

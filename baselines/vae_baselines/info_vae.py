@@ -19,14 +19,14 @@ class InfoVAEConfig(INFOVAE_MMD_Config):  # type: ignore[misc]
     """Settings of :class:`InfoVAE`.
 
     The defaults are those of pythae's ``examples/scripts/configs/mnist/info_vae_config.json``.
-    The library's own (α = 0, λ = 0.001) would weigh the MMD by −0.999, and so maximise it.
+    Those of the library (α = 0, λ = 0.001) give the MMD the weight −0.999, which maximises it.
 
     Attributes:
         kernel_choice: ``imq`` or ``rbf``, as in :class:`vae_baselines.wae.WAE`.
-        alpha: α, at most 1; the KL is weighed by 1 − α.
-        lbd: λ; the MMD is weighed by α + λ − 1, which must be positive.
+        alpha: α, at most 1; the KL has the weight 1 − α.
+        lbd: λ; the MMD has the weight α + λ − 1, which must be positive.
         kernel_bandwidth: σ in C = 2·L·σ².
-        scales: factors of C whose IMQ kernels are summed; ``None`` for one kernel.
+        scales: factors of C, one IMQ kernel each; the kernels are summed. None is a single kernel.
 
     Raises:
         ValueError: if α + λ − 1 is not positive.
@@ -42,7 +42,7 @@ class InfoVAEConfig(INFOVAE_MMD_Config):  # type: ignore[misc]
     def _mmd_is_minimised(self) -> Self:
         if self.alpha + self.lbd <= 1:
             raise ValueError(
-                f"alpha + lbd must be more than 1, or the MMD is maximised; got {self.alpha} "
+                f"alpha + lbd must be greater than 1, or the MMD is maximised; got {self.alpha} "
                 f"and {self.lbd}"
             )
         return self
@@ -51,9 +51,8 @@ class InfoVAEConfig(INFOVAE_MMD_Config):  # type: ignore[misc]
 class InfoVAE(GaussianModel, pythae.models.INFOVAE_MMD):  # type: ignore[misc]
     """pythae's InfoVAE: reconstruction + (1 − α)·KL + (α + λ − 1)·MMD²(sampled codes, N(0, I)).
 
-    Scalars in the output: ``loss``, ``recon_loss``, ``reg_loss`` (the KL) and ``mmd_loss``, the
-    last two without their weights. Kernels and estimator are those of
-    :class:`vae_baselines.wae.WAE`.
+    Scalars in the output: ``loss``, ``recon_loss``, and without their weights ``reg_loss`` (the KL)
+    and ``mmd_loss``. Kernels and estimator are those of :class:`vae_baselines.wae.WAE`.
 
     Departure from the published configuration: the reconstruction loss is the dataset's.
     """
@@ -63,7 +62,7 @@ class InfoVAE(GaussianModel, pythae.models.INFOVAE_MMD):  # type: ignore[misc]
     def loss_function(
         self, recon_x: Tensor, x: Tensor, z: Tensor, z_prior: Tensor, mu: Tensor, log_var: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Loss, reconstruction loss, KL and squared MMD: scalars, arguments named as in pythae.
+        """Compute loss, reconstruction loss, KL and squared MMD, all scalars (pythae's hook).
 
         Args:
             recon_x: reconstructions (B, C, H, W).

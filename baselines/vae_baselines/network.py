@@ -1,4 +1,4 @@
-"""What a baseline asks of the suite's network."""
+"""Interface to the network that the suite shares between models."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class Network(Protocol):
-    """The parts of the network that a baseline asks for when it is built."""
+    """Builder of the parts of the network; parameters are freshly initialised."""
 
     def point_encoder(self, latent_dim: int) -> BaseEncoder:
-        """Encoder to ``embedding`` (B, ``latent_dim``)."""
+        """Build an encoder to ``embedding`` (B, ``latent_dim``)."""
 
     def gaussian_encoder(self, latent_dim: int) -> BaseEncoder:
-        """Encoder to ``embedding`` and ``log_covariance`` (B, ``latent_dim``)."""
+        """Build an encoder to ``embedding`` and ``log_covariance``, both (B, ``latent_dim``)."""
 
     def decoder(self, latent_dim: int) -> BaseDecoder:
-        """Decoder from latents (B, ``latent_dim``) to ``reconstruction``, images in [0, 1]."""
+        """Build a decoder from codes (B, ``latent_dim``) to ``reconstruction``, in [0, 1]."""

@@ -1,7 +1,6 @@
-"""Baselines as plug-ins of the suite's model registry, without importing torch.
+"""Plug-ins of the baselines for the suite's model registry, importable without torch.
 
-A :class:`Baseline` knows a model's title, source and settings, and imports the model itself only
-when one is built, so that listing models stays quick.
+A :class:`Baseline` imports its model only to build it, so that listing models is fast.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ Setting = bool | int | float | str | list[float] | None
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline that the registry can hold.
+    """A baseline; satisfies ``hgmvae_bench.plugins.ModelPlugin``.
 
     Attributes:
-        title: the name in tables and figures.
-        reference: who published the model.
-        model: where its class is, as ``module:class``.
+        title: name in tables and figures.
+        reference: publication of the model.
+        model: location of its class, as ``module:class``.
         settings: every setting that a grid may change, with its default.
-        fixed: settings of the config that the name of the baseline decides.
+        fixed: settings of the config that a grid cannot change.
         added_settings: names of settings that the run key leaves out while they have their
             default, because runs without them had been stored before.
     """
@@ -55,13 +54,13 @@ class Baseline:
         Args:
             input_dim: image shape (C, H, W).
             latent_dim: L, the dimension of the code.
-            reconstruction_loss: the term of the dataset, summed over pixels.
-            network: gives the encoder and decoder.
+            reconstruction_loss: reconstruction loss of the dataset.
+            network: builder of the encoder and decoder.
             settings: values that replace the defaults.
 
         Raises:
-            ValueError: if a setting is unknown, or has a value that the model cannot take
-                (pydantic's error, which names the setting).
+            ValueError: if a setting is unknown, or has an invalid value (pydantic's error, which
+                names the setting).
         """
         check_names(self.title, settings, self.settings)
         module, name = self.model.split(":")
@@ -76,10 +75,10 @@ class Baseline:
 
 
 def check_names(title: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse settings that a model does not have.
+    """Check that a model has all of the given settings.
 
     Raises:
-        ValueError: naming the first unknown setting and the nearest known ones.
+        ValueError: if it does not have one; the message lists the nearest known settings.
     """
     for name in given:
         if name not in known:

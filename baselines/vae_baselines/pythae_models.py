@@ -1,8 +1,8 @@
 """pythae's other models, with pythae's own settings, for ``pythae:NAME``.
 
-Each class adds to pythae's what the suite asks of a model. They keep pythae's defaults; where a
-model of pythae has no choice of reconstruction loss it takes the dataset's here, so that every
-model of a dataset has the same one (except ``MSSSIM_VAE``, which is about another).
+Each class adds the methods that the suite requires of a model. The defaults are pythae's. Models
+without a choice of reconstruction loss in pythae use the dataset's here, so that all models of a
+dataset have the same one. The exception is ``MSSSIM_VAE``, which is defined by its own.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class AEConfig(pythae.models.AEConfig):  # type: ignore[misc]
 
 
 class AE(BaselineModel, pythae.models.AE):  # type: ignore[misc]
-    """Autoencoder. It has no prior; samples are decoded from N(0, I), as pythae's are."""
+    """Autoencoder. It has no prior; samples are decoded from N(0, I), as in pythae."""
 
     config_class = AEConfig
     encoder_kind = "point_encoder"
 
     def loss_function(self, recon_x: Tensor, x: Tensor) -> Tensor:
-        """The reconstruction loss, a scalar, of reconstructions and images (B, C, H, W)."""
+        """Compute the reconstruction loss of reconstructions and images (B, C, H, W), a scalar."""
         return reconstruction_term(recon_x, x, self.model_config.reconstruction_loss).mean()
 
 
@@ -59,9 +59,9 @@ class RAEL2Config(pythae.models.RAE_L2_Config):  # type: ignore[misc]
 class RAEL2(BaselineModel, pythae.models.RAE_L2):  # type: ignore[misc]
     """Regularised autoencoder with a penalty on the decoder's weights (Ghosh et al. 2020).
 
-    pythae leaves that penalty to the weight decay of a second optimiser, for the decoder alone;
-    here it is a term of the loss, ``reg_weight``·½·‖θ‖², whose gradient is the same. The model
-    has no prior; samples are decoded from N(0, I).
+    In pythae the penalty is the weight decay of a second optimiser for the decoder. Here it is a
+    term of the loss, ``reg_weight``·½·‖θ‖², with the same gradient. The model has no prior; samples
+    are decoded from N(0, I).
     """
 
     config_class = RAEL2Config
@@ -69,10 +69,14 @@ class RAEL2(BaselineModel, pythae.models.RAE_L2):  # type: ignore[misc]
 
     def __init__(self, model_config: RAEL2Config, **parts: nn.Module) -> None:
         super().__init__(model_config, **parts)
-        self.model_name = "RAEL2"  # pythae's pipeline would add its own decay to a "RAE_L2"
+        self.model_name = "RAEL2"  # pythae's pipeline adds its own decay to a "RAE_L2"
 
     def forward(self, inputs: Any, **_: Any) -> ModelOutput:
-        """Losses, reconstructions (B, C, H, W) and codes (B, L) of ``inputs["data"]``."""
+        """Compute losses, reconstructions (B, C, H, W) and codes (B, L) of the images.
+
+        Args:
+            inputs: ``data``, images (B, C, H, W).
+        """
         config, data = self.model_config, inputs["data"]
         code = self.encoder(data).embedding
         reconstruction = self.decoder(code)["reconstruction"]
@@ -98,10 +102,10 @@ class RAEGPConfig(pythae.models.RAE_GP_Config):  # type: ignore[misc]
 
 
 class RAEGP(BaselineModel, pythae.models.RAE_GP):  # type: ignore[misc]
-    """Regularised autoencoder with a gradient penalty, as pythae computes it.
+    """Regularised autoencoder with a gradient penalty (Ghosh et al. 2020).
 
-    That is the squared norm of the gradient of the summed reconstruction in the image. The model
-    has no prior; samples are decoded from N(0, I).
+    As in pythae, the penalty is the squared norm of the gradient of the summed reconstruction with
+    respect to the image. The model has no prior; samples are decoded from N(0, I).
     """
 
     config_class = RAEGPConfig
@@ -109,7 +113,11 @@ class RAEGP(BaselineModel, pythae.models.RAE_GP):  # type: ignore[misc]
 
     @torch.enable_grad()
     def forward(self, inputs: Any, **_: Any) -> ModelOutput:
-        """Losses, reconstructions (B, C, H, W) and codes (B, L) of ``inputs["data"]``."""
+        """Compute losses, reconstructions (B, C, H, W) and codes (B, L) of the images.
+
+        Args:
+            inputs: ``data``, images (B, C, H, W).
+        """
         config, data = self.model_config, inputs["data"].detach().requires_grad_()
         code = self.encoder(data).embedding
         reconstruction = self.decoder(code)["reconstruction"]
@@ -129,12 +137,12 @@ class RAEGP(BaselineModel, pythae.models.RAE_GP):  # type: ignore[misc]
 
 
 class DisentangledBetaVAE(GaussianModel, pythae.models.DisentangledBetaVAE):  # type: ignore[misc]
-    """β-VAE whose KL is drawn towards a rising capacity C (Burgess et al. 2018)."""
+    """β-VAE that penalises the KL's distance from a rising capacity C (Burgess et al. 2018)."""
 
     config_class = pythae.models.DisentangledBetaVAEConfig
 
     def stage(self, epoch: int) -> int | None:
-        """Each epoch of the rising capacity is one; those after it are alike."""
+        """Return the stage: one per epoch of the rising capacity, and one for all later epochs."""
         steps: int = self.model_config.warmup_epoch + 1
         return min(epoch, steps)
 
@@ -160,14 +168,14 @@ class CIWAE(GaussianModel, pythae.models.CIWAE):  # type: ignore[misc]
 class PIWAE(GaussianModel, pythae.models.PIWAE):  # type: ignore[misc]
     """Partially importance weighted autoencoder (Rainforth et al. 2018).
 
-    The encoder follows the MIWAE loss and the decoder the IWAE loss, as in the paper; pythae's
-    ``CoupledOptimizerTrainer`` lets the encoder follow their sum.
+    The MIWAE loss trains the encoder and the IWAE loss the decoder, as in the paper. pythae's
+    ``CoupledOptimizerTrainer`` trains the encoder on their sum.
     """
 
     config_class = pythae.models.PIWAEConfig
 
     def objectives(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that follow each loss."""
+        """Return the parameters that each loss trains."""
         return {
             "encoder_loss": list(self.encoder.parameters()),
             "decoder_loss": list(self.decoder.parameters()),
@@ -175,18 +183,18 @@ class PIWAE(GaussianModel, pythae.models.PIWAE):  # type: ignore[misc]
 
 
 class MSSSIMVAE(GaussianModel, pythae.models.MSSSIM_VAE):  # type: ignore[misc]
-    """VAE whose reconstruction loss is 1 − MS-SSIM, whatever the dataset's (Snell et al. 2017)."""
+    """VAE with the reconstruction loss 1 − MS-SSIM on every dataset (Snell et al. 2017)."""
 
     config_class = pythae.models.MSSSIM_VAEConfig
 
 
 class AdversarialAE(GaussianModel, pythae.models.Adversarial_AE):  # type: ignore[misc]
-    """Adversarial autoencoder (Makhzani et al. 2015), each part on its own loss."""
+    """Adversarial autoencoder (Makhzani et al. 2015), with a loss for each part."""
 
     config_class = pythae.models.Adversarial_AE_Config
 
     def objectives(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that follow each loss."""
+        """Return the parameters that each loss trains."""
         return {
             "autoencoder_loss": [*self.encoder.parameters(), *self.decoder.parameters()],
             "discriminator_loss": list(self.discriminator.parameters()),
@@ -276,20 +284,20 @@ ADAPTED: dict[str, type[BaselineModel]] = {
 }
 
 REFUSED: dict[str, str] = {
-    "BetaTCVAE": "it is registered, with its weights mended, as beta-tc-vae",
+    "BetaTCVAE": "it is registered as beta-tc-vae, with its estimator corrected",
     "BetaVAE": "it is registered as beta-vae",
-    "FactorVAE": "it is registered, with its two losses kept apart, as factor-vae",
-    "HVAE": "its posterior is moved by random Hamiltonian steps, so that it has no deterministic "
-    "code, and under BCE it takes logits where the suite's decoder gives probabilities",
+    "FactorVAE": "it is registered as factor-vae, with its two losses kept apart",
+    "HVAE": "it moves its posterior by random Hamiltonian steps, so that it has no deterministic "
+    "code, and under BCE it expects logits where the suite's decoder gives probabilities",
     "INFOVAE_MMD": "it is registered as info-vae; pythae's own defaults maximise the MMD",
-    "PoincareVAE": "its codes lie in a hyperbolic space, which the suite's metrics do not know",
-    "RHVAE": "its metric is rebuilt from the training data and is no part of its state_dict, so "
-    "that a saved model would be another",
+    "PoincareVAE": "its codes lie in a hyperbolic space, but the suite's metrics are Euclidean",
+    "RHVAE": "it rebuilds its metric from the training data and does not store it in its "
+    "state_dict, so that a restored model differs",
     "SVAE": "its codes lie on a hypersphere, and its encoder must give a concentration",
     "VAE": "it is registered as vae",
-    "VAEGAN": "its training decides at every step which of three networks learn, which losses with "
-    "fixed followers cannot express",
-    "VAMP": "it is registered, with its prior sampled rightly, as vamp",
+    "VAEGAN": "its training decides at every step which of three networks to update, which fixed "
+    "pairs of losses and parameters cannot express",
+    "VAMP": "it is registered as vamp, with its sampling from the prior corrected",
     "VQVAE": "its codes are grids of entries of a codebook, with neither a vector code nor a prior",
     "WAE_MMD": "it is registered as wae-imq and wae-rbf",
 }
@@ -302,11 +310,11 @@ _SET_BY_THE_SUITE = {field.name for field in fields(BaseAEConfig)} | {
 
 
 def find(name: str) -> Baseline:
-    """The plug-in for the class ``name`` of ``pythae.models``.
+    """Return the plug-in for the class ``name`` of ``pythae.models``.
 
     Raises:
         LookupError: if pythae has no such model; the message lists the nearest names.
-        ValueError: if it has, but the suite cannot run it; the message says why.
+        ValueError: if the suite cannot run the model; the message has the reason.
     """
     if name in REFUSED:
         raise ValueError(f"pythae's {name} cannot be run as 'pythae:{name}': {REFUSED[name]}")
@@ -327,7 +335,7 @@ def find(name: str) -> Baseline:
 
 
 def _own_settings(config_class: type[Any]) -> dict[str, Setting]:
-    """The settings of a pythae config that are the model's own, with pythae's defaults."""
+    """Settings of a pythae config that the suite does not set, with pythae's defaults."""
     own = [field for field in fields(config_class) if field.name not in _SET_BY_THE_SUITE]
     factories = {f.name: f.default_factory for f in own if f.default_factory is not MISSING}
     constants = {f.name: f.default for f in own if f.default_factory is MISSING}

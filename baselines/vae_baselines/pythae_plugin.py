@@ -1,4 +1,4 @@
-"""Any model of pythae as a plug-in of the suite, without importing torch before one is named."""
+"""Plug-in ``pythae:NAME`` for the other models of pythae, importable without torch."""
 
 from __future__ import annotations
 
@@ -12,27 +12,13 @@ if TYPE_CHECKING:
     from pythae.models import BaseAE
 
 
-def pythae_model(name: str) -> Baseline:
-    """The plug-in for a class of ``pythae.models`` with pythae's own settings (``pythae:NAME``).
-
-    Unlike the plug-ins of this package it imports torch, to read pythae's settings.
-
-    Raises:
-        LookupError: if pythae has no such model; the message lists the nearest names.
-        ValueError: if it has, but the suite cannot run it; the message says why.
-    """
-    from vae_baselines.pythae_models import find
-
-    return find(name)
-
-
 @dataclass(frozen=True)
 class PythaeModels:
-    """Any class of ``pythae.models``, as ``pythae:NAME``; it is no model without a name.
+    """Plug-in for the classes of ``pythae.models``, which it builds by name.
 
     Attributes:
-        title: of all of them; each has its name.
-        reference: who published pythae.
+        title: common title; each model is called by its name.
+        reference: publication of pythae.
         settings: none; each model has its own.
     """
 
@@ -41,16 +27,20 @@ class PythaeModels:
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
     def with_argument(self, argument: str) -> Baseline:
-        """The model that pythae calls ``argument``.
+        """Return the plug-in for the class ``argument`` of ``pythae.models``.
+
+        It imports torch to read pythae's settings.
 
         Raises:
             LookupError: if pythae has no such model; the message lists the nearest names.
-            ValueError: if it has, but the suite cannot run it; the message says why.
+            ValueError: if the suite cannot run the model; the message has the reason.
         """
-        return pythae_model(argument)
+        from vae_baselines.pythae_models import find
+
+        return find(argument)
 
     def build(self, **_: Any) -> BaseAE:
-        """Never: a name is needed.
+        """Refuse to build a model without a name.
 
         Raises:
             ValueError: always.

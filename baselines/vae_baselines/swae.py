@@ -16,11 +16,10 @@ from vae_baselines.terms import reconstruction_term
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor, p: float) -> Tensor:
-    """Sliced Wasserstein distance between two samples of one size, to the power p: a scalar.
+    """Sliced Wasserstein distance SW_p^p between two samples of equal size, a scalar.
 
-    Along each direction the optimal transport of two samples pairs them in sorted order, so that
-    W_p^p = mean_i |a_(i) − b_(i)|^p; the mean over the directions is taken. In one dimension this
-    is W_p^p itself.
+    In one dimension the optimal transport pairs the sorted samples, so that W_p^p is the mean of
+    |a_(i) − b_(i)|^p. SW_p^p is the mean of W_p^p over the projections onto the directions.
 
     Args:
         a: sample (N, L).
@@ -38,7 +37,7 @@ class SWAEConfig(BaselineConfig):
 
     Attributes:
         reg_weight: weight of the distance.
-        n_projections: random directions, drawn anew for every batch. 50 in the authors' code.
+        n_projections: number of random directions per batch. 50 in the authors' code.
         power: order p of the distance. 2 in the paper.
     """
 
@@ -48,20 +47,25 @@ class SWAEConfig(BaselineConfig):
 
 
 class SWAE(BaselineAE):
-    """Reconstruction + weight·SW_p^p(codes, samples of N(0, I)), with deterministic codes.
+    """Sliced-Wasserstein autoencoder with deterministic codes.
 
-    Scalars in the output: ``loss``, ``recon_loss``, ``sw_loss`` (without its weight).
+    The loss is reconstruction + weight·SW_p^p(codes, samples of N(0, I)). Scalars in the output:
+    ``loss``, ``recon_loss`` and ``sw_loss`` (without its weight).
 
-    Departures from the authors' code: the prior is N(0, I), as in every Wasserstein autoencoder
-    of the suite (theirs is a ring or a square in two dimensions), and the reconstruction loss is
-    the dataset's alone, summed over pixels (theirs adds the absolute error and averages).
+    Departures from the authors' code: the prior is N(0, I), as for all Wasserstein autoencoders of
+    the suite, instead of a ring or a square in two dimensions. The reconstruction loss is the
+    dataset's, summed over pixels; the authors add the absolute error and average over pixels.
     """
 
     config_class = SWAEConfig
     encoder_kind = "point_encoder"
 
     def forward(self, inputs: Any, **_: Any) -> ModelOutput:
-        """Losses, reconstructions (B, C, H, W) and codes (B, L) of ``inputs["data"]``."""
+        """Compute losses, reconstructions (B, C, H, W) and codes (B, L) of the images.
+
+        Args:
+            inputs: ``data``, images (B, C, H, W).
+        """
         config, data = self.model_config, inputs["data"]
         code = self.encoder(data).embedding
         reconstruction = self.decoder(code)["reconstruction"]

@@ -1,7 +1,6 @@
-"""Loss terms that several baselines share.
+"""Loss terms and densities that several baselines share.
 
-Nothing here averages over the batch: every function returns one value per image, in nats for the
-Kullback-Leibler terms.
+Except for :func:`squared_mmd`, the functions do not reduce over the batch. Divergences are in nats.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def reconstruction_term(reconstruction: Tensor, data: Tensor, loss: Reconstructi
         reconstruction: images in [0, 1], (B, C, H, W).
         data: the originals, (B, C, H, W).
         loss: ``bce`` is the binary cross-entropy, ``mse`` half the squared error (the negative
-            log-density of a Gaussian with unit variance, up to a constant).
+            log-density of a Gaussian with unit variance up to a constant).
     """
     return RECONSTRUCTION_LOSSES[loss](reconstruction, data).flatten(1).sum(dim=1)
 
@@ -44,12 +43,12 @@ RECONSTRUCTION_LOSSES: dict[ReconstructionLoss, Callable[[Tensor, Tensor], Tenso
 
 
 def sample_gaussian(mean: Tensor, log_var: Tensor) -> Tensor:
-    """One reparametrised sample of N(mean, diag exp(log_var)), of the shape of ``mean``."""
+    """Draw one reparametrised sample of N(mean, diag exp(log_var)), in the shape of ``mean``."""
     return mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
 
 
 def gaussian_log_density(value: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Log-density of N(mean, diag exp(log_var)) at ``value``, summed over the last dimension."""
+    """Log-density of N(mean, diag exp(log_var)) at ``value``, summed over the last axis."""
     squared = (value - mean).square() * torch.exp(-log_var)
     return -0.5 * (math.log(2 * math.pi) + log_var + squared).sum(dim=-1)
 
@@ -62,7 +61,7 @@ def standard_normal_log_density(value: Tensor) -> Tensor:
 def gaussian_kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var: Tensor) -> Tensor:
     """KL(N(mean, diag exp(log_var)) ‖ N(prior_mean, diag exp(prior_log_var))).
 
-    The arguments broadcast against each other; the last dimension is summed.
+    The arguments are broadcast against each other; the last axis is summed.
     """
     ratio = log_var - prior_log_var
     squared = (mean - prior_mean).square() * torch.exp(-prior_log_var)
@@ -70,17 +69,17 @@ def gaussian_kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var
 
 
 def standard_normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mean, diag exp(log_var)) ‖ N(0, I)), summed over the last dimension."""
+    """KL(N(mean, diag exp(log_var)) ‖ N(0, I)), summed over the last axis."""
     zero = torch.zeros_like(mean)
     return gaussian_kl(mean, log_var, zero, zero)
 
 
 def squared_mmd(codes_kernel: Tensor, prior_kernel: Tensor, cross_kernel: Tensor) -> Tensor:
-    """Estimate (a scalar) of the squared maximum mean discrepancy from three kernel matrices.
+    """Estimate the squared maximum mean discrepancy, a scalar, from three kernel matrices.
 
-    WAE-MMD's estimator (Tolstikhin et al. 2018, Algorithm 2): the U-statistic within each sample,
-    the plain mean across. It is unbiased, so it may come out negative. A sample of one has no
-    pairs within, which then count as zero.
+    This is the estimator of WAE-MMD (Tolstikhin et al. 2018, Algorithm 2): the U-statistic within
+    each sample and the plain mean between them. It is unbiased and may be negative. For B = 1 there
+    are no pairs within a sample; these terms are then 0.
 
     Args:
         codes_kernel: kernel among the codes, (B, B).

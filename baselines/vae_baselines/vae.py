@@ -1,4 +1,4 @@
-"""VAE (Kingma and Welling 2014) and β-VAE (Higgins et al. 2017), as pythae has them."""
+"""pythae's VAE (Kingma and Welling 2014) and β-VAE (Higgins et al. 2017)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vae_baselines.base import GaussianModel, Weight
 class VAE(GaussianModel, pythae.models.VAE):  # type: ignore[misc]
     """pythae's VAE: reconstruction + KL(q(x|y) ‖ N(0, I)).
 
-    Scalars in the output: ``loss``, ``recon_loss``, ``reg_loss`` (the KL). pythae's published
-    configuration (``examples/scripts/configs/mnist/vae_config.json``) sets nothing beyond the
-    latent dimension and the reconstruction loss, which here come from the cell and the dataset.
+    Scalars in the output: ``loss``, ``recon_loss`` and ``reg_loss`` (the KL). pythae's published
+    configuration (``examples/scripts/configs/mnist/vae_config.json``) only sets the latent
+    dimension and the reconstruction loss, which here come from the cell and the dataset.
     """
 
     config_class = VAEConfig
@@ -26,7 +26,7 @@ class BetaVAEConfig(pythae.models.BetaVAEConfig):  # type: ignore[misc]
 
     Attributes:
         beta: weight β of the KL. 2 in pythae's ``examples/scripts/configs/mnist`` and
-            ``celeba/beta_vae_config.json`` (1 in the library, which would be the VAE).
+            ``celeba/beta_vae_config.json`` (1 in the library, which is the VAE).
     """
 
     beta: Weight = 2.0
@@ -35,11 +35,10 @@ class BetaVAEConfig(pythae.models.BetaVAEConfig):  # type: ignore[misc]
 class BetaVAE(GaussianModel, pythae.models.BetaVAE):  # type: ignore[misc]
     """pythae's β-VAE: reconstruction + β·KL(q(x|y) ‖ N(0, I)).
 
-    Scalars in the output: ``loss``, ``recon_loss``, ``reg_loss`` (the KL, without β).
+    Scalars in the output: ``loss``, ``recon_loss`` and ``reg_loss`` (the KL, without β).
 
-    Departure from the published configuration: it trains with half the squared error on every
-    dataset; here the reconstruction loss is the dataset's (BCE on MNIST), against which the same
-    β weighs less.
+    Departure from the published configuration: the reconstruction loss is the dataset's, not half
+    the squared error on every dataset. Against BCE (MNIST) the same β has less influence.
     """
 
     config_class = BetaVAEConfig

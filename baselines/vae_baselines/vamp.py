@@ -23,7 +23,8 @@ class VAMPConfig(pythae.models.VAMPConfig):  # type: ignore[misc]
     Attributes:
         number_components: pseudo-inputs of the prior. 50 in pythae's
             ``examples/scripts/configs/mnist`` and ``celeba/vamp_config.json``.
-        linear_scheduling_steps: epochs over which the weight of the KL rises to 1; 0 for none.
+        linear_scheduling_steps: epochs in which the weight of the KL rises linearly to 1; 0 for no
+            schedule.
     """
 
     number_components: Count = 50
@@ -31,16 +32,16 @@ class VAMPConfig(pythae.models.VAMPConfig):  # type: ignore[misc]
 
 
 class VAMP(GaussianModel, pythae.models.VAMP):  # type: ignore[misc]
-    """VAE whose prior is the mixture of its own posteriors at learned pseudo-inputs.
+    """VAE whose prior is the mixture of its posteriors at learned pseudo-inputs.
 
-    Scalars in the output: ``loss``, ``recon_loss``, ``reg_loss`` (log q(z|x) − log p(z) at one
-    sample, without the schedule's weight).
+    Scalars in the output: ``loss``, ``recon_loss`` and ``reg_loss`` (log q(z|x) − log p(z) at one
+    sample, without the weight of the schedule).
 
-    Departures from pythae: the pseudo-inputs go through the encoder in one batch with the data,
-    so that batch norm sees both with the same statistics in training and in evaluation (a pass of
-    their own would mix theirs into the running ones); :meth:`sample_latent` draws components at
-    random with their own variances (pythae's ``VAMPSampler`` takes the first ones in order and
-    squashes their log-variances). The reconstruction loss is the dataset's.
+    Departures from pythae: the pseudo-inputs are encoded in one batch with the data, so that batch
+    norm uses the same statistics for both in training and in evaluation; a separate pass would mix
+    the pseudo-inputs' statistics into the running ones. :meth:`sample_latent` draws components at
+    random with their own variances; pythae's ``VAMPSampler`` takes the first ones in order and
+    applies a tanh to their log-variances. The reconstruction loss is the dataset's.
     """
 
     config_class = VAMPConfig
@@ -48,17 +49,17 @@ class VAMP(GaussianModel, pythae.models.VAMP):  # type: ignore[misc]
 
     def __init__(self, config: VAMPConfig, *, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__(config, encoder=encoder, decoder=decoder)
-        # To follow the model to its device; what was a plain attribute stayed on the CPU.
+        # A buffer moves with the model to its device; pythae's attribute stays on the CPU.
         idle_input = self.idle_input
         del self.idle_input
         self.register_buffer("idle_input", idle_input, persistent=False)
 
     def forward(self, inputs: Any, *, epoch: int | None = None, **_: Any) -> ModelOutput:
-        """Losses, reconstructions (B, C, H, W) and sampled codes (B, L) of ``inputs["data"]``.
+        """Compute losses, reconstructions (B, C, H, W) and sampled codes (B, L) of the images.
 
         Args:
             inputs: ``data``, images (B, C, H, W).
-            epoch: the trainer's epoch, from 1, for the schedule; without it the KL weighs 1.
+            epoch: the trainer's epoch, from 1, for the schedule. Without it the KL has weight 1.
         """
         config, data = self.model_config, inputs["data"]
         encoded = self.encoder(torch.cat([data, self.pseudo_images()]))
@@ -78,25 +79,25 @@ class VAMP(GaussianModel, pythae.models.VAMP):  # type: ignore[misc]
         )
 
     def kl_weight(self, epoch: int | None) -> float:
-        """Weight in [0, 1] of the KL in an epoch of training; 1 in evaluation."""
+        """Return the weight of the KL in [0, 1] in an epoch of training; 1 in evaluation."""
         steps: int = self.model_config.linear_scheduling_steps
         if epoch is None or steps == 0 or not self.training:
             return 1.0
         return min(epoch / steps, 1.0)
 
     def stage(self, epoch: int) -> int | None:
-        """Each epoch of the schedule is one, by its weight; those after it are alike."""
+        """Return the stage: one per epoch of the schedule, and one for all epochs after it."""
         steps: int = self.model_config.linear_scheduling_steps
         return min(epoch, steps)
 
     def pseudo_images(self) -> Tensor:
-        """The learned pseudo-inputs, images (number_components, C, H, W) in [0, 1]."""
+        """Return the learned pseudo-inputs, images (number_components, C, H, W) in [0, 1]."""
         flat = self.pseudo_inputs(self.idle_input)
         images: Tensor = flat.unflatten(1, self.model_config.input_dim)
         return images
 
     def component_probabilities(self, data: Tensor) -> Tensor:
-        """Probabilities (B, number_components) of the pseudo-inputs, given the code of an image."""
+        """Return the probabilities (B, number_components) of the pseudo-inputs given the codes."""
         prior = self.encoder(self.pseudo_images())
         code = self.latent_code(data).unsqueeze(1)
         return gaussian_log_density(code, prior.embedding, prior.log_covariance).softmax(dim=1)
@@ -108,7 +109,7 @@ class VAMP(GaussianModel, pythae.models.VAMP):  # type: ignore[misc]
 
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:
-        """Draw (n_samples, L) from the prior: a uniform pseudo-input, then its posterior."""
+        """Draw codes (n_samples, L) from the prior with torch's global generator."""
         encoded = self.encoder(self.pseudo_images())
         component = torch.randint(
             self.model_config.number_components, (n_samples,), device=device_of(self)
@@ -117,6 +118,6 @@ class VAMP(GaussianModel, pythae.models.VAMP):  # type: ignore[misc]
 
 
 def mixture_log_density(latent: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Log-density (B,) of codes (B, L) under the even mixture of K Gaussians (K, L)."""
+    """Log-density (B,) of codes (B, L) under K Gaussians (K, L) of equal weight."""
     log_density = gaussian_log_density(latent.unsqueeze(1), mean, log_var)
     return log_density.logsumexp(dim=1) - math.log(len(mean))

@@ -18,16 +18,16 @@ from vae_baselines.terms import ReconstructionLoss, reconstruction_term, squared
 class WAEConfig(WAE_MMD_Config):  # type: ignore[misc]
     """Settings of :class:`WAE`.
 
-    The defaults are those of pythae's ``examples/scripts/configs/mnist/wae_config.json`` (and
-    ``cifar10``; ``celeba`` differs in ``reg_weight``: 2).
+    The defaults are those of pythae's ``examples/scripts/configs/mnist/wae_config.json`` (the same
+    as for ``cifar10``; ``celeba`` has ``reg_weight`` 2).
 
     Attributes:
-        reconstruction_loss: the dataset's; pythae's own WAE has none of its own and always takes
-            the squared error.
+        reconstruction_loss: reconstruction loss of the dataset (pythae's WAE always uses the
+            squared error).
         kernel_choice: ``imq`` or ``rbf``, see :class:`WAE`.
         reg_weight: weight of the MMD. 1 in the published configuration (0.03 in the library).
         kernel_bandwidth: σ in C = 2·L·σ². 2 in the published configuration.
-        scales: factors of C whose IMQ kernels are summed; the RBF kernel has none.
+        scales: factors of C, one IMQ kernel each; the kernels are summed. The RBF kernel has none.
     """
 
     reconstruction_loss: ReconstructionLoss = "mse"
@@ -40,20 +40,19 @@ class WAEConfig(WAE_MMD_Config):  # type: ignore[misc]
 class WAE(BaselineModel, pythae.models.WAE_MMD):  # type: ignore[misc]
     """pythae's WAE-MMD: reconstruction + weight·MMD²(codes, N(0, I)), deterministic codes.
 
-    The kernels that pythae computes, with C = 2·L·σ² (L the latent dimension):
+    The kernels are pythae's, with C = 2·L·σ² (L the latent dimension):
 
-    - ``imq``: k(a, b) = Σ_s s·C / (s·C + ‖a − b‖²), summed, not averaged, over the seven
-      ``scales`` 0.1, 0.2, 0.5, 1, 2, 5 and 10. So k(a, a) = 7, and the squared MMD is up to seven
-      times that of one kernel.
-    - ``rbf``: k(a, b) = exp(−‖a − b‖² / C), one scale, k(a, a) = 1.
+    - ``imq``: k(a, b) = Σ_s s·C / (s·C + ‖a − b‖²), a sum over the seven ``scales`` 0.1, 0.2, 0.5,
+      1, 2, 5 and 10. Hence k(a, a) = 7, and the squared MMD is up to 7 times that of one kernel.
+    - ``rbf``: k(a, b) = exp(−‖a − b‖² / C) with one scale and k(a, a) = 1.
 
-    Scalars in the output: ``loss``, ``recon_loss``, ``mmd_loss`` (without its weight; it can be
-    negative, as the estimator is unbiased).
+    Scalars in the output: ``loss``, ``recon_loss`` and ``mmd_loss`` (without its weight; the
+    estimator is unbiased and may be negative).
 
     Departures from the published configuration: the reconstruction loss is the dataset's (BCE, or
-    half the squared error) where pythae's is always the whole squared error; under ``mse`` the same
-    ``reg_weight`` therefore weighs twice as much. WAE-RBF has no published configuration and takes
-    that of IMQ.
+    half the squared error), pythae's always the whole squared error. Under ``mse`` the same
+    ``reg_weight`` therefore has twice the influence. WAE-RBF has no published configuration and
+    uses that of IMQ.
     """
 
     config_class = WAEConfig
@@ -62,7 +61,7 @@ class WAE(BaselineModel, pythae.models.WAE_MMD):  # type: ignore[misc]
     def loss_function(
         self, recon_x: Tensor, x: Tensor, z: Tensor, z_prior: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, reconstruction loss and squared MMD: scalars, of the names pythae gives them.
+        """Compute loss, reconstruction loss and squared MMD, all scalars (pythae's hook).
 
         Args:
             recon_x: reconstructions (B, C, H, W).

@@ -1,6 +1,7 @@
-"""HGMVAE: hierarchical disentanglement in Gaussian mixture VAE, as a pythae model.
+"""HGMVAE (hierarchical disentanglement in Gaussian mixture VAE) as a pythae model.
 
-The plug-ins are plain objects. The model's classes are imported with torch when first asked for.
+The plug-ins import neither torch nor pythae. The classes of the model, which do, are imported on
+first access.
 """
 
 from __future__ import annotations

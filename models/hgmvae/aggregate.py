@@ -1,4 +1,8 @@
-"""Estimates of the aggregate posterior q(z) = E q(z|y) from a batch: what parts the z-prior."""
+"""Estimates of the aggregate posterior q(z) = E q(z|y) from a batch.
+
+The decomposition of the z-prior (Eqs. 5 to 7) needs its log-density at three levels. Shapes: B
+images, P components (Gaussians) of an image, L latent dimensions.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ from torch import Tensor
 LOG_2PI = math.log(2 * math.pi)
 
 CHUNK = 32
-"""Factors whose pairs of images are looked at together: a few megabytes, whatever K and L are."""
+"""Factors for which all pairs of images are held at a time: a few megabytes for any P and L."""
 
 
 class AggregateLogDensity(NamedTuple):
-    """Mean over z ~ q of the log-density of the aggregate posterior, at three levels (scalars).
+    """Mean log-density of the aggregate posterior over z ~ q at three levels (scalars, in nats).
 
     Attributes:
         joint: E log q(z).
@@ -29,39 +33,40 @@ class AggregateLogDensity(NamedTuple):
 
 
 def gaussian_aggregate(mean: Tensor, log_var: Tensor) -> AggregateLogDensity:
-    """Aggregate log-densities of the Gaussian that has the aggregate posterior's moments.
+    """Estimate the log-densities by the Gaussian with the moments of the aggregate posterior.
 
-    The covariance is that of the batch's means plus the mean posterior variances. The terms built
-    on it are second-order: a total correlation is −½ log det of a correlation matrix, exact for a
-    Gaussian aggregate posterior and blind to dependence without correlation; the mutual
-    information is an upper bound. Sampling error: a covariance of d effective factors from B
-    images makes the log-determinant too small by (d² + d) / 2B to first order, which is added
-    back (d = Σ λ / (1 + λ) over the eigenvalues λ of signal over noise). What is left matters
-    when d comes near B.
+    Its covariance is the covariance of the batch's means plus the mean posterior variances. The
+    terms of the z-prior are then second-order. A total correlation is −½ log det of a correlation
+    matrix; it is exact if the aggregate posterior is Gaussian and ignores dependence without
+    correlation. The mutual information is an upper bound.
+
+    The log-determinant of a covariance of d effective factors, estimated from B images, is too
+    small by (d² + d) / 2B to first order, with d = Σ λ / (1 + λ) over the eigenvalues λ of signal
+    over noise. This bias is corrected; the rest of it matters when d approaches B.
 
     Args:
-        mean: component means (B, K, L).
-        log_var: component log-variances (B, K, L).
+        mean: component means (B, P, L).
+        log_var: component log-variances (B, P, L).
     """
     n_images, dtype = len(mean), mean.dtype
-    # In float64: where posteriors are narrow, λ reaches 10⁸.
+    # float64, because λ reaches 10⁸ where posteriors are narrow.
     mean, log_var = mean.double(), log_var.double()
     noise = log_var.exp().mean(0)
     signal = (mean - mean.mean(0)) / (noise * max(n_images - 1, 1)).sqrt()
 
     def log_density(groups: Tensor) -> Tensor:
-        """Σ over groups (G, B, F) of factors: E log N(z; moments), less the noise's share."""
-        if groups.shape[-1] == 1:  # What follows for K · L matrices of one number each.
+        """Sum E log N(z; moments) over groups (G, B, F) of factors, without the noise's part."""
+        if groups.shape[-1] == 1:  # The general case with 1 × 1 matrices, in closed form.
             power = groups.square().sum(-2)
             return -0.5 * (power.log1p() + (power / (1 + power)).square() / n_images).sum()
-        # The smaller of the two Gram matrices; their non-zero eigenvalues λ agree.
+        # The smaller of the two Gram matrices; both have the same non-zero eigenvalues λ.
         wide = groups.shape[-1] > n_images
         gram = groups @ groups.mT if wide else groups.mT @ groups
         identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        # By Cholesky factors, the quickest on a GPU; unlike eigvalsh they do not raise on NaN.
+        # The Cholesky factor is fastest on a GPU and, unlike eigvalsh, does not raise on NaN.
         root, _ = torch.linalg.cholesky_ex(identity + gram)
         inverse_root = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
-        # With eigenvalues λ / (1 + λ).
+        # Its eigenvalues are λ / (1 + λ).
         share = identity - inverse_root.mT @ inverse_root
         n_effective = share.diagonal(dim1=-2, dim2=-1).sum(-1)
         bias = (n_effective.square() + share.square().sum((-2, -1))) / (2 * n_images)
@@ -77,16 +82,17 @@ def gaussian_aggregate(mean: Tensor, log_var: Tensor) -> AggregateLogDensity:
 def weighted_aggregate(
     sample: Tensor, mean: Tensor, log_var: Tensor, dataset_size: int
 ) -> AggregateLogDensity:
-    """Aggregate log-densities by minibatch-weighted sampling (β-TCVAE, HFVAE), the literal form.
+    """Estimate the log-densities by minibatch-weighted sampling (β-TCVAE, HFVAE).
 
-    log q(z_i) ≈ log Σ_j q(z_i|y_j) − log(B N). Each of the 1 + K + K·L densities is too small by
-    up to log N, so that the single terms carry a bias of that size times the number of factors:
-    total correlations are hundreds of nats too high or too low, and only their sum means much.
+    log q(z_i) ≈ log Σ_j q(z_i|y_j) − log(B N). Each of the 1 + P + P·L log-densities is too small
+    by up to log N. The bias of a single term of the z-prior is that times its number of factors:
+    total correlations are hundreds of nats too high or too low, and only the sum of the terms is
+    meaningful.
 
     Args:
-        sample: components drawn from the posteriors (B, K, L).
-        mean: component means (B, K, L).
-        log_var: component log-variances (B, K, L).
+        sample: components drawn from the posteriors (B, P, L).
+        mean: component means (B, P, L).
+        log_var: component log-variances (B, P, L).
         dataset_size: N, the number of training images.
     """
     n_images = len(sample)
@@ -102,15 +108,15 @@ def weighted_aggregate(
 
 
 def component_log_density(sample: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Log q(z_k of image i | image j) of all pairs, (K, B, B), as products of matrices.
+    """Log q(z_k of image i | image j) for all pairs of images, (P, B, B), by matrix products.
 
-    The square is multiplied out, which cancels digits where posteriors are narrow: hence in
-    float64, and returned in the inputs' type.
+    Expanding the square cancels digits where posteriors are narrow. The computation is therefore in
+    float64; the result has the dtype of the inputs.
 
     Args:
-        sample: components drawn from the posteriors (B, K, L).
-        mean: component means (B, K, L).
-        log_var: component log-variances (B, K, L).
+        sample: components drawn from the posteriors (B, P, L).
+        mean: component means (B, P, L).
+        log_var: component log-variances (B, P, L).
     """
     x, centre, spread = (t.double().transpose(0, 1) for t in (sample, mean, log_var))
     precision = (-spread).exp()
@@ -122,11 +128,11 @@ def component_log_density(sample: Tensor, mean: Tensor, log_var: Tensor) -> Tens
 class _PairwiseLogMeans(torch.autograd.Function):
     """Σ over factors of the mean over i of log Σ_j N(x_i; m_j, v_j), for (B, F) inputs.
 
-    It takes B² F exponentials. They are computed once, in chunks that stay in the cache, and the
-    gradients with them: nothing of that size is kept for the backward pass.
+    The B² F exponentials are computed once, in chunks that fit into the cache, and the gradients
+    along with them, so that no tensor of that size is kept for the backward pass.
 
-    x_i is drawn from the j = i of its own, whose density keeps the sum from underflow. One common
-    shift per factor, the height of its narrowest density, therefore does for the logarithm.
+    The sum does not underflow, because x_i is drawn from the density with j = i. One shift per
+    factor, the height of its narrowest density, therefore suffices for a stable logarithm.
     """
 
     @staticmethod

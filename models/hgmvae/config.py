@@ -19,44 +19,47 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
     reconstruction + w_prior_weight · w-prior + Σ (weight · term of the z-prior)
     + conditional_prior_weight · conditional prior − fisher_weight · Fisher.
 
-    Training has three stages, counted in epochs from 1. The warm-up, epochs 1 to
-    ``warmup_epochs``, leaves out the two terms that need the global mixture, which is fitted to
-    the codes of the last warm-up epoch. Then the conditional prior joins, and after
-    ``fisher_delay`` more epochs the Fisher term. A call without an epoch is past all stages.
+    Training has three stages, in epochs counted from 1. The warm-up, epochs 1 to ``warmup_epochs``,
+    leaves out the two terms that need the global mixture, which is then fitted to the codes of the
+    last warm-up epoch. The conditional prior joins after the warm-up, and the Fisher term
+    ``fisher_delay`` epochs later. A call without an epoch includes all terms.
 
     Attributes:
         reconstruction_loss: ``bce`` or ``mse``, summed over pixels.
         coefficient_prior: p(w); ``gaussian`` is HGMVAE-G, ``uniform`` is HGMVAE-U.
-        n_components: K, clusters of the global mixture and, by default, Gaussians of an image's
-            posterior.
-        posterior_components: P, Gaussians of an image's posterior; None stands for K.
-        subcomponents: components of the global mixture per cluster (M = K · subcomponents).
-        mixture_fits: fits of the global mixture; the one with the most even clusters counts.
+        n_components: K, clusters of the global mixture and, by default, components (Gaussians) of
+            an image's posterior.
+        posterior_components: P, components of an image's posterior; None stands for K.
+        subcomponents: average number of Gaussians per cluster of the global mixture, so that it has
+            M = K · subcomponents Gaussians.
+        mixture_fits: number of fits of the global mixture; the one with the most even clusters is
+            taken.
         w_prior_weight: weight of KL(q(w|y) ‖ p(w)).
-        mutual_information_weight: weight of the z-prior's index-code mutual information.
+        mutual_information_weight: weight of the index-code mutual information of the z-prior.
         component_correlation_weight: weight of its total correlation over components (Eq. 6).
         dimension_correlation_weight: weight of its total correlation over the dimensions of each
             component (C of Eq. 7).
         dimension_kl_weight: weight of its dimension-wise KL (D of Eq. 7).
-        estimator: how the z-prior's terms are estimated where their weights differ, and for the
-            history: ``gaussian`` from the batch's second moments, or ``weighted``, the
-            minibatch-weighted sampling of β-TCVAE and HFVAE.
-        conditional_prior: reading of Eq. 4. ``uniform`` and ``shared`` are Eq. 4 as printed, with
-            ŵ uniform over the clusters or equal to the image's own weights; ``responsibility``
-            is the divergence of q(x|y) to the global components, weighted by their
-            responsibilities; ``none`` leaves the term out.
-        conditional_prior_weight: its weight.
-        fisher: form of the Fisher term. ``sample_raw`` is Eq. 13, ``sample_log`` log(1 + Eq. 13).
-            The others take the scatter of the batch's latents, with the clusters as classes:
-            ``batch_log`` is Σ_d log(1 + S_B / S_W) by dimension, ``batch_log_det`` is
-            log det(I + S_W⁻¹ S_B), ``batch_share`` the trace of (S_W + S_B)⁻¹ S_B, which is
-            bounded. ``none`` leaves it out.
-        fisher_weight: its weight; it is maximised.
+        estimator: estimator of the z-prior's terms, for the history and for unequal weights:
+            ``gaussian`` uses the second moments of the batch, ``weighted`` the minibatch-weighted
+            sampling of β-TCVAE and HFVAE. With equal weights the sum has a closed form.
+        conditional_prior: reading of Eq. 4. ``uniform`` and ``shared`` are Eq. 4 as printed, with ŵ
+            uniform over the clusters or equal to the image's own weights. ``responsibility`` is the
+            divergence of q(x|y) from the Gaussians of the global mixture, weighted by their
+            responsibilities. ``none`` leaves the term out.
+        conditional_prior_weight: weight of the conditional prior.
+        fisher: form of the Fisher term. ``sample_raw`` is Eq. 13 and ``sample_log`` is
+            log(1 + Eq. 13). The others use the scatter of the batch's latents between and within
+            clusters: ``batch_log`` is Σ_d log(1 + S_B / S_W) per dimension, ``batch_log_det`` is
+            log det(I + S_W⁻¹ S_B), and ``batch_share`` is tr((S_W + S_B)⁻¹ S_B), which is bounded.
+            ``none`` leaves the term out.
+        fisher_weight: weight of the Fisher term, which is maximised.
         warmup_epochs: epochs of the warm-up.
-        fisher_delay: epochs between the warm-up and the Fisher term.
+        fisher_delay: epochs between the end of the warm-up and the Fisher term.
 
     Raises:
-        ValueError: if a count is below its least value, or a weight negative or not finite.
+        ValueError: if a count is below its minimum, a weight is negative or not finite, or
+            ``conditional_prior`` is ``shared`` and P differs from K.
     """
 
     reconstruction_loss: Literal["bce", "mse"] = "mse"

@@ -1,8 +1,8 @@
-"""A Gaussian mixture with full covariances by expectation-maximisation.
+"""Expectation-maximisation of a Gaussian mixture with full covariances.
 
-The same iteration as scikit-learn's ``GaussianMixture``, which cannot use a GPU. Log-densities are
-linear in the codes and their products x_i x_j, so that either step is a matrix product for all
-components at once.
+The iteration is that of scikit-learn's ``GaussianMixture``, which cannot use a GPU. Log-densities
+are linear in the codes and their products x_i x_j, so that each step is one matrix product for all
+Gaussians.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 from hgmvae.aggregate import LOG_2PI
 
 CHUNK_ELEMENTS, CHUNK_ELEMENTS_ON_GPU = 2**20, 2**24
-"""Products of codes that are held at once: 8 MiB, which the allocator keeps for the next chunk, or
-128 MiB, which keep a GPU busy."""
+"""Maximum number of products x_i x_j held at a time: 8 MiB on a CPU, where the allocator reuses the
+memory for the next chunk, and 128 MiB on a GPU, which keeps it busy."""
 
-LEAST_GAIN = 1e-3
-"""Of the mean log-likelihood by a step, in nats; scikit-learn's default."""
+MIN_GAIN = 1e-3
+"""Gain of the mean log-likelihood, in nats, below which the iteration stops (as scikit-learn's)."""
 
-EMPTY = 10 * torch.finfo(torch.float64).eps
-"""Added to the number of codes of a component, which may have none."""
+MIN_COUNT = 10 * torch.finfo(torch.float64).eps
+"""Added to the number of codes of each Gaussian, which may be 0."""
 
 
 class Gaussians(NamedTuple):
@@ -43,11 +43,11 @@ class Gaussians(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What an expectation step finds.
+    """Statistics of an expectation step.
 
     Attributes:
-        log_likelihood: of a code, mean over the codes, a scalar.
-        overlap: mean products of the responsibilities of all pairs of components (M, M).
+        log_likelihood: mean log-likelihood of the codes, a scalar.
+        overlap: mean products of the responsibilities of all pairs of Gaussians (M, M).
     """
 
     log_likelihood: Tensor
@@ -57,19 +57,19 @@ class Statistics(NamedTuple):
 def fit_gaussians(
     codes: Tensor, labels: Tensor, n_components: int, *, floor: float, max_iterations: int = 50
 ) -> tuple[Gaussians, Statistics]:
-    """Fit a mixture to codes from a first guess of which code belongs where.
+    """Fit a mixture to codes, starting from an assignment of the codes to Gaussians.
 
-    The iteration ends when a step adds less than 0.001 to the mean log-likelihood.
+    The iteration ends when a step adds less than 0.001 nats to the mean log-likelihood.
 
     Args:
-        codes: (N, L), float64. The work is done on their device.
-        labels: index of a component in 0..M-1 for each code (N,).
+        codes: (N, L), float64. The computation is on their device.
+        labels: index in 0..M-1 of the Gaussian of each code (N,).
         n_components: M.
         floor: added to the variances.
-        max_iterations: steps at most.
+        max_iterations: maximum number of steps.
 
     Returns:
-        The mixture and what the last expectation step found under it.
+        The mixture and the statistics of the last expectation step.
     """
     centre = codes.mean(0)
     pairs = _Pairs(codes - centre)
@@ -79,7 +79,7 @@ def fit_gaussians(
     for _ in range(max_iterations):
         moments, found = _expectation(pairs, mixture)
         log_likelihood = float(found.log_likelihood)
-        if log_likelihood - reached < LEAST_GAIN:
+        if log_likelihood - reached < MIN_GAIN:
             break
         reached = log_likelihood
         mixture = _maximisation(moments, floor)
@@ -103,18 +103,18 @@ class _Moments(NamedTuple):
 
 
 class _Pairs:
-    """Codes (N, L) with the products of their dimensions, in chunks of rows."""
+    """Codes (N, L) with the products x_i x_j of their dimensions, in chunks of rows."""
 
     def __init__(self, codes: Tensor) -> None:
         n_dims = codes.shape[1]
         self.i, self.j = torch.triu_indices(n_dims, n_dims, device=codes.device)
         self.codes = codes
-        # Whole rows are looked up many times as quickly as single numbers.
+        # Selecting whole rows is many times faster than selecting columns.
         self._transposed = codes.T.contiguous()
         elements = CHUNK_ELEMENTS if codes.device.type == "cpu" else CHUNK_ELEMENTS_ON_GPU
         size = max(1, elements // len(self.i))
         self.rows = [slice(start, start + size) for start in range(0, len(codes), size)]
-        # One chunk is made once; several would not fit.
+        # A single chunk is computed once and kept; several would need too much memory.
         self._only = self._products(self.rows[0]) if len(self.rows) == 1 else None
 
     def _products(self, rows: slice) -> Tensor:
@@ -122,13 +122,13 @@ class _Pairs:
         return codes.index_select(0, self.i).mul_(codes.index_select(0, self.j))
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Codes (n, L) and products (L (L + 1) / 2, n)."""
+        """Yield codes (n, L) and products (L (L + 1) / 2, n) of each chunk."""
         for rows in self.rows:
             products = self._products(rows) if self._only is None else self._only
             yield self.codes[rows], products
 
     def moments(self, responsibilities: Iterator[Tensor]) -> _Moments:
-        """Moments under responsibilities (n, M) of each chunk."""
+        """Sum the moments over all chunks, given the responsibilities (n, M) of each chunk."""
         totals: list[Tensor] = []
         for (codes, products), share in zip(self.chunks(), responsibilities, strict=True):
             parts = [share.sum(0), share.T @ codes, share.T @ products.T]
@@ -137,8 +137,8 @@ class _Pairs:
 
 
 def _maximisation(moments: _Moments, floor: float) -> Gaussians:
-    """The mixture that fits the moments best; of centred codes."""
-    count = moments.zeroth + EMPTY
+    """Compute the mixture of maximum likelihood given the moments of centred codes."""
+    count = moments.zeroth + MIN_COUNT
     means = moments.first / count.unsqueeze(-1)
     n_dims = means.shape[-1]
     i, j = torch.triu_indices(n_dims, n_dims, device=means.device)
@@ -151,7 +151,7 @@ def _maximisation(moments: _Moments, floor: float) -> Gaussians:
 
 
 def _expectation(pairs: _Pairs, mixture: Gaussians) -> tuple[_Moments, Statistics]:
-    """Moments under the responsibilities of the mixture's components, and what else they tell."""
+    """Compute the moments under the responsibilities of the mixture, and its statistics."""
     n_components, n_dims = mixture.means.shape
     root = torch.linalg.cholesky(mixture.covariances)
     identity = torch.eye(n_dims, dtype=root.dtype, device=root.device).expand_as(root)
@@ -163,7 +163,7 @@ def _expectation(pairs: _Pairs, mixture: Gaussians) -> tuple[_Moments, Statistic
         + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         + (linear * mixture.means).sum(-1)
     )
-    # −½ xᵀ P x over i ≤ j: the products off the diagonal stand for two.
+    # −½ xᵀ P x as a sum over i ≤ j, in which the products off the diagonal count twice.
     quadratic = precision[..., pairs.i, pairs.j] * torch.where(pairs.i == pairs.j, -0.5, -1.0)
     log_likelihood = constant.new_zeros(())
     overlap = constant.new_zeros(n_components, n_components)

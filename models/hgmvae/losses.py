@@ -1,8 +1,8 @@
 """The terms of the objective (Eq. 14) as pure functions of tensors.
 
-Shapes: B images in the batch, K components, L latent dimensions, M components of the global
-mixture. Every term is in nats, the Fisher criteria are dimensionless ratios or their logarithms.
-Equation numbers are those of the HGMVAE paper.
+Shapes: B images in the batch, P components (Gaussians) of an image, L latent dimensions, M
+Gaussians and K clusters of the global mixture. Every term is in nats; the Fisher criteria are
+dimensionless ratios or their logarithms. Equation numbers are those of the HGMVAE paper.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def reconstruction_term(
         A scalar, at least 0.
     """
     if kind == "bce":
-        # torch refuses NaN here; the loss shall show it instead, so that a run can be stopped.
+        # binary_cross_entropy raises on NaN. Adding it afterwards makes the loss NaN instead, so
+        # that the run is recorded as diverged.
         total = F.binary_cross_entropy(reconstruction.nan_to_num(0.5), data, reduction="sum")
         total = total + 0 * reconstruction.detach().sum()
     else:
@@ -44,8 +45,8 @@ def gaussian_w_prior(mean: Tensor, log_var: Tensor) -> Tensor:
     """W-prior of HGMVAE-G: KL(N(mean, e^log_var) ‖ N(0, I)), first term of Eq. 3.
 
     Args:
-        mean: means of the coefficients (B, K).
-        log_var: their log-variances (B, K).
+        mean: means of the coefficients (B, P).
+        log_var: their log-variances (B, P).
 
     Returns:
         The batch mean, a scalar, at least 0.
@@ -54,25 +55,25 @@ def gaussian_w_prior(mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def uniform_w_prior(coefficients: Tensor) -> Tensor:
-    """W-prior of HGMVAE-U: log K − H(w), first term of Eq. 3 for coefficients on the simplex.
+    """W-prior of HGMVAE-U: log P − H(w), first term of Eq. 3 for coefficients on the simplex.
 
     Args:
-        coefficients: (B, K), rows on the simplex.
+        coefficients: (B, P), rows on the simplex.
 
     Returns:
-        The batch mean, a scalar in [0, log K].
+        The batch mean, a scalar in [0, log P].
     """
     return math.log(coefficients.shape[-1]) - entropy(coefficients).mean()
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy (...) of distributions (..., M), with a finite gradient at 0 probability."""
+    """Entropy (...) of distributions (..., N), with a finite gradient at probability 0."""
     tiny = torch.finfo(probabilities.dtype).tiny
     return -(probabilities * probabilities.clamp_min(tiny).log()).sum(-1)
 
 
 def standard_normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mean, e^log_var) ‖ N(0, 1)) of every scalar, in the shape of the inputs."""
+    """KL(N(mean, e^log_var) ‖ N(0, 1)) of every element, in the shape of the inputs."""
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
 
 
@@ -81,7 +82,7 @@ class ZPrior(NamedTuple):
 
     Attributes:
         mutual_information: between an image's index and its components.
-        component_correlation: total correlation over the K components (Eq. 6; A of Eq. 5).
+        component_correlation: total correlation over the P components (Eq. 6; A of Eq. 5).
         dimension_correlation: total correlation over the dimensions of each component, summed
             over the components (C of Eq. 7).
         dimension_kl: KL of every dimension's aggregate posterior to N(0, 1), summed (D of Eq. 7).
@@ -97,22 +98,22 @@ def plain_z_prior(mean: Tensor, log_var: Tensor) -> Tensor:
     """The z-prior of Eq. 3 undivided: KL(q(z|y) ‖ N(0, I)) in closed form, batch mean.
 
     Args:
-        mean: component means (B, K, L).
-        log_var: component log-variances (B, K, L).
+        mean: component means (B, P, L).
+        log_var: component log-variances (B, P, L).
     """
     return standard_normal_kl(mean, log_var).sum((-2, -1)).mean()
 
 
 def decompose_z_prior(mean: Tensor, log_var: Tensor, aggregate: AggregateLogDensity) -> ZPrior:
-    """Split the z-prior along an estimate of the aggregate posterior (Eqs. 5 to 7).
+    """Decompose the z-prior with an estimate of the aggregate posterior (Eqs. 5 to 7).
 
-    The two ends of the chain, E log q(z|y) and E log p(z), are closed forms, and each estimate of
-    ``aggregate`` enters one term positively and the next negatively. The four terms therefore add
-    up to :func:`plain_z_prior` whatever the estimator's error.
+    E log q(z|y) and E log p(z) have closed forms, and each estimate in ``aggregate`` is added to
+    one term and subtracted from the next. The four terms therefore sum to :func:`plain_z_prior`
+    whatever the error of the estimates.
 
     Args:
-        mean: component means (B, K, L).
-        log_var: component log-variances (B, K, L).
+        mean: component means (B, P, L).
+        log_var: component log-variances (B, P, L).
         aggregate: estimates of the aggregate posterior's log-densities.
     """
     n_factors = mean[0].numel()
@@ -131,9 +132,9 @@ def mixture_cross_kl(weights: Tensor, other_weights: Tensor, divergence: Tensor)
     """Conditional prior as printed (Eq. 4): Σ_i Σ_j w_i ŵ_j KL(N(μ_i, Σ_i) ‖ N(μ̂_j, Σ̂_j)).
 
     Args:
-        weights: w, mixture weights of an image's components (B, K).
-        other_weights: ŵ, weights of the global components (B, M) or (M,).
-        divergence: the divergences of all pairs (B, K, M).
+        weights: w, mixture weights of an image's components (B, P).
+        other_weights: ŵ, weights of the Gaussians of the global mixture (B, M) or (M,).
+        divergence: the divergences of all pairs (B, P, M).
 
     Returns:
         The batch mean, a scalar, at least 0.
@@ -146,8 +147,8 @@ def responsibility_prior(
 ) -> Tensor:
     """Conditional prior by responsibilities: an upper bound of KL(q(x|y) ‖ Σ_m π_m p_m(x)).
 
-    Σ_m γ_m KL(q(x|y) ‖ p_m) + KL(γ ‖ π). The bound holds for every γ; VaDE (Jiang et al. 2017)
-    minimises the same one.
+    The bound is Σ_m γ_m KL(q(x|y) ‖ p_m) + KL(γ ‖ π). It holds for every γ and is the one that VaDE
+    (Jiang et al. 2017) minimises.
 
     Args:
         responsibilities: γ (B, M), rows on the simplex.
@@ -162,14 +163,14 @@ def responsibility_prior(
 
 
 def sample_fisher(weights: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Fisher criterion of Eq. 13 of each image's own mixture.
+    """Fisher criterion (Eq. 13) of each image's own mixture.
 
     With diagonal Σ the trace is Σ_d [Σ_k w_k² μ_kd²] / [Σ_k w_k² σ²_kd]. It has no upper bound.
 
     Args:
-        weights: coefficients w (B, K).
-        mean: component means (B, K, L).
-        log_var: component log-variances (B, K, L).
+        weights: coefficients w (B, P).
+        mean: component means (B, P, L).
+        log_var: component log-variances (B, P, L).
 
     Returns:
         (B,), at least 0.
@@ -193,13 +194,13 @@ class Scatter(NamedTuple):
 
 
 def batch_scatter(membership: Tensor, mean: Tensor, variance: Tensor) -> Scatter:
-    """Scatter between and within classes (Eqs. 8 to 10) with the batch's images as samples.
+    """Scatter between and within clusters (Eqs. 8 to 10), with the images of the batch as samples.
 
-    Each image belongs to the K classes to the degree of its membership. Class means and scatter
-    are taken over the batch; the posterior variances count as scatter within.
+    The clusters are the classes of the criterion, and each image belongs to them by its membership.
+    Posterior variances count as scatter within.
 
     Args:
-        membership: soft class membership (B, K), rows on the simplex.
+        membership: probabilities of the clusters (B, K), rows on the simplex.
         mean: posterior means of the latents (B, L).
         variance: their posterior variances (B, L).
     """
@@ -214,10 +215,10 @@ def batch_scatter(membership: Tensor, mean: Tensor, variance: Tensor) -> Scatter
 
 
 def fisher_by_dimension(scatter: Scatter) -> Tensor:
-    """Σ_d log(1 + S_B,dd / S_W,dd): Eq. 12 with diagonal matrices, by dimension and in logs.
+    """Σ_d log(1 + S_B,dd / S_W,dd): logarithm of Eq. 12 per dimension, with diagonal matrices.
 
-    It grows logarithmically where Eq. 12 runs away, but counts a direction of separation once for
-    every dimension that shows it.
+    It grows logarithmically where Eq. 12 diverges. A direction that separates the clusters counts
+    once for every dimension that it has a share in.
 
     Returns:
         A scalar, at least 0.
@@ -226,10 +227,9 @@ def fisher_by_dimension(scatter: Scatter) -> Tensor:
 
 
 def fisher_log_det(scatter: Scatter) -> Tensor:
-    """Log det(I + S_W⁻¹ S_B): Σ log(1 + λ) over the eigenvalues λ of Eq. 12's trace.
+    """Log det(I + S_W⁻¹ S_B): Σ log(1 + λ) over the eigenvalues λ of S_W⁻¹ S_B (Eq. 12).
 
-    Every direction counts once however the latents are rotated, so that classes are driven apart
-    in all of them.
+    It does not depend on the rotation of the latents: every direction counts once.
 
     Returns:
         A scalar, at least 0.
@@ -238,25 +238,25 @@ def fisher_log_det(scatter: Scatter) -> Tensor:
 
 
 def fisher_share(scatter: Scatter) -> Tensor:
-    """Trace of (S_W + S_B)⁻¹ S_B: Σ λ / (1 + λ) over the eigenvalues λ of Eq. 12's trace.
+    """Trace of (S_W + S_B)⁻¹ S_B: Σ λ / (1 + λ) over the eigenvalues λ of S_W⁻¹ S_B (Eq. 12).
 
-    The share of the scatter that lies between the classes, summed over its directions. A
-    direction that separates them well enough asks for no more, so that nothing runs away.
+    This is the share of the scatter that lies between the clusters, summed over directions. It is
+    bounded: its gradient vanishes in directions that already separate the clusters.
 
     Returns:
         A scalar in [0, min(L, K − 1)].
     """
-    # In float64: the narrowest direction's variance may be 10⁻⁸ of the widest's.
+    # float64, because the smallest variance of a direction may be 10⁻⁸ of the largest.
     root, _ = torch.linalg.cholesky_ex((scatter.within + scatter.between).double())
     half = torch.linalg.solve_triangular(root, scatter.between.double(), upper=False)
     whitened = torch.linalg.solve_triangular(root, half.mT, upper=False)
-    # Not trace(), whose gradient reads a number back from a GPU.
+    # The gradient of trace() would read a number back from a GPU.
     share: Tensor = whitened.diagonal().sum().to(scatter.between.dtype)
     return share
 
 
 def _log_det(matrix: Tensor) -> Tensor:
-    """Log-determinant of a positive definite matrix; not a number of others."""
+    """Log-determinant of a positive definite matrix; NaN for other matrices."""
     root, _ = torch.linalg.cholesky_ex(matrix.double())
     log_det: Tensor = 2 * root.diagonal().log().sum().to(matrix.dtype)
     return log_det

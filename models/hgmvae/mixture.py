@@ -1,7 +1,7 @@
-"""Mixtures of Gaussians: an image's own latent moments, and the global mixture that is the prior.
+"""The global mixture of Gaussians, which is the prior of the latents, and its fit.
 
-The paper's conditional prior (Eq. 4) compares an image's latent with a "hatted" mixture whose
-origin it leaves open. Here that is :class:`GlobalMixture`, whose parameters are learned.
+The conditional prior of the paper (Eq. 4) compares an image's latent with a "hatted" mixture whose
+origin it does not give. Here it is :class:`GlobalMixture`, whose parameters are learned.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 LOG_SCALE_LIMIT = 8.0
-"""Bound on the log of every diagonal entry of a precision factor."""
+"""Maximum absolute logarithm of the diagonal of a precision factor."""
 
 KMEANS_ITERATIONS = 30
 """Iterations of the k-means that expectation-maximisation starts from."""
@@ -47,9 +47,9 @@ def latent_moments(weights: Tensor, mean: Tensor, log_var: Tensor) -> Moments:
     """Moments of the latent x = Σ_k w_k z_k (Eq. 1) given the coefficients.
 
     Args:
-        weights: coefficients w (B, K).
-        mean: component means (B, K, L).
-        log_var: component log-variances (B, K, L).
+        weights: coefficients w (B, P).
+        mean: component means (B, P, L).
+        log_var: component log-variances (B, P, L).
 
     Returns:
         Σ_k w_k μ_k and Σ_k w_k² σ_k², both (B, L).
@@ -67,14 +67,14 @@ def precision_factor(covariance: Tensor) -> Tensor:
 
 
 class Components(NamedTuple):
-    """The M Gaussians of a mixture and their K clusters, worked out once for all that needs them.
+    """The M Gaussians of a mixture and their K clusters, computed once per step.
 
     Attributes:
         mean: μ̂ (M, L).
         factor: U of the precisions U Uᵀ (M, L, L), upper triangular with a positive diagonal.
         log_det: log-determinants of U (M,).
         log_weights: logarithms of the mixture weights (M,).
-        of_cluster: 1 where a component belongs to a cluster (M, K), 0 elsewhere.
+        of_cluster: 1 where a Gaussian belongs to a cluster, else 0, (M, K).
     """
 
     mean: Tensor
@@ -102,15 +102,15 @@ class Components(NamedTuple):
         )
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Log N(x; μ̂_m, Σ̂_m) of latents (B, L) under every component, (B, M)."""
+        """Log N(x; μ̂_m, Σ̂_m) of latents (B, L) under every Gaussian, (B, M)."""
         return self.log_det - 0.5 * self._distance(x) - 0.5 * x.shape[-1] * LOG_2PI
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """Posterior probabilities (B, M) of the components given latents (B, L)."""
+        """Posterior probabilities (B, M) of the Gaussians given latents (B, L)."""
         return (self.log_density(x) + self.log_weights).softmax(-1)
 
     def divergence(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """KL(N(mean, variance) ‖ N(μ̂_m, Σ̂_m)) to every component.
+        """KL(N(mean, variance) ‖ N(μ̂_m, Σ̂_m)) to every Gaussian.
 
         Args:
             mean: (..., L).
@@ -124,14 +124,14 @@ class Components(NamedTuple):
         return 0.5 * (trace + self._distance(mean) - log_det - mean.shape[-1])
 
     def by_cluster(self, membership: Tensor) -> Tensor:
-        """Sum probabilities of components (..., M) into those of the clusters (..., K)."""
-        # A product, because scattered additions come in another order each time on a GPU.
+        """Sum probabilities of Gaussians (..., M) to those of their clusters (..., K)."""
+        # A matrix product, because scattered additions on a GPU have no fixed order.
         return membership @ self.of_cluster
 
     def by_component(self, cluster_weights: Tensor) -> Tensor:
-        """Spread weights of clusters (..., K) over their components (..., M).
+        """Distribute weights of clusters (..., K) over their Gaussians (..., M).
 
-        Within a cluster the components share as the mixture weights have it.
+        Within a cluster they are proportional to the mixture weights.
         """
         weights = self.log_weights.exp()
         of_own_cluster = self.by_cluster(weights) @ self.of_cluster.T
@@ -141,8 +141,8 @@ class Components(NamedTuple):
         """Draw latents (n_samples, L) with torch's global generator.
 
         Args:
-            n_samples: how many.
-            weights: component weights (M,); the mixture's own if None.
+            n_samples: number of latents.
+            weights: weights of the Gaussians (M,); those of the mixture if None.
         """
         if weights is None:
             weights = self.log_weights.exp()
@@ -153,29 +153,29 @@ class Components(NamedTuple):
         return self.mean[index] + spread.squeeze(-1)
 
     def _distance(self, x: Tensor) -> Tensor:
-        """Squared Mahalanobis distances (..., M) of (..., L) to every component."""
+        """Squared Mahalanobis distances (..., M) of (..., L) to every Gaussian."""
         offset = x.unsqueeze(-2) - self.mean
         whitened: Tensor = torch.einsum("...mi,mij->...mj", offset, self.factor)
         return whitened.square().sum(-1)
 
 
 class GlobalMixture(nn.Module):
-    """A learned mixture of M Gaussians in R^L whose components are grouped into K clusters.
+    """A learned mixture of M Gaussians in R^L that form K clusters.
 
-    A cluster of codes is seldom Gaussian, so that each may have several components. These are the
-    parameters; :meth:`components` says which distribution they stand for.
+    A cluster of codes is seldom Gaussian; it may therefore have several Gaussians. This module
+    holds the parameters; :meth:`components` computes the distribution from them.
 
     Args:
         n_clusters: K.
-        subcomponents: components per cluster on average, M = K · subcomponents.
+        subcomponents: average number of Gaussians per cluster, M = K · subcomponents.
         latent_dim: L.
 
     Attributes:
-        mean: component means (M, L).
-        log_scale: logarithms of U's diagonal (M, L).
-        skew: U above its diagonal (M, L, L); the rest is ignored.
+        mean: means (M, L).
+        log_scale: logarithms of the diagonal of U (M, L), where U Uᵀ is the precision.
+        skew: U above its diagonal (M, L, L); the other elements are ignored.
         logits: unnormalised log weights (M,).
-        cluster: index in 0..K-1 of each component's cluster (M,); set by :meth:`fit`.
+        cluster: index in 0..K-1 of each Gaussian's cluster (M,); set by :meth:`fit`.
     """
 
     cluster: Tensor
@@ -191,7 +191,7 @@ class GlobalMixture(nn.Module):
         self.register_buffer("cluster", torch.arange(n_components) % n_clusters)
 
     def components(self) -> Components:
-        """What the parameters stand for at present."""
+        """Compute the Gaussians and clusters from the current parameters."""
         log_scale = self.log_scale.clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
         clusters = torch.arange(self.n_clusters, device=self.cluster.device)
         return Components(
@@ -268,16 +268,19 @@ def fit_clusters(
 def _fit(
     codes: Tensor, n_components: int, n_clusters: int, floor: float, seed: int
 ) -> tuple[Gaussians, npt.NDArray[np.int64]]:
-    """A fitted mixture, and the cluster of each of its components.
+    """Fit M Gaussians to codes once and merge them into K clusters.
 
     Args:
-        codes: (N, L).
+        codes: (N, L), at least M of them.
         n_components: M.
         n_clusters: K.
         floor: added to the variances.
-        seed: decides all randomness.
+        seed: seed of all random numbers.
+
+    Returns:
+        The mixture, and the index of each Gaussian's cluster (M,).
     """
-    # scikit-learn is slow to import and used nowhere else.
+    # Imported here because scikit-learn is slow to import.
     from sklearn.cluster import KMeans, SpectralClustering
 
     first = KMeans(n_components, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=seed)
@@ -287,7 +290,7 @@ def _fit(
         return mixture, np.arange(n_components) % n_clusters
     overlap = found.overlap.cpu().numpy()
     size = np.sqrt(overlap.sum(0))
-    # The floor connects what nothing else does: the spectrum needs one connected graph.
+    # Spectral clustering needs a connected graph, which the added constant ensures.
     affinity = overlap / np.maximum(size * size[:, None], 1e-12) + 1e-9
     np.fill_diagonal(affinity, 0)
     grouping = SpectralClustering(
@@ -297,6 +300,11 @@ def _fit(
 
 
 def _evenness(weights: Tensor, clusters: npt.NDArray[np.int64]) -> float:
-    """Entropy of the clusters' weights, given those of the components and their clusters."""
+    """Entropy of the weights of the clusters.
+
+    Args:
+        weights: weights of the Gaussians (M,).
+        clusters: index of each Gaussian's cluster (M,).
+    """
     share = np.bincount(clusters, weights.cpu().numpy())
     return -float((share * np.log(np.maximum(share, 1e-12))).sum())

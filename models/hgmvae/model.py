@@ -1,7 +1,7 @@
 """HGMVAE: a VAE in which the posterior of an image is a Gaussian mixture of its own.
 
-Shapes: B images, P Gaussians of an image's posterior, K clusters and M Gaussians of the global
-mixture, L latent dimensions. P equals K by default. Equation numbers are those of the paper.
+Shapes: B images, P components (Gaussians) of an image's posterior, K clusters and M Gaussians of
+the global mixture, L latent dimensions. P equals K by default. Equation numbers are the paper's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HGMVAE as plug-ins of the benchmark: two priors of the coefficients, each with an ablation."""
+"""HGMVAE's plug-ins for the benchmark: two priors of the coefficients and their ablations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Setting = bool | int | float | str | list[float] | None
 
 
 class Network(Protocol):
-    """The parts of the benchmark's shared network that HGMVAE takes."""
+    """Builder of the parts that HGMVAE uses of the network shared by all models."""
 
     def feature_encoder(self) -> BaseEncoder:
-        """A trunk from images to features."""
+        """Build a trunk from images to features."""
 
     def decoder(self, latent_dim: int) -> BaseDecoder:
-        """A decoder from latents to images."""
+        """Build a decoder from latents to images."""
 
 
 REFERENCE = (
@@ -47,18 +47,18 @@ SETTINGS: Mapping[str, Setting] = {
     "warmup_epochs": 4,
     "fisher_delay": 1,
 }
-"""Defaults of :class:`~hgmvae.config.HGMVAEConfig`, repeated here because it imports torch."""
+"""Defaults of :class:`~hgmvae.config.HGMVAEConfig`, which cannot be imported without torch."""
 
 
 @dataclass(frozen=True)
 class HGMVAEPlugin:
-    """One row of the paper's tables; satisfies ``hgmvae_bench.plugins.ModelPlugin``.
+    """A variant of HGMVAE; satisfies ``hgmvae_bench.plugins.ModelPlugin``.
 
     Attributes:
-        title: the name in tables and figures.
+        title: name in tables and figures.
         coefficient_prior: p(w) of the model.
         settings: the config's fields that a grid may change, with their defaults.
-        reference: who published the model.
+        reference: publication of the model.
         added_settings: names of settings that the run key leaves out while they have their
             default, because runs without them had been stored before.
     """
@@ -84,11 +84,11 @@ class HGMVAEPlugin:
             input_dim: image shape (C, H, W).
             latent_dim: L.
             reconstruction_loss: ``bce`` or ``mse``.
-            network: the source of encoder and decoder.
-            settings: values for some or all of ``self.settings``.
+            network: builder of encoder and decoder.
+            settings: values that replace the defaults in ``self.settings``.
 
         Raises:
-            ValueError: if a setting is unknown or has a value that the model cannot take.
+            ValueError: if a setting is unknown or has an invalid value.
         """
         from hgmvae.config import HGMVAEConfig
         from hgmvae.model import HGMVAE

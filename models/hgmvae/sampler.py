@@ -1,4 +1,4 @@
-"""A pythae sampler that draws from a model's own prior."""
+"""pythae sampler for the prior of HGMVAE."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class HGMVAESampler(BaseSampler):  # type: ignore[misc]
-    """Decodes latents that the model's ``sample_latent`` draws; nothing to fit.
+    """Sampler that decodes the latents drawn by the model's ``sample_latent``; it needs no fit.
 
     Args:
         model: a trained :class:`~hgmvae.model.HGMVAE`.
@@ -27,9 +27,9 @@ class HGMVAESampler(BaseSampler):  # type: ignore[misc]
         """Draw images from the prior.
 
         Args:
-            num_samples: how many.
-            batch_size: images decoded at once.
-            output_dir: folder for the images as PNG files ``00000000.png`` onwards, if given.
+            num_samples: number of images.
+            batch_size: images decoded at a time.
+            output_dir: folder for the images as PNG files ``00000000.png``, …; None writes none.
             return_gen: whether to return the images.
             save_sampler_config: whether to save the sampler's config in ``output_dir``.
 

@@ -1,4 +1,4 @@
-"""The baselines under pythae's own pipeline and sampler, and pythae's other models."""
+"""The baselines under pythae's own pipeline, and pythae's other models."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pythae.pipelines import TrainingPipeline
 from pythae.trainers import AdversarialTrainerConfig, BaseTrainerConfig
 
 import vae_baselines
-from vae_baselines import Baseline, pythae_model
+from vae_baselines import PYTHAE, Baseline
 from vae_baselines.pythae_models import ADAPTED, REFUSED
-from vae_baselines.sampler import PriorSampler
 
 PLUGINS = {
     name: plugin for name, plugin in vars(vae_baselines).items() if isinstance(plugin, Baseline)
@@ -45,19 +44,6 @@ def test_vade_goes_through_both_phases_under_pythaes_pipeline(build, digits, tmp
     assert model.fitted
 
 
-def test_prior_sampler(build, tmp_path) -> None:
-    model = build(vae_baselines.GMVAE)
-    sampler = PriorSampler(model)
-    torch.manual_seed(0)
-    images = sampler.sample(5, batch_size=2, output_dir=str(tmp_path / "images"))
-    assert images.shape == (5, 1, 32, 32)
-    assert len(list((tmp_path / "images").glob("*.png"))) == 5
-    torch.manual_seed(0)
-    expected = model.decoder(model.sample_latent(5))["reconstruction"]
-    torch.testing.assert_close(images, expected)
-    assert sampler.sample(1, return_gen=False) is None
-
-
 def test_every_model_of_pythae_is_adapted_or_refused() -> None:
     models = {name for name in pythae.models.__all__ if not name.lower().endswith("config")}
     assert models - {"AutoModel", "BaseAE"} == ADAPTED.keys() | REFUSED.keys()
@@ -66,7 +52,7 @@ def test_every_model_of_pythae_is_adapted_or_refused() -> None:
 
 @pytest.mark.parametrize("name", ADAPTED)
 def test_other_models_of_pythae(build, digits, name) -> None:
-    plugin = pythae_model(name)
+    plugin = PYTHAE.with_argument(name)
     model = build(plugin, **plugin.settings)
     output = model({"data": digits[:8]}, epoch=1, dataset_size=64, uses_ddp=False)
     objectives = (
@@ -81,7 +67,9 @@ def test_other_models_of_pythae(build, digits, name) -> None:
 
 
 def test_rae_l2_penalty_has_the_gradient_of_pythaes_weight_decay(build, digits) -> None:
-    plain, decayed = (build(pythae_model("RAE_L2"), reg_weight=weight) for weight in (0.0, 0.5))
+    plain, decayed = (
+        build(PYTHAE.with_argument("RAE_L2"), reg_weight=weight) for weight in (0.0, 0.5)
+    )
     for model in (plain, decayed):
         model({"data": digits}).loss.backward()
     for ours, theirs in zip(decayed.decoder.parameters(), plain.decoder.parameters(), strict=True):
@@ -89,18 +77,18 @@ def test_rae_l2_penalty_has_the_gradient_of_pythaes_weight_decay(build, digits) 
 
 
 def test_settings_of_other_models_are_pythaes() -> None:
-    assert pythae_model("RAE_L2").settings == {"embedding_weight": 1e-4, "reg_weight": 1e-7}
-    assert pythae_model("AE").settings == {}
+    assert PYTHAE.with_argument("RAE_L2").settings == {"embedding_weight": 1e-4, "reg_weight": 1e-7}
+    assert PYTHAE.with_argument("AE").settings == {}
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_model_that_cannot_run_says_why(name) -> None:
     with pytest.raises(ValueError, match=f"pythae's {name} cannot be run as 'pythae:{name}': it"):
-        pythae_model(name)
+        PYTHAE.with_argument(name)
 
 
 def test_an_unknown_model_answers_with_the_nearest() -> None:
     with pytest.raises(LookupError, match="unknown pythae model 'RAE_L3'; did you mean RAE_L2"):
-        pythae_model("RAE_L3")
+        PYTHAE.with_argument("RAE_L3")
     with pytest.raises(LookupError, match="known: AE, Adversarial_AE"):
-        pythae_model("xyz123")
+        PYTHAE.with_argument("xyz123")

@@ -47,7 +47,7 @@ def reference(codes: Tensor, labels: Tensor, n_steps: int) -> GaussianMixture:
 @pytest.mark.parametrize("n_steps", [0, 1, 10])
 def test_every_step_is_scikit_learns(codes, labels, n_steps, monkeypatch):
     monkeypatch.setattr(expectation_maximisation, "CHUNK_ELEMENTS", 6 * 300)  # 7 chunks
-    monkeypatch.setattr(expectation_maximisation, "LEAST_GAIN", -math.inf)  # every step is taken
+    monkeypatch.setattr(expectation_maximisation, "MIN_GAIN", -math.inf)  # no early stop
     found, statistics = fit_gaussians(
         codes, labels, N_COMPONENTS, floor=FLOOR, max_iterations=n_steps
     )

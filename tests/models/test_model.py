@@ -324,15 +324,15 @@ def test_ten_times_the_learning_rate_stays_finite(conditional_prior, fisher, coe
     )
     history = torch.tensor(train(model, images(128), range(1, 251)))
     assert len(history) == 1000
-    # Eq. 13 as printed has no upper bound; where it runs away, the loss says so.
-    told = fisher == "sample_raw" and not history[-1].isfinite()
-    assert told or history.isfinite().all()
-    assert told or all(parameter.isfinite().all() for parameter in model.parameters())
+    # Eq. 13 as printed has no upper bound; where it diverges, the loss shows it.
+    diverged = fisher == "sample_raw" and not history[-1].isfinite()
+    assert diverged or history.isfinite().all()
+    assert diverged or all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 @every_reading
 @pytest.mark.parametrize("reconstruction_loss", ["bce", "mse"])
-def test_values_that_are_not_finite_are_told_by_the_loss(
+def test_values_that_are_not_finite_make_the_loss_not_finite(
     conditional_prior, fisher, reconstruction_loss
 ):
     model = build(
