@@ -20,5 +20,5 @@ def test_the_mmd_is_minimised(build, digits) -> None:
 
 @pytest.mark.parametrize(("alpha", "lbd"), [(0.0, 1e-3), (0.0, 1.0), (-2.0, 2.0)])
 def test_settings_that_maximise_the_mmd_are_refused(build, alpha, lbd) -> None:
-    with pytest.raises(ValueError, match=r"alpha \+ lbd must be more than 1"):
+    with pytest.raises(ValueError, match=r"alpha \+ lbd must be greater than 1"):
         build(vae_baselines.INFO_VAE, alpha=alpha, lbd=lbd)
