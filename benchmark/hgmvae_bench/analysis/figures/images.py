@@ -282,7 +282,7 @@ def show_rows(panel: Axes, rows: dict[str, Tensor], columns: int) -> None:
     pictures = [mosaic(images, columns) for images in rows.values()]
     gap = np.full((GAP, *pictures[0].shape[1:]), 255, np.uint8)
     height = len(pictures[0])
-    stacked = [rows for picture in pictures for rows in (picture, gap)][:-1]
+    stacked = [part for picture in pictures for part in (picture, gap)][:-1]
     show(panel, np.concatenate(stacked))
     panel.set_yticks(np.arange(len(rows)) * (height + GAP) + height / 2, list(rows))
 

@@ -74,7 +74,7 @@ class PublishedTable:
 
 @mpl.rc_context(style.STYLE)
 def verdict_heatmap(source: FigureSource) -> Figure:
-    """Heatmap of every value in the paper's Tables 1 to 5.
+    """Heatmap of every value in the paper's Tables 1 to 5, with a label that counts the verdicts.
 
     Colour and symbol show the verdict of `hgmvae_bench.analysis.comparison`, and the number counts
     the measured seeds. Values of cells without runs appear as not measured.
@@ -230,6 +230,10 @@ class Heatmap:
         title = f"{measured} of the paper's {self.tally.total()} values measured"
         if self._n_other_settings:
             title += f", {self._n_other_settings} of them with other settings"
+        counts = ", ".join(
+            f"{n} {VERDICT_STYLES[verdict].description}" for verdict, n in self.tally.items()
+        )
+        self.figure.set_label(f"{title}: {counts}")
         self.figure.suptitle(title, x=INDENT / style.WIDTH, y=1 - 0.08 / height, ha="left")
         explanation = "colour and symbol show the verdict, numbers count seeds."
         self._text(INDENT, 0.42, f"Measured against published: {explanation}")

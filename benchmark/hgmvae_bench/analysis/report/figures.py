@@ -81,7 +81,7 @@ def _page_figure(kind: FigureKind, source: FigureSource, dataset: str = "") -> P
         return PageFigure(title, dataset=dataset, error=str(error))
     return PageFigure(
         title,
-        alt=figure.get_suptitle().replace("\n", "; "),
+        alt=(str(figure.get_label()) or figure.get_suptitle()).replace("\n", "; "),
         image=f"data:{mime};base64,{base64.b64encode(image).decode()}",
         dataset=dataset,
     )

@@ -88,7 +88,8 @@ def test_the_heatmap_shows_verdicts_and_seeds(figure):
     texts = [text.get_text() for text in axes.texts]
     assert texts.count(f"{worse.symbol} 4") == 2
     assert f"{worse.description}: 2" in texts
-    assert "4 of the paper's 392 values measured" in figure.get_suptitle()
+    assert figure.get_suptitle() == "4 of the paper's 392 values measured"
+    assert "2 worse" in figure.get_label()
 
 
 def test_each_table_shows_its_own_verdict(source, monkeypatch):
