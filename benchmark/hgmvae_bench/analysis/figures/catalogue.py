@@ -109,6 +109,13 @@ _KINDS = (
         "hgmvae_bench.analysis.figures.curves:training_curves",
     ),
     FigureKind(
+        "rate-distortion",
+        "Models by rate and distortion",
+        ("dataset",),
+        "records",
+        "hgmvae_bench.analysis.figures.likelihood:rate_distortion",
+    ),
+    FigureKind(
         "components",
         "Use of the components by class",
         ("dataset", "latent_dim"),
