@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import FigureError, FigureSource, format_seeds
 from hgmvae_bench.data import ImageData
+from hgmvae_bench.evaluation.metrics.tsne_clustering import project
 from hgmvae_bench.plugins.image_data import Codes, Labels
 from hgmvae_bench.plugins.protocols import MetricMissingError
 from hgmvae_bench.utils.seeding import derive_seed
@@ -82,22 +83,6 @@ def _label_axes(panel: Axes, *, projected: bool) -> None:
         panel.set_yticks([])
     for axis, number in ((panel.xaxis, 1), (panel.yaxis, 2)):
         axis.set_label_text(f"t-SNE {number}" if projected else f"code, dimension {number}")
-
-
-def project(codes: Codes, seed: int) -> Points:
-    """Project codes (N, L) to points (N, 2) by t-SNE; codes with L = 2 are returned unchanged."""
-    if codes.shape[1] == 2:
-        return codes
-    from sklearn.manifold import TSNE
-
-    # scikit-learn's default of 30, lowered for few points.
-    perplexity = min(30.0, (len(codes) - 1) / 3)
-    # Codes of one dimension have no second principal component.
-    init = "pca" if codes.shape[1] > 1 else "random"
-    points: Points = TSNE(
-        perplexity=perplexity, init=init, random_state=seed, n_jobs=1
-    ).fit_transform(codes)
-    return points
 
 
 def _classes(data: ImageData) -> tuple[Labels, list[str]]:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from hgmvae_bench.analysis.figures import FIGURES
-from hgmvae_bench.analysis.figures.latent import project, usage_by_class
+from hgmvae_bench.analysis.figures.latent import usage_by_class
+from hgmvae_bench.evaluation.metrics.tsne_clustering import project
 
 
 def test_fig_4_draws_two_dimensional_codes_unchanged(source, digits):
