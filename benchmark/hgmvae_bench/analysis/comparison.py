@@ -47,10 +47,10 @@ LEGEND = (
     "further runs distinguishes the two (false-discovery rate of 5 % over the table, "
     f"Benjamini–Hochberg). Reproduced: it does not with {MIN_SEEDS} or more seeds, and two "
     "one-sided tests (5 %) show that the means differ by less than "
-    f"{EQUIVALENCE_MARGIN:.0%} of the published value. Not distinguishable: neither is shown. "
-    "Undecided: one seed, which has no spread. Missing: no seed has a value. Detectable: the "
-    f"smallest true difference that the test finds in {POWER:.0%} of repetitions, before the "
-    "correction."
+    f"{100 * EQUIVALENCE_MARGIN:.0f} % of the published value. Not distinguishable: neither is "
+    "shown. Undecided: one seed, which has no spread. Missing: no seed has a value. Detectable: "
+    f"the smallest true difference that the test finds in {100 * POWER:.0f} % of repetitions, "
+    "before the correction."
 )
 
 

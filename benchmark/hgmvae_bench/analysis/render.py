@@ -136,8 +136,9 @@ def to_text(table: FormattedTable, width: int | None = None) -> str:
 
     Args:
         table: what to write.
-        width: characters per line. A wider table is split by columns, and a `long` one has its
-            entries broken into lines. By default, lines are as long as the table needs.
+        width: characters per line. A wider table is split by columns; a `long` one is split into
+            groups of rows with entries broken into lines. By default, lines are as long as the
+            table needs.
     """
     frame = _map_text(table.frame, _entry_to_text, _one_line)
     prose_width = min(width or WIDTH, WIDTH)
@@ -146,8 +147,11 @@ def to_text(table: FormattedTable, width: int | None = None) -> str:
         legend += f" ¹ best, ² second, ³ third; {TIE} indistinguishable from the best."
     notes = [f"[{mark}] {_one_line(note)}" for mark, note in table.notes.items()]
     prose = [textwrap.fill(each, prose_width, break_on_hyphens=False) for each in (legend, *notes)]
+    heading = _one_line(table.heading)
+    if width is not None:
+        heading = textwrap.fill(heading, width, break_on_hyphens=False)
     body = _fit_to_width(frame, table, width)
-    return "\n".join([_one_line(table.heading), "", body, "", *prose]) + "\n"
+    return "\n".join([heading, "", body, "", *prose]) + "\n"
 
 
 def to_csv(table: FormattedTable) -> str:
@@ -267,7 +271,7 @@ def _fit_to_width(frame: pd.DataFrame, table: FormattedTable, width: int | None)
     if width is None or _line_length(text) <= width:
         return text
     if table.long:
-        return _break_lines(frame, width)
+        return "\n\n".join(_row_groups(frame, width))
     return "\n\n".join(part.to_string() for part in _column_parts(frame, width))
 
 
@@ -284,6 +288,18 @@ def _column_parts(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
         start = end
 
 
+def _row_groups(frame: pd.DataFrame, width: int) -> Iterator[str]:
+    """Groups of rows under a line with their outer names, which saves the columns of these."""
+    if frame.index.nlevels <= 2:
+        yield _break_lines(frame, width)
+        return
+    outer = [", ".join(names[:-2]) for names in frame.index]
+    inner = frame.droplevel(list(frame.index.names[:-2]))
+    for heading in dict.fromkeys(outer):
+        rows = inner[[name == heading for name in outer]]
+        yield f"{heading}\n{_break_lines(rows, width)}"
+
+
 def _line_length(text: str) -> int:
     return max(map(cell_len, text.splitlines()), default=0)
 
@@ -293,9 +309,12 @@ def _break_lines(frame: pd.DataFrame, width: int, widths: tuple[float, ...] = ()
     console = Console(width=width, file=io.StringIO(), color_system=None)
     flat = _index_as_columns(frame)
     gap = 1 if widths else 0
-    table = Table(box=None, expand=bool(widths), pad_edge=False, padding=(0, 2, gap, 0))
-    for name, share in zip(flat.columns, widths or [0.0] * flat.shape[1], strict=True):
-        table.add_column(str(name), ratio=round(100 * share) or None)
+    table = Table(box=None, expand=bool(widths), pad_edge=False, padding=(0, 1, gap, 0))
+    words = [max(map(cell_len, " ".join([name, *flat[name]]).split())) for name in flat.columns]
+    words_fit = sum(words) + len(words) <= width
+    for name, word, share in zip(flat.columns, words, widths or [0.0] * len(words), strict=True):
+        min_width = word if words_fit else None
+        table.add_column(name, ratio=round(100 * share) or None, min_width=min_width)
     for line in flat.to_numpy():
         table.add_row(*map(Text, line))
     with console.capture() as capture:

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import re
 
@@ -159,12 +160,21 @@ def test_a_column_wider_than_the_terminal_stands_alone():
     assert text.count("x" * 50 + "0 ") >= 2
 
 
-def test_a_long_table_is_broken_into_lines_instead_of_split():
-    table = table_of("several words in a row", columns=3, rows=2, long=True)
-    text = to_text(table, width=60)
-    lines = text.splitlines()
+def test_a_long_table_is_split_into_groups_of_rows_with_broken_lines():
+    table = table_of("several words in a row", columns=3, rows=4, long=True)
+    names = [("MNIST", "SC", "VAE", "2"), ("MNIST", "SC", "VAE", "4")]
+    names += [("MNIST", "DB", "VAE", "2"), ("CelebA", "DB", "VAE", "2")]
+    frame = table.frame.set_axis(
+        pd.MultiIndex.from_tuples(names, names=["Dataset", "Metric", "Model", "L"])
+    )
+    table = dataclasses.replace(table, frame=frame, title="words " * 20)
+    assert max(map(len, to_text(table).splitlines())) > 60
+    lines = to_text(table, width=60).splitlines()
     assert max(map(len, lines)) <= 60
-    assert text.count("[a]") == 6 + 1
+    assert [line for line in lines if ", " in line] == ["MNIST, SC", "MNIST, DB", "CelebA, DB"]
+    assert "\n".join(lines).count("[a]") == 12 + 1
+    # Lines break between words.
+    assert {"several", "words", "row"} <= set(" ".join(lines).split())
 
 
 def test_footnotes_go_on_after_z():
