@@ -31,16 +31,17 @@ class VerdictStyle(NamedTuple):
 
 
 VERDICT_STYLES: Mapping[ValueVerdict, VerdictStyle] = {
-    "better": VerdictStyle("▲", "#0072B2", "white", "better"),
+    "better": VerdictStyle("▲", "#0A5FC2", "white", "better"),
     "reproduced": VerdictStyle("✓", "#007A58", "white", "reproduced"),
-    "not distinguishable": VerdictStyle("≈", "#A9DCC6", "#1B1B1F", "not distinguishable"),
+    "not distinguishable": VerdictStyle("≈", "#7FCDAE", "#1B1B1F", "not distinguishable"),
     "undecided": VerdictStyle("?", "#F6E3A1", "#222222", "undecided"),
     "worse": VerdictStyle("▼", "#C44E00", "white", "worse"),
     "missing": VerdictStyle("", "#ECEDF1", "#8A8C96", "not measured"),
 }
 """Styles by verdict, in the order of the legend.
 
-The hues are from Okabe & Ito (2008), darkened until white text has a contrast of 4.5 to 1.
+Text has a contrast of at least 4.5 to 1. Under simulated protanopia, deuteranopia and tritanopia
+(Machado et al. 2009) the colours differ by at least 10 (CIEDE2000).
 """
 
 CELL_WIDTH = 0.286

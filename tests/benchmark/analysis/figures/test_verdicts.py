@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Rectangle
+from skimage.color import deltaE_ciede2000, rgb2lab
 from typer.testing import CliRunner
 
 from hgmvae_bench.analysis.comparison import ValueVerdict
@@ -20,10 +21,32 @@ from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
 
+# Matrices for linear RGB at full severity (Machado, Oliveira & Fernandes 2009, IEEE TVCG 15).
+COLOR_BLINDNESS = {
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def linearize(color):
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+
 
 def luminance(color):
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linearize(color), strict=True))
 
 
 def contrast(first, second):
@@ -65,6 +88,16 @@ def test_every_verdict_has_its_own_colour_and_symbol():
 def test_symbols_can_be_read_on_their_colour(verdict):
     look = VERDICT_STYLES[verdict]
     assert contrast(look.color, look.text_color) >= 4.5
+
+
+@pytest.mark.parametrize("deficiency", COLOR_BLINDNESS)
+def test_colours_differ_for_colour_blind_readers(deficiency):
+    linear = np.array([linearize(look.color) for look in VERDICT_STYLES.values()])
+    seen = np.clip(linear @ np.array(COLOR_BLINDNESS[deficiency]).T, 0, 1)
+    encoded = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    lab = rgb2lab(encoded)
+    differences = deltaE_ciede2000(lab[:, None], lab[None])
+    assert differences[np.triu_indices(len(lab), 1)].min() >= 10
 
 
 def test_the_tables_hold_every_published_value_once():
