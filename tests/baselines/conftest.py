@@ -23,7 +23,7 @@ def digits() -> Tensor:
 
 @pytest.fixture
 def build() -> Callable[..., Any]:
-    """Builds a small model of a plug-in for the digits, from seed 0."""
+    """Function that builds a small model of a plug-in for the digits, with seed 0."""
 
     def build(plugin: Baseline, **settings: Any) -> Any:
         torch.manual_seed(0)

@@ -52,7 +52,7 @@ def test_stratified_weights() -> None:
     assert sorted(weights[0].tolist()) == pytest.approx(sorted([0.01, 0.24, 0.25, 0.25, 0.25]))
 
 
-def test_loss_weighs_its_terms(build, digits) -> None:
+def test_loss_is_the_weighted_sum_of_its_terms(build, digits) -> None:
     model = build(vae_baselines.BETA_TC_VAE, alpha=0.5, beta=3.0, gamma=2.0)
     output = model({"data": digits}, dataset_size=1000)
     expected = (

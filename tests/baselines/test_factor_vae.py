@@ -19,8 +19,8 @@ def gradients(module):
     return [parameter.grad.clone() for parameter in module.parameters()]
 
 
-def test_each_loss_reaches_its_followers_under_pythaes_two_backward_passes(model, digits) -> None:
-    """The order of pythae's AdversarialTrainer: both gradients are made before either step."""
+def test_each_loss_trains_its_own_parameters_in_pythaes_two_backward_passes(model, digits) -> None:
+    """pythae's AdversarialTrainer computes both gradients before either step."""
     output = model({"data": digits})
     output.autoencoder_loss.backward(retain_graph=True)
     encoder, decoder = gradients(model.encoder), gradients(model.decoder)
@@ -41,7 +41,7 @@ def test_losses_are_the_sums_of_their_terms(model, digits) -> None:
     torch.testing.assert_close(output.loss, output.autoencoder_loss + output.discriminator_loss)
 
 
-def test_an_undecided_discriminator_sees_no_total_correlation(model, digits) -> None:
+def test_an_undecided_discriminator_gives_no_total_correlation(model, digits) -> None:
     with torch.no_grad():
         model.discriminator.layers[-1].weight.zero_()
         model.discriminator.layers[-1].bias.zero_()
@@ -51,7 +51,7 @@ def test_an_undecided_discriminator_sees_no_total_correlation(model, digits) -> 
 
 
 class TiedCodes(nn.Module):
-    """Logits of (real, permuted) of one who knows that real codes repeat their first number."""
+    """Logits (real, permuted) of a discriminator that knows that real codes repeat a number."""
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         real = 3 - 10 * (codes[:, 0] - codes[:, 1]).abs()
@@ -65,7 +65,7 @@ def test_the_first_logit_is_that_of_a_real_code(model) -> None:
     assert model.discriminator_loss(codes) < math.log(2) / 2
 
 
-def test_permutation_keeps_each_dimension_and_breaks_their_tie() -> None:
+def test_permutation_keeps_each_dimension_and_removes_dependence() -> None:
     torch.manual_seed(0)
     codes = torch.randn(2000, 1).expand(2000, 3)
     permuted = permute_dimensions(codes)

@@ -68,7 +68,7 @@ def test_one_component_is_a_vae_with_that_prior(gaussians) -> None:
     torch.testing.assert_close(z, torch.zeros_like(z))
 
 
-def test_loss_is_the_sum_of_its_terms_and_w_has_its_own(build, digits) -> None:
+def test_loss_is_the_sum_of_its_terms(build, digits) -> None:
     model = build(vae_baselines.GMVAE)
     encoded = model.encoder(digits)
     output = model({"data": digits})
@@ -104,7 +104,7 @@ def test_prior_samples_are_of_the_mixture(build) -> None:
 
 
 def test_prior_depends_on_the_noise(build) -> None:
-    """Without the noise, samples of one cluster would be Gaussian around one mean."""
+    """Without noise, the samples of a cluster would be Gaussian around one mean."""
     model = build(vae_baselines.GMVAE, n_components=1, noise_dim=1)
     with torch.no_grad():
         first, final = model.component_network[0], model.component_network[2]

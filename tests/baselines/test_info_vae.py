@@ -7,7 +7,7 @@ import vae_baselines
 
 
 def test_the_mmd_is_minimised(build, digits) -> None:
-    """Codes far from the prior cost more, by α + λ − 1 times the rise of the MMD."""
+    """Codes far from the prior raise the loss by α + λ − 1 times the increase of the MMD."""
     torch.manual_seed(0)
     model = build(vae_baselines.INFO_VAE, alpha=0.5, lbd=10.0)
     prior, codes, mean, log_var = torch.randn(4, 64, 4)

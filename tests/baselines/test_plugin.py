@@ -51,7 +51,7 @@ def test_settings_are_plain_json(plugin: Baseline) -> None:
     assert json.loads(json.dumps(plugin.settings)) == plugin.settings
 
 
-def test_an_unknown_setting_answers_with_the_nearest(build) -> None:
+def test_an_unknown_setting_lists_the_nearest(build) -> None:
     with pytest.raises(ValueError, match="β-VAE has no setting 'betta'; known: beta"):
         build(vae_baselines.BETA_VAE, betta=2.0)
     with pytest.raises(ValueError, match="no setting 'kernel_choice'"):
@@ -78,6 +78,6 @@ def test_an_unknown_setting_answers_with_the_nearest(build) -> None:
         ("VAMP", "linear_scheduling_steps", -1),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name(build, name, setting, value) -> None:
+def test_an_error_for_a_value_out_of_range_names_the_setting(build, name, setting, value) -> None:
     with pytest.raises(ValueError, match=setting):
         build(PLUGINS[name], **{setting: value})

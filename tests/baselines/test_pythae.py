@@ -82,12 +82,12 @@ def test_settings_of_other_models_are_pythaes() -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_cannot_run_says_why(name) -> None:
+def test_a_refused_model_has_a_reason(name) -> None:
     with pytest.raises(ValueError, match=f"pythae's {name} cannot be run as 'pythae:{name}': it"):
         PYTHAE.with_argument(name)
 
 
-def test_an_unknown_model_answers_with_the_nearest() -> None:
+def test_an_unknown_model_lists_the_nearest() -> None:
     with pytest.raises(LookupError, match="unknown pythae model 'RAE_L3'; did you mean RAE_L2"):
         PYTHAE.with_argument("RAE_L3")
     with pytest.raises(LookupError, match="known: AE, Adversarial_AE"):

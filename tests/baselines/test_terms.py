@@ -52,7 +52,7 @@ def test_gaussian_terms_equal_torch_distributions() -> None:
     )
 
 
-def test_samples_have_the_mean_and_variance_asked_for() -> None:
+def test_samples_have_the_given_mean_and_variance() -> None:
     mean, log_var = torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0])
     samples = sample_gaussian(mean.expand(100_000, 2), log_var.expand(100_000, 2))
     std = torch.exp(0.5 * log_var)
@@ -71,7 +71,7 @@ def test_squared_mmd_by_hand() -> None:
     torch.testing.assert_close(squared_mmd(codes, prior, cross), expected)
 
 
-def test_squared_mmd_of_one_pair_has_no_terms_within() -> None:
+def test_squared_mmd_of_one_image_has_no_terms_within_a_sample() -> None:
     one = torch.ones(1, 1)
     assert squared_mmd(one, one, 0.25 * one) == -0.5
 

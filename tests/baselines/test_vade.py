@@ -73,7 +73,7 @@ def test_mixture_is_fitted_once_after_the_last_pretraining_epoch(build, digits) 
 def test_evaluation_keeps_no_codes(build, digits) -> None:
     model = build(vae_baselines.VADE, pretrain_epochs=1).eval()
     model({"data": digits}, epoch=1)
-    model.train()({"data": digits})  # pythae's sanity check gives no epoch
+    model.train()({"data": digits})  # pythae's sanity check passes no epoch
     model.update()
     assert not model.fitted
 
@@ -95,7 +95,7 @@ def test_fit_finds_planted_clusters_and_prior_samples_them(build) -> None:
 
 
 def test_the_likeliest_of_several_fits_finds_what_one_misses(build) -> None:
-    """Known answer: twenty planted clusters, of which one start alone merges some."""
+    """Known answer: a single start merges some of twenty planted clusters."""
 
     def clusters_found(**settings):
         model = build(vae_baselines.VADE, n_components=20, **settings)
@@ -134,7 +134,7 @@ def test_moments_of_a_cluster_are_those_of_its_gaussians() -> None:
 
 
 def test_merged_start_finds_clusters_that_are_not_gaussian(build) -> None:
-    """Known answer: of two concentric rings, both clusters have the centre, one is wider."""
+    """Known answer: the clusters of two concentric rings share their mean; one is wider."""
     torch.manual_seed(0)
     label = torch.arange(2000) % 2
     angle, radius = 2 * math.pi * torch.rand(2000), 1 + 4 * label + 0.1 * torch.randn(2000)
@@ -178,7 +178,7 @@ def test_fisher_term_is_that_of_hgmvae_with_the_clusters_of_vade(build, digits) 
     expected = fisher_share(batch_scatter(membership, mean, log_var.exp()))
     torch.testing.assert_close(output.fisher, expected, rtol=1e-3, atol=0)
     torch.testing.assert_close(output.loss, without.loss - 2 * output.fisher)
-    assert model.eval()({"data": digits}).fisher > 0  # without an epoch every term counts
+    assert model.eval()({"data": digits}).fisher > 0  # without an epoch all terms are included
 
 
 def test_default_has_no_fisher_term(build, digits) -> None:
@@ -198,7 +198,7 @@ def test_stages_follow_the_epoch(build, settings, stages) -> None:
     assert [model.stage(epoch) for epoch in range(1, 6)] == stages
 
 
-def test_phase_survives_a_saved_state(build, digits) -> None:
+def test_state_dict_restores_the_phase(build, digits) -> None:
     model = build(vae_baselines.VADE, pretrain_epochs=1)
     run_epoch(model, digits, 1)
     copy = build(vae_baselines.VADE, pretrain_epochs=1)
@@ -214,7 +214,7 @@ def test_too_few_codes_for_the_mixture(build, digits) -> None:
 
 
 def test_component_probabilities(build, digits) -> None:
-    """Known answer: of two equal clusters, the one at an image's code has nearly all of it."""
+    """Known answer: of two equal clusters, the one at the code has nearly all probability."""
     model = build(vae_baselines.VADE, n_components=2).eval()
     with torch.no_grad():
         mean, _ = model.latent_posterior(digits[:1])
@@ -222,7 +222,7 @@ def test_component_probabilities(build, digits) -> None:
         odds = math.exp(0.5 * model.latent_dim)  # N(0; 0, I) over N(0; 1, I)
         probabilities = model.component_probabilities(digits[:1])
         assert probabilities[0, 0].item() == pytest.approx(odds / (1 + odds), rel=1e-4)
-        model.mixture_logits[1] += 0.5 * model.latent_dim  # the weights make up for it
+        model.mixture_logits[1] += 0.5 * model.latent_dim  # the weights compensate for the distance
         probabilities = model.component_probabilities(digits[:1])
     torch.testing.assert_close(probabilities, torch.tensor([[0.5, 0.5]]), rtol=1e-4, atol=1e-5)
 

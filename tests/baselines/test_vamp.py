@@ -59,7 +59,7 @@ def test_schedule_of_the_kl(build) -> None:
 
 
 def test_component_probabilities(build, digits) -> None:
-    """By Bayes' rule from the prior's own density: p(k|z) = N(z; k) / (K p(z))."""
+    """Bayes' rule with the density of the prior: p(k|z) = N(z; k) / (K p(z))."""
     model = build(vae_baselines.VAMP, number_components=3).eval()
     with torch.no_grad():
         prior = model.encoder(model.pseudo_images())

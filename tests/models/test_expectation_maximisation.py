@@ -1,4 +1,4 @@
-"""Expectation-maximisation against scikit-learn's, from the same first guess."""
+"""Expectation-maximisation compared with scikit-learn's from the same initial assignment."""
 
 import math
 
@@ -19,7 +19,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devic
 
 @pytest.fixture
 def codes() -> Tensor:
-    """Overlapping clouds in R³, far from the origin."""
+    """Codes of overlapping Gaussians in R³, far from the origin."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(8, 3, generator=generator).double() * 2
     shape = torch.randn(3, 3, generator=generator).double()
@@ -29,12 +29,12 @@ def codes() -> Tensor:
 
 @pytest.fixture(params=[0, 700])
 def labels(request, codes: Tensor) -> Tensor:
-    """A first guess: by nearness to some codes."""
+    """Initial assignment of the codes to the nearest of some codes."""
     return torch.cdist(codes, codes[request.param : request.param + N_COMPONENTS]).argmin(1)
 
 
 def reference(codes: Tensor, labels: Tensor, n_steps: int) -> GaussianMixture:
-    """scikit-learn's mixture after so many steps from a guess, by its own private parts."""
+    """scikit-learn's mixture after ``n_steps`` from an assignment, by its private methods."""
     mixture = GaussianMixture(N_COMPONENTS, reg_covar=FLOOR)
     points = codes.numpy()
     mixture._initialize(points, np.eye(N_COMPONENTS)[labels])
@@ -45,7 +45,7 @@ def reference(codes: Tensor, labels: Tensor, n_steps: int) -> GaussianMixture:
 
 
 @pytest.mark.parametrize("n_steps", [0, 1, 10])
-def test_every_step_is_scikit_learns(codes, labels, n_steps, monkeypatch):
+def test_every_step_equals_scikit_learn(codes, labels, n_steps, monkeypatch):
     monkeypatch.setattr(expectation_maximisation, "CHUNK_ELEMENTS", 6 * 300)  # 7 chunks
     monkeypatch.setattr(expectation_maximisation, "MIN_GAIN", -math.inf)  # no early stop
     found, statistics = fit_gaussians(
@@ -62,7 +62,7 @@ def test_every_step_is_scikit_learns(codes, labels, n_steps, monkeypatch):
     assert statistics.overlap.numpy() == pytest.approx(overlap, abs=1e-6)
 
 
-def test_it_ends_when_the_likelihood_stands_still(codes, labels):
+def test_iteration_stops_when_the_likelihood_converges(codes, labels):
     _, settled = fit_gaussians(codes, labels, N_COMPONENTS, floor=FLOOR, max_iterations=1000)
     mixture, one_more = fit_gaussians(codes, labels, N_COMPONENTS, floor=FLOOR, max_iterations=1)
     _, first = fit_gaussians(codes, labels, N_COMPONENTS, floor=FLOOR, max_iterations=0)
@@ -75,12 +75,12 @@ def test_it_ends_when_the_likelihood_stands_still(codes, labels):
 
 
 def log_density(mixture: Gaussians, codes: Tensor) -> Tensor:
-    """Of codes (N, L), (N,)."""
+    """Log-densities (N,) of codes (N, L)."""
     gaussians = MultivariateNormal(mixture.means, mixture.covariances)
     return (gaussians.log_prob(codes.unsqueeze(1)) + mixture.weights.log()).logsumexp(-1)
 
 
-def test_a_component_that_nothing_belongs_to_stays_sound(codes, labels):
+def test_an_empty_component_stays_finite(codes, labels):
     mixture, statistics = fit_gaussians(codes, labels.clamp_max(2), N_COMPONENTS, floor=FLOOR)
     assert statistics.log_likelihood.isfinite()
     assert all(part.isfinite().all() for part in mixture)
@@ -89,7 +89,7 @@ def test_a_component_that_nothing_belongs_to_stays_sound(codes, labels):
 
 @pytest.mark.gpu
 @on_gpu
-def test_a_gpu_finds_the_same(codes, labels):
+def test_gpu_and_cpu_agree(codes, labels):
     own, _ = fit_gaussians(codes, labels, N_COMPONENTS, floor=FLOOR)
     other, _ = fit_gaussians(codes.cuda(), labels.cuda(), N_COMPONENTS, floor=FLOOR)
     for one, two in zip(own, other, strict=True):

@@ -60,7 +60,7 @@ def test_uniform_w_prior_spans_its_range(weights, value):
     assert losses.uniform_w_prior(weights).item() == pytest.approx(value, abs=1e-6)
 
 
-def test_certainty_has_finite_gradients():
+def test_entropy_has_finite_gradients_at_certainty():
     logits = (1000 * torch.eye(3)).requires_grad_()
     certain = logits.softmax(1)
     losses.uniform_w_prior(certain).backward(retain_graph=True)
@@ -69,7 +69,7 @@ def test_certainty_has_finite_gradients():
 
 
 @pytest.mark.parametrize("kind", ["bce", "mse"])
-def test_reconstruction_that_is_not_a_number_shows(kind):
+def test_nan_reconstruction_makes_the_loss_nan(kind):
     image = torch.full((1, 1, 2, 2), torch.nan)
     assert losses.reconstruction_term(image, torch.zeros_like(image), kind).isnan()
 
@@ -96,7 +96,7 @@ def test_decomposition_adds_up_to_the_plain_kl(estimator, n_images):
     ("shape", "tolerance"), [((8192, 3, 4), 0.01), ((1024, 10, 8), 0.15), ((128, 4, 4), 0.6)]
 )
 def test_independent_codes_have_no_total_correlation(shape, tolerance, noise_variance):
-    # Averaged over batches: what is left is the bias.
+    # The average over batches leaves the bias.
     n_batches = 1 if shape[0] > 2000 else 40
     means = torch.randn(n_batches, *shape, dtype=torch.double)
     log_var = torch.full(shape, math.log(noise_variance), dtype=torch.double)
@@ -142,7 +142,7 @@ def test_terms_of_correlated_gaussian_codes_have_their_analytic_values(noise_var
 
 
 def test_gaussian_aggregate_is_that_of_the_moments_beyond_the_batch_size():
-    # More factors than images: the smaller Gram matrix is the one between images.
+    # With more factors than images, the Gram matrix between images is the smaller one.
     mean, log_var = posteriors(8, n_components=4, latent_dim=16)
     noise = log_var.exp().mean(0).flatten()
     centred = (mean - mean.mean(0)).flatten(1)
@@ -179,7 +179,7 @@ def test_weighted_aggregate_and_its_gradients_are_the_naive_formulas(latent_dim)
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-def test_weighted_aggregate_keeps_its_digits_where_posteriors_are_narrow():
+def test_weighted_aggregate_is_accurate_for_narrow_posteriors():
     mean, log_var = posteriors(32, latent_dim=8)
     log_var = log_var - 9
     sample = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
@@ -297,7 +297,7 @@ def test_batch_fisher_forms_follow_the_eigenvalues_of_eq_12(labelled):
     torch.testing.assert_close(losses.fisher_by_dimension(scatter), losses.fisher_log_det(diagonal))
 
 
-def test_membership_that_knows_nothing_of_the_latents_separates_nothing(labelled):
+def test_random_membership_separates_nothing(labelled):
     membership, mean, variance = labelled
     scatter = losses.batch_scatter(torch.full_like(membership, 0.25), mean, variance)
     for fisher in (losses.fisher_by_dimension, losses.fisher_log_det, losses.fisher_share):

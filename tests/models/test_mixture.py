@@ -1,4 +1,4 @@
-"""The mixtures against torch.distributions, Monte Carlo estimates, and data of known origin."""
+"""The mixture compared with torch.distributions, Monte Carlo estimates and known data."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_divergence_is_the_kl_of_all_pairs(mixture):
 
 
 def test_samples_come_from_the_mixture(mixture):
-    # Inside the unit circle around every component, as often as the density says.
+    # The share of samples in the unit circle around every component is that of the reference.
     n_draws = 50_000
     own = MixtureSameFamily(Categorical(logits=mixture.logits), reference(mixture))
     drawn, expected = mixture.components().sample(n_draws), own.sample((n_draws,))
@@ -82,7 +82,7 @@ def test_clusters_and_components_share_their_weight(mixture):
 
 
 def rings(n_points: int) -> tuple[Tensor, Tensor]:
-    """Two concentric rings, which no two Gaussians tell apart, and their labels."""
+    """Two concentric rings, which two Gaussians cannot separate, and their labels."""
     label = torch.arange(n_points) % 2
     angle = 2 * torch.pi * torch.rand(n_points)
     radius = 1.0 + 2.0 * label + 0.1 * torch.randn(n_points)
@@ -132,7 +132,7 @@ def test_components_of_a_fit_are_those_of_the_global_mixture_without_noise():
         torch.testing.assert_close(getattr(fitted, name), getattr(expected, name), msg=name)
 
 
-def test_fit_follows_its_seed_alone():
+def test_fit_depends_only_on_its_seed():
     codes, _ = rings(300)
     fitted = []
     for seed in (1, 1, 2):
@@ -143,7 +143,7 @@ def test_fit_follows_its_seed_alone():
     assert not torch.equal(fitted[0], fitted[2])
 
 
-def test_of_several_fits_the_one_with_the_most_even_clusters_counts():
+def test_of_several_fits_the_one_with_the_most_even_clusters_is_taken():
     # Ten even clusters that touch, in a circle: some fits put two of them into one.
     angle = torch.arange(10) * 2 * math.pi / 10
     centres = 2 * torch.stack([angle.cos(), angle.sin()], dim=1)

@@ -1,4 +1,4 @@
-"""The model as a whole: its stages, its codes and prior, and its life under pythae."""
+"""HGMVAE as a whole: stages, codes, prior, and training and saving with pythae."""
 
 import copy
 import math
@@ -140,7 +140,7 @@ def test_an_image_may_have_fewer_gaussians_than_there_are_clusters(
 
 
 def test_one_gaussian_an_image_makes_the_model_a_vae_with_the_mixture_as_its_prior():
-    """Known answer: the latent is N(μ, σ²) and the loss the bound of a VAE, less Fisher."""
+    """Known answer: the latent is N(μ, σ²), and the loss is a VAE's bound minus Fisher."""
     zero = dict.fromkeys(Z_PRIOR_WEIGHTS, 0.0)
     model = build(posterior_components=1, fisher_weight=0.7, reconstruction_loss="bce", **zero)
     assert model.coefficient_mean is None
@@ -186,7 +186,7 @@ def test_equal_weights_take_the_closed_form(estimator):
     data = images().double()
     output = run(model, data, dataset_size=100)
     fast = gradients(model, output.loss)
-    # A hair's difference between the weights takes the long way.
+    # A tiny difference between the weights disables the closed form.
     for index, name in enumerate(Z_PRIOR_WEIGHTS):
         setattr(model.model_config, name, beta + 1e-13 * index)
     long = run(model, data, dataset_size=100)
@@ -370,7 +370,7 @@ def test_default_encoder_needs_an_image_shape():
         ("conditional_prior", "learned"),
     ],
 )
-def test_config_names_what_is_wrong(name, value):
+def test_config_errors_name_the_setting(name, value):
     with pytest.raises(ValueError, match=name):
         HGMVAEConfig(**{**SMALL, name: value})
 
@@ -403,7 +403,7 @@ def test_trains_saves_and_samples_under_pythae(tmp_path: Path):
 
 
 def test_pythae_keeps_a_model_from_after_the_warmup(tmp_path: Path):
-    # Its trainer keeps the epoch of the least loss; the warm-up's objective has fewer terms.
+    # pythae keeps the epoch with the lowest loss; the warm-up trains fewer terms.
     model = build(warmup_epochs=3, fisher_delay=0, **dict.fromkeys(Z_PRIOR_WEIGHTS, 0.0))
     config = BaseTrainerConfig(
         output_dir=str(tmp_path), num_epochs=6, per_device_train_batch_size=16
@@ -449,7 +449,7 @@ def test_component_probabilities_are_those_of_the_clusters():
     assert model.mixture is not None
     data = images(2)
     code = model.latent_code(data)
-    # Components 0 and 2 are cluster 0: one at the first image's code, the others far away.
+    # Components 0 and 2 form cluster 0. One is at the first image's code, the others far away.
     model.mixture.mean.copy_(torch.full_like(model.mixture.mean, 1e3))
     model.mixture.mean[2] = code[0]
     probabilities = model.component_probabilities(data[:1])
@@ -457,7 +457,7 @@ def test_component_probabilities_are_those_of_the_clusters():
     model.mixture.mean[1] = code[0]
     probabilities = model.component_probabilities(data[:1])
     torch.testing.assert_close(probabilities, torch.tensor([[0.5, 0.5]]))
-    # Without a global mixture, an image's own weights.
+    # Without a global mixture they are the image's own weights.
     alone = build(conditional_prior="none", fisher="none", n_components=2).eval()
     torch.testing.assert_close(
         alone.component_probabilities(data), alone.posterior(data).coefficient_mean

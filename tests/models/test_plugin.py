@@ -1,4 +1,4 @@
-"""The plug-ins: torch-free, and one with the config."""
+"""The plug-ins: their settings are those of the config, and they do not import torch."""
 
 import subprocess
 import sys
@@ -85,7 +85,7 @@ def test_build_follows_the_settings(plugin, coefficient_prior, has_fisher):
     ("settings", "message"),
     [({"fischer": "none"}, "fischer"), ({"fisher": "raw"}, "fisher"), ({"n_components": 0}, "0")],
 )
-def test_build_refuses_what_it_cannot_take(settings, message):
+def test_build_refuses_invalid_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         build(HGMVAE_U, **settings)
 
@@ -95,7 +95,7 @@ def test_import_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_export_is_there():
+def test_every_export_can_be_imported():
     assert all(getattr(hgmvae, name) is not None for name in hgmvae.__all__)
     with pytest.raises(AttributeError, match="HGMVEA"):
         _ = hgmvae.HGMVEA
