@@ -91,7 +91,7 @@ def draws(rng, repeats, n, *, shift=0.0, std=0.05):
     ],
 )
 def test_how_often_a_true_shift_is_called_reproduced(n, shift, std, reproduced, different):
-    """The rates in docs/reference/statistics.md; at a shift of the margin, 5 % at most."""
+    """The rates in docs/explanation/statistics.md; at a shift of the margin, 5 % at most."""
     repeats = 1000
     verdicts = Counter()
     for values, paper in draws(np.random.default_rng(n), repeats, n, shift=shift, std=std):
