@@ -185,8 +185,9 @@ def leaderboard_page() -> Iterator[str]:
     """Leaderboards of the committed records, and how to add to them."""
     yield "# Leaderboard\n"
     yield (
-        "One row per model, from the committed records: mean over seeds with its 95 % interval, the "
-        "best in bold, ⁼ if the seeds cannot tell a model from the best (Welch's tests, Holm). "
+        "One row per model, from the committed records: the mean over seeds with its 95 % "
+        "interval. The best is bold; ⁼ marks models that the seeds cannot distinguish from the "
+        "best (Welch's tests, Holm). "
         "Click a heading to sort. [Submit your own](../how-to/submit.md) by pull request.\n"
     )
     folders = [ROOT / "results/measured", *sorted((ROOT / "results").glob("submissions/*"))]
