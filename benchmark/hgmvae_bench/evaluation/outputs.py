@@ -41,6 +41,9 @@ BATCH_SIZE = 100
 # Latents per image that are drawn from the posterior at a time.
 MAX_DRAWS = 128
 
+# Latents whose prior density is computed at a time; mixtures compare each with every component.
+PRIOR_CHUNK = 1000
+
 
 class Codec(Protocol):
     """Encoder, decoder and sampler of images.
@@ -181,32 +184,30 @@ class ModelCodec(Codec):
         Memory is bounded: at most `MAX_DRAWS` latents of an image are drawn at a time, and
         `BATCH_SIZE` latents are decoded at a time.
         """
-        model = self.model
-        sample = posterior_sampler(model)
-        if not isinstance(model, HasPriorDensity):
-            raise MetricMissingError("the model has no prior density")
         for index, batch in enumerate(self._batches(images)):
-            parts = []
             with self._seeded(derive_seed(str(seed), f"batch {index}")):
-                for start in range(0, n_samples, MAX_DRAWS):
-                    n_draws = min(MAX_DRAWS, n_samples - start)
-                    try:
-                        latents, posterior = sample(batch, n_draws)
-                        prior = self._prior_log_density(model, latents)
-                    except NotImplementedError as reason:
-                        raise MetricMissingError(str(reason)) from reason
-                    observation = self._observation_log_density(batch, latents, loss)
-                    parts.append(torch.stack([observation, prior, posterior.double()]))
+                parts = [
+                    self._draw_log_densities(batch, loss, min(MAX_DRAWS, n_samples - start))
+                    for start in range(0, n_samples, MAX_DRAWS)
+                ]
             densities = torch.cat(parts, dim=1).transpose(1, 2).cpu().numpy()
             if not np.isfinite(densities).all():
                 raise MetricMissingError("the model's log-densities are not all finite")
             yield LogDensities(*densities)
 
-    def _prior_log_density(self, model: HasPriorDensity, latents: Tensor) -> Tensor:
-        """Log p(latent), float64 (S, B), of latents (S, B, M)."""
-        batches = latents.flatten(0, 1).split(BATCH_SIZE)
-        values = torch.cat([model.prior_log_density(batch).double() for batch in batches])
-        return values.view(latents.shape[:2])
+    def _draw_log_densities(self, images: Tensor, loss: ReconstructionLoss, n_draws: int) -> Tensor:
+        """Log-densities of images, their latents' prior and posterior, float64 (3, S, B)."""
+        sample = posterior_sampler(self.model)
+        if not isinstance(self.model, HasPriorDensity):
+            raise MetricMissingError("the model has no prior density")
+        try:
+            latents, posterior = sample(images, n_draws)
+            chunks = latents.flatten(0, 1).split(PRIOR_CHUNK)
+            prior = torch.cat([self.model.prior_log_density(chunk) for chunk in chunks])
+        except NotImplementedError as reason:
+            raise MetricMissingError(str(reason)) from reason
+        observation = self._observation_log_density(images, latents, loss)
+        return torch.stack([observation, prior.view_as(posterior).double(), posterior.double()])
 
     def _observation_log_density(
         self, images: Tensor, latents: Tensor, loss: ReconstructionLoss
