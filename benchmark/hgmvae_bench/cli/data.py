@@ -33,7 +33,7 @@ def fetch_command(name: Name, data: Data = None, plugins: Plugins = None) -> Non
     from hgmvae_bench.data import catalogue
 
     root = data or catalogue.default_root()
-    bar = _ProgressBar(DownloadColumn(), TransferSpeedColumn())
+    bar = _TerminalProgress(DownloadColumn(), TransferSpeedColumn())
     with local_plugins(plugins), _exit_status(), bar:
         catalogue.fetch(name, root, bar)
     typer.echo(f"{name} is in {root}")
@@ -50,7 +50,7 @@ def check_command(name: Name, data: Data = None, plugins: Plugins = None) -> Non
     from hgmvae_bench.data import catalogue
 
     root = data or catalogue.default_root()
-    bar = _ProgressBar(MofNCompleteColumn())
+    bar = _TerminalProgress(MofNCompleteColumn())
     with local_plugins(plugins), _exit_status(), bar:
         report = catalogue.check(name, root, bar)
     for file in report.files:
@@ -77,7 +77,7 @@ def _exit_status() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-class _ProgressBar:
+class _TerminalProgress:
     """A bar per file on a terminal; nothing if the output is a file or a pipe."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
@@ -94,7 +94,7 @@ class _ProgressBar:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> _ProgressBar:
+    def __enter__(self) -> _TerminalProgress:
         self._progress.start()
         return self
 
