@@ -95,7 +95,7 @@ def judged(grid, hypotheses, quantifier="all", **values):
 HIGH, LOW, WIDE = [0.9, 0.91, 0.92], [0.1, 0.12, 0.11], [0.0, 1.8, 0.5]
 
 
-def test_a_contest_holds_or_fails_by_the_metrics_direction(grid):
+def test_a_hypothesis_holds_or_fails_by_the_direction_of_its_metric(grid):
     both = [hypothesis(candidates=[U], rivals=[GMVAE], metric=metric) for metric in ("sc", "db")]
     result = judged(grid, both, hgmvae_u=HIGH, gmvae=LOW)
     assert [one.outcome for one in result.hypotheses] == ["holds", "fails"]
@@ -162,7 +162,7 @@ def test_a_claim_of_most_needs_more_than_half(grid):
     assert judged(grid, [won, won, lost], "all", **values).verdict == "does not hold"
 
 
-def test_every_contest_is_of_cells_that_the_paper_grid_has():
+def test_the_paper_grid_has_the_cells_of_every_hypothesis():
     grid = load_grid("paper")
     known = {
         (table.name, dataset, metric, ModelAtDim(model, dim))

@@ -12,7 +12,7 @@ from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
 
-NASTY = r"""50% & a_b <i> #1 $x$ {y} ~^\\ "q" [z] é β Σ | `c`"""
+NASTY = r"""50% & a_b <i> #1 $x$ {y} ~^\\ "q" [z] é β Σ | `c` \input{/etc/passwd} \write18{date}"""
 
 
 def write(folder, grid, runs):
@@ -22,7 +22,7 @@ def write(folder, grid, runs):
 
 
 def compile_latex(folder):
-    """Both passes of a real engine, and its log."""
+    """Compile the document twice with pdflatex and return its log."""
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
     for _ in range(2):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -34,12 +34,12 @@ def compile_latex(folder):
 def paper_export(tmp_path_factory, published_runs):
     grid = load_grid("paper").select(seeds=5)
     folder = tmp_path_factory.mktemp("export")
-    # 3D Chairs were not run: dashes with a footnote.
+    # Without runs of 3D Chairs, entries are dashes with a footnote.
     runs = [run for run in published_runs(grid, 0.02) if "3d-chairs" not in run.record.key]
     return folder, *write(folder, grid, runs)
 
 
-def test_every_table_in_every_format(paper_export):
+def test_every_table_is_exported_in_every_format(paper_export):
     folder, _, files = paper_export
     names = [f"table-{i}" for i in range(1, 6)]
     names += [f"{name}-paper" for name in names] + ["claims"]
@@ -48,7 +48,7 @@ def test_every_table_in_every_format(paper_export):
     assert {path.name for path in files} == {path.name for path in folder.iterdir()}
 
 
-def test_csv_comes_back_at_full_precision(paper_export, read_csv):
+def test_exported_csv_has_full_precision(paper_export, read_csv):
     folder, tables, _ = paper_export
     for table in tables:
         read = read_csv(folder / f"table-{table.spec.name}.csv")
@@ -64,7 +64,7 @@ def test_the_paper_tables_compile_and_fit_the_page(paper_export):
     assert "undefined" not in log
     pages = re.search(r"Output written on tables.pdf \((\d+) pages", log)
     assert pages is not None
-    # Five tables, their comparisons on one page or more each, and the claims.
+    # Five tables, five comparisons of at least a page each, and the claims.
     assert int(pages[1]) >= 11
     if shutil.which("pdftotext"):
         text = subprocess.run(
@@ -74,7 +74,7 @@ def test_the_paper_tables_compile_and_fit_the_page(paper_export):
         assert "n = 0 of 5: 5 × not run" in text
 
 
-def test_a_table_of_several_pages_breaks_between_groups_that_name_all_they_are_of(paper_export):
+def test_a_long_table_repeats_all_names_in_every_group_of_rows(paper_export):
     folder, _, _ = paper_export
     body = (folder / "table-1-paper.tex").read_text().split("\\endlastfoot\n")[1]
     lines = body.split("\\end{longtable}")[0].splitlines()
@@ -82,13 +82,13 @@ def test_a_table_of_several_pages_breaks_between_groups_that_name_all_they_are_o
     assert names[0] == ["MNIST", "SC$\\uparrow$", "GMVAE", "2"]
     assert names[1:7] == [["", "", "", str(latent_dim)] for latent_dim in (4, 8, 16, 32, 64, 128)]
     assert names[7] == ["MNIST", "SC$\\uparrow$", "HGMVAE-G", "2"]
-    # LaTeX breaks no page after a row that ends with a star.
+    # LaTeX does not break the page after a row that ends with a star.
     assert [line.endswith(r"\\*") for line in lines[:8]] == [*[True] * 6, False, True]
     assert lines[8].startswith(" & ")
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
-def test_names_that_mean_something_to_latex_compile(tmp_path, tiny_text):
+def test_names_with_latex_characters_and_commands_compile(tmp_path, tiny_text):
     variant = {"model": "vae", "title": NASTY}
     text = tiny_text.replace("[vae, wae-imq]", "[odd, wae-imq]").replace(
         "tables:", f"models: {{ odd: {variant!r} }}\ntables:", 1
@@ -102,7 +102,7 @@ def test_names_that_mean_something_to_latex_compile(tmp_path, tiny_text):
     compile_latex(tmp_path / "out")
 
 
-def test_parquet_has_every_value(tmp_path, tiny_grid):
+def test_exported_parquet_has_every_value(tmp_path, tiny_grid):
     store = Store(tmp_path / "r")
     store.add_grid(tiny_grid)
     for seed, value in enumerate((1 / 3, 0.1)):
@@ -119,13 +119,13 @@ def test_parquet_has_every_value(tmp_path, tiny_grid):
     assert read["status"].tolist().count("failed") == 1
 
 
-def test_a_grid_that_the_paper_does_not_have_gets_its_tables_alone(tmp_path, tiny_grid):
+def test_a_grid_without_published_values_gets_no_comparison(tmp_path, tiny_grid):
     write(tmp_path, tiny_grid, [])
     names = {path.stem for path in tmp_path.iterdir()}
     assert names == {"table-1", "tables", "values"}
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+def test_the_error_of_an_unwritable_folder_names_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"cannot write to .*file/out"):
         export([], pd.DataFrame({"value": [1.0]}), tmp_path / "file" / "out")

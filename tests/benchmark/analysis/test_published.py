@@ -21,7 +21,7 @@ def published():
     return hb.published()
 
 
-def test_every_entry_of_the_five_tables_is_there(published):
+def test_every_entry_of_the_five_tables_is_published(published):
     """The grid ``paper`` mirrors the tables row by row and column by column."""
     grid = load_grid("paper")
     expected = {
@@ -38,9 +38,9 @@ def test_every_entry_of_the_five_tables_is_there(published):
     assert set(found) == expected
 
 
-def test_values_are_what_was_transcribed(published):
+def test_values_agree_with_the_transcription(published):
     if not GIVEN.exists():
-        pytest.skip("the transcription does not lie beside the checkout")
+        pytest.skip("the transcription is not beside the checkout")
     with GIVEN.open() as file:
         given = {
             (
@@ -56,7 +56,7 @@ def test_values_are_what_was_transcribed(published):
     assert ours == given
 
 
-def test_where_tables_contradict_each_other_both_cells_say_so(published):
+def test_cells_of_contradicting_tables_have_notes(published):
     keys = ["dataset", "metric", "model", "latent_dim"]
     several = published[published.duplicated(keys, keep=False)].groupby(keys)
     assert len(several) == 63 + 48
