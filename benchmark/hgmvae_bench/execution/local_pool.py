@@ -51,6 +51,7 @@ from hgmvae_bench.execution.tasks import (
     Task,
     Tasks,
 )
+from hgmvae_bench.execution.temporary import redirect_multiprocessing
 from hgmvae_bench.storage.schema import Record, ScoreRecord, StageCost
 
 PRELOADED = ["hgmvae_bench.execution.run", "sklearn.cluster", "sklearn.svm"]
@@ -389,6 +390,7 @@ def process_context(device: str) -> SpawnContext | ForkServerContext:
     """
     if device != "cpu" or sys.platform != "linux":
         return multiprocessing.get_context("spawn")
+    redirect_multiprocessing()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context

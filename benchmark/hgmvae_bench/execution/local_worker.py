@@ -116,12 +116,14 @@ class _Worker:
         """Execute one task, or train the seeds of several jointly."""
         import torch
 
+        from hgmvae_bench.execution.process_state import restored_process_state
         from hgmvae_bench.execution.run import AlreadyRecordedError, JointTrainingError
 
         run = tasks[0].run
         try:
             self._activate_plugins()
-            with captured_output(self.context.store.log_path(run.key)):
+            log = self.context.store.log_path(run.key)
+            with captured_output(log), restored_process_state(self.context.threads):
                 return self._execute(tasks)
         except AlreadyRecordedError:
             return FinishedElsewhere(run)

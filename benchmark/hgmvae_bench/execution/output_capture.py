@@ -6,10 +6,18 @@ import faulthandler
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from hgmvae_bench.utils.atomic_files import write_atomically
+
 _TAIL_CHARACTERS = 4000
+
+MAX_LOG_BYTES = 4_000_000
+"""Size from which a log is shortened at the end of its run."""
+
+KEPT_LOG_BYTES = 1_000_000
+"""Size of the beginning and of the end that a shortened log keeps."""
 
 
 @contextmanager
@@ -17,7 +25,7 @@ def captured_output(path: Path) -> Iterator[None]:
     """Append everything that this process writes to stdout and stderr to a file.
 
     The file descriptors are redirected, so the output of C libraries and the stack of an aborted
-    process are captured too.
+    process are captured too. At the end, a log above `MAX_LOG_BYTES` is shortened.
 
     Raises:
         OSError: if the file cannot be written.
@@ -38,6 +46,20 @@ def captured_output(path: Path) -> Iterator[None]:
             os.dup2(original, number)
             os.close(original)
         os.close(file)
+        shorten_log(path)
+
+
+def shorten_log(path: Path) -> None:
+    """Replace the middle of a log above `MAX_LOG_BYTES` by a line; ignored if it fails."""
+    with suppress(OSError):
+        if (size := path.stat().st_size) <= MAX_LOG_BYTES:
+            return
+        with path.open("rb") as file:
+            head = file.read(KEPT_LOG_BYTES)
+            file.seek(size - KEPT_LOG_BYTES)
+            tail = file.read(KEPT_LOG_BYTES)
+        omitted = size - len(head) - len(tail)
+        write_atomically(path, head + f"\n[{omitted:,} bytes omitted]\n".encode() + tail)
 
 
 def log_tail(path: Path) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
+from hgmvae_bench.execution.process_state import restored_process_state
 from hgmvae_bench.grid import Cell, Grid, GridError
 from hgmvae_bench.grid.errors import LocatedError, describe_validation_error, join_lines
 from hgmvae_bench.plugins.protocols import ChecksEpochs
@@ -89,7 +89,7 @@ def check_cells(
         GridError: if a model cannot be built or does not support the number of epochs.
         PluginError: if a plug-in builds something that is not a model of the suite.
     """
-    with torch.random.fork_rng(devices=[]):
+    with restored_process_state():
         _raise_errors(grid, (e for cell in cells for e in _find_errors(grid, cell, data)))
 
 
@@ -114,6 +114,9 @@ def _find_errors(
         return
     except ValueError as error:
         yield ("models", name), f"{cell.slug} cannot be built: {error}"
+        return
+    except SystemExit as error:
+        yield ("models", name), f"{cell.slug} cannot be built: it exits with status {error.code}"
         return
     if isinstance(model, ChecksEpochs):
         try:

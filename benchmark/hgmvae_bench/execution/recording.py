@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hgmvae_bench.execution.output_capture import log_tail
+from hgmvae_bench.execution.output_capture import log_tail, shorten_log
 from hgmvae_bench.execution.tasks import Finished, FinishedElsewhere, Task
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
@@ -30,7 +30,9 @@ def failure_record(task: Task, reason: str, store: Store, device: str) -> Record
 
     from hgmvae_bench.storage.provenance import collect_provenance
 
-    log = log_tail(store.log_path(task.run.key))
+    path = store.log_path(task.run.key)
+    log = log_tail(path)
+    shorten_log(path)
     reason = f"{log}\n{reason}" if log else reason
     if task.stored is not None:
         return ScoreRecord(

@@ -88,7 +88,7 @@ def train_jointly(
             )
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise JointTrainingError(f"{type(error).__name__}: {error}") from error
     trained = [(seed, r) for seed, r in zip(seeded, results, strict=True) if r.cost is None]
     for seed, result in trained:
@@ -150,7 +150,7 @@ def execute_run(
         raise  # Not the run's fault: it is repeated with fewer runs on the GPU.
     except MetricMissingError as reason:  # Finite weights whose codes overflow.
         outcome.status, outcome.error = "diverged", f"after training: {reason}"
-    except Exception:
+    except (Exception, SystemExit):  # A model may call sys.exit.
         outcome.status, outcome.error = "failed", traceback.format_exc()
     record = Record.of(
         run,

@@ -59,9 +59,12 @@ def execute_plan(
         ExecutorError: if a task cannot be executed or its results cannot be stored.
         PrecisionError: if the device does not support a run's number format.
     """
+    # Absolute paths: the code of a model may change a worker's directory.
     context = replace(
         context,
-        store=replace(context.store, owner=new_owner_id()),
+        store=replace(context.store, root=context.store.root.absolute(), owner=new_owner_id()),
+        data_root=context.data_root.absolute(),
+        weights=context.weights and context.weights.absolute(),
         threads=executor.threads,
         local_plugins=local_files.active_plugins(),
     )

@@ -1,4 +1,6 @@
-"""What cannot be run as asked is refused before anything is trained, by every command alike."""
+"""Every command refuses a grid that cannot be run before anything is trained."""
+
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -7,6 +9,8 @@ from hgmvae_bench.cli import app
 from hgmvae_bench.data import DataError
 from hgmvae_bench.execution.preflight import available_data, check_cells, load_data
 from hgmvae_bench.grid import GridError, Run, parse_grid
+from hgmvae_bench.plugins.local_files import using_plugins
+from hgmvae_bench.plugins.objects import wrap_plugins
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.errors import UserError
@@ -63,10 +67,10 @@ def test_a_grid_that_does_not_fit_is_refused_with_its_line_and_key(
     assert not (tmp_path / "r" / "records").exists()
 
 
-def test_recorded_failures_of_a_grid_that_does_not_fit_end_in_the_same_error(
+def test_a_grid_that_does_not_fit_is_refused_also_if_its_runs_are_recorded(
     tiny_text, tmp_path, monkeypatch, digits
 ):
-    """Nothing is left to train then, and the controls cannot be made."""
+    """Nothing has to be trained, but the controls cannot be computed."""
     grid = parse_grid(tiny_text.replace("train_images: 128", "train_images: 99999"), "tiny.yaml")
     store = Store(tmp_path / "r")
     store.add_grid(grid)
@@ -81,18 +85,32 @@ def test_recorded_failures_of_a_grid_that_does_not_fit_end_in_the_same_error(
         assert "digits has only 1437 training images" in str(outcome.exception)
 
 
-def test_data_that_is_not_there_is_named_with_what_can_be_run(tiny_text, tmp_path):
+def test_missing_data_is_named_with_the_datasets_that_can_be_run(tiny_text, tmp_path):
     text = tiny_text.replace("[digits]", "[digits, mnist]")
     grid = parse_grid(text.replace("rows: [metric]", "rows: [metric, dataset]"), "tiny.yaml")
     with pytest.raises(DataError, match=r"(?s)mnist: .*add --dataset digits"):
         load_data(grid, tmp_path)
-    data, lacking = available_data(grid, tmp_path)
-    assert (list(data), list(lacking)) == ([("digits", 32)], ["mnist"])
-    # Its models are checked all the same.
+    data, missing = available_data(grid, tmp_path)
+    assert (list(data), list(missing)) == ([("digits", 32)], ["mnist"])
+    # The models of the missing dataset are checked too.
     check_cells(grid, grid.cells, data)
 
 
-def test_every_fault_is_told_once(tiny_text, tmp_path):
+def test_a_model_that_exits_when_it_is_built_is_refused_by_name(tiny_grid):
+    class Exiting:
+        title, reference, settings = "Exiting", "none", {}
+
+        def build(self, **_):
+            sys.exit(3)
+
+    with using_plugins(wrap_plugins({"exiting": Exiting()})):
+        text = tiny_grid.text.replace("- vae\n", "- exiting\n")
+        grid = parse_grid(text, "tiny.yaml")
+        with pytest.raises(GridError, match=r"models.exiting.*it exits with status 3"):
+            check_cells(grid, grid.cells, {})
+
+
+def test_every_error_is_listed_once(tiny_text, tmp_path):
     models = (
         "models:\n"
         "  a: { model: gmvae, settings: { n_components: 0 } }\n"

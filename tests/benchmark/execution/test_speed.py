@@ -78,6 +78,8 @@ def test_torchs_layers_give_the_same_output_with_the_same_parameters():
 
 def test_every_trainer_trains_every_model(digits, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(measure_module, "process_folder", lambda: tmp_path)
+    monkeypatch.setattr(trainers, "process_folder", lambda: tmp_path)
     report = measure_speed(
         [cell("vae"), cell("hgmvae-u")],
         digits,
@@ -97,7 +99,7 @@ def test_every_trainer_trains_every_model(digits, tmp_path, monkeypatch, caplog)
     assert 0.1 < report.start_up < 60
     assert json.loads(json.dumps(report.to_json()))["settings"]["side_by_side"] == 2
     # Pythae's trainer creates folders and logs them.
-    assert list(tmp_path.glob("hgmvae-bench-*")) == []
+    assert list(tmp_path.iterdir()) == []
     assert [line.name for line in caplog.records if line.name.startswith("pythae")] == []
     assert "bare loop" in format_speed(report)
 

@@ -23,9 +23,11 @@ from ray.exceptions import RayActorError
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution.output_capture import captured_output
+from hgmvae_bench.execution.process_state import restored_process_state
 from hgmvae_bench.execution.ray.mailbox import node_folder, pop_log
 from hgmvae_bench.execution.run import execute_task
 from hgmvae_bench.execution.tasks import EpochEnded, OutOfMemory, RunContext, Started, Stopped, Task
+from hgmvae_bench.execution.temporary import process_folder
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.local_files import using_plugins
 from hgmvae_bench.storage.schema import Record, ScoreRecord
@@ -139,7 +141,11 @@ def _execute(
         write_atomically(store.root / path, checkpoint)
     if artifacts:
         store.write_artifacts(run.key, artifacts)
-    with captured_output(store.log_path(run.key)), using_plugins(context.local_plugins):
+    with (
+        captured_output(store.log_path(run.key)),
+        restored_process_state(),
+        using_plugins(context.local_plugins),
+    ):
         record = execute_task(task, images.data(), context, on_epoch=on_epoch)
     return TaskCompleted(record, read_artifacts(store, run) if task.stored is None else {})
 
@@ -192,7 +198,7 @@ def _node_store(results: Path, cached: FileContents, mailbox: Any) -> Iterator[S
         path = kept / "cache" / name
         if not path.is_file() or path.read_bytes() != content:
             write_atomically(path, content)
-    with tempfile.TemporaryDirectory(prefix="hgmvae-bench-") as folder:
+    with tempfile.TemporaryDirectory(dir=process_folder()) as folder:
         for name in ("cache", "logs"):
             (kept / name).mkdir(parents=True, exist_ok=True)
             (Path(folder) / name).symlink_to(kept / name)

@@ -37,6 +37,7 @@ from hgmvae_bench.execution.speed.trainers import (
     stacked_seeds,
     train_epoch,
 )
+from hgmvae_bench.execution.temporary import process_folder
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.storage.provenance import collect_provenance
@@ -308,7 +309,7 @@ def _measure_scoring(
     """Return the seconds of encoding and decoding, and of each metric."""
     for module in PRELOADED:  # As in every worker.
         import_module(module)
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory(dir=process_folder()) as cache:
         outputs = RunOutputs(
             codec=ModelCodec(model, device),
             data=data,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.execution.local_pool import process_context
+from hgmvae_bench.execution.temporary import process_folder
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.training.build import build_model
@@ -152,7 +153,7 @@ def pythae_trainer(cell: Cell, images: Tensor, device: torch.device) -> Epoch:
     dataset = BaseDataset(to_unit(images), torch.zeros(len(images)))
     # The module sets a level and a handler on its logger.
     logging.getLogger(BaseTrainer.__module__).setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="hgmvae-bench-speed-") as folder:
+    with tempfile.TemporaryDirectory(dir=process_folder()) as folder:
         config = BaseTrainerConfig(
             output_dir=folder,
             per_device_train_batch_size=cell.training.batch_size,

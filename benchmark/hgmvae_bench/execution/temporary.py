@@ -1,0 +1,97 @@
+"""Temporary files that the next start removes if this process is killed.
+
+Each process has a folder below ``hgmvae-bench/tmp`` in the user's cache folder, with a lock file
+beside it. The operating system releases the lock when the process ends, however it ends. Every
+start removes the folders whose lock is free.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.util
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
+MAX_SOCKET_PATH = 104
+"""Maximum length of the path of a Unix socket, the shortest of all systems (macOS)."""
+
+SOCKET_NAME_LENGTH = len("/pymp-12345678/listener-12345678")
+
+_folders: dict[int, Path] = {}
+"""Folder by process id: a forked child has one of its own."""
+
+
+def temporary_root() -> Path:
+    """Return the folder of all temporary folders."""
+    return user_cache_path("hgmvae-bench") / "tmp"
+
+
+def process_folder() -> Path:
+    """Return this process's temporary folder, which is removed when the process ends.
+
+    The first call also removes the folders of processes that were killed.
+
+    Raises:
+        OSError: if the folder cannot be made.
+    """
+    pid = os.getpid()
+    if pid not in _folders:
+        root = temporary_root()
+        root.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(root)
+        folder = root / f"{pid}-{secrets.token_hex(4)}"
+        lock = FileLock(folder.with_suffix(".lock"))
+        lock.acquire()  # Before the folder exists, so that no other start takes it for abandoned.
+        folder.mkdir()
+        _folders[pid] = folder
+        # After multiprocessing's own clean-up of its folder, which has the priority -100.
+        multiprocessing.util.Finalize(None, _remove, (folder, lock), exitpriority=-200)
+    return _folders[pid]
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove the folders below ``root`` whose process has ended."""
+    for folder in root.iterdir():
+        if not folder.is_dir():
+            continue
+        path = folder.with_suffix(".lock")
+        lock = FileLock(path)
+        with suppress(OSError, Timeout):
+            lock.acquire(timeout=0)
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+                path.unlink(missing_ok=True)
+            finally:
+                lock.release()
+
+
+def redirect_multiprocessing() -> None:
+    """Let multiprocessing make the folder of its sockets below `process_folder`.
+
+    Its own choice is the system's temporary folder, where ``pymp-*`` stays if the process is
+    killed. The choice is left alone if it has been made, or if the path would be too long for a
+    Unix socket.
+    """
+    try:
+        folder = process_folder()
+    except OSError:  # The cache folder cannot be written; nothing else depends on it.
+        return
+    if len(os.fsencode(folder)) + SOCKET_NAME_LENGTH > MAX_SOCKET_PATH:
+        return
+    default, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        multiprocessing.util.get_temp_dir()
+    finally:
+        tempfile.tempdir = default
+
+
+def _remove(folder: Path, lock: FileLock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()

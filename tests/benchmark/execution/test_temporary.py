@@ -1,0 +1,66 @@
+"""Temporary folders of killed processes are removed by the next start."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from hgmvae_bench.execution import temporary
+
+CODE = """
+import multiprocessing, os, sys
+from hgmvae_bench.execution.temporary import process_folder, redirect_multiprocessing
+redirect_multiprocessing()
+print(process_folder(), multiprocessing.util.get_temp_dir(), flush=True)
+sys.stdin.read()
+"""
+
+
+def start(cache, temp):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache), "TMPDIR": str(temp)},
+    )
+    folder, sockets = process.stdout.readline().split()
+    return process, folder, sockets
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs XDG_CACHE_HOME")
+def test_a_killed_process_leaves_nothing_after_the_next_start():
+    with tempfile.TemporaryDirectory() as short:  # A socket's path has at most 104 characters.
+        check_abandoned_folders(Path(short) / "c", Path(short) / "t")
+
+
+def check_abandoned_folders(cache, temp):
+    temp.mkdir()
+    killed, folder, sockets = start(cache, temp)
+    assert sockets.startswith(folder)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    alive, own, _ = start(cache, temp)
+    root = cache / "hgmvae-bench" / "tmp"
+    assert {str(path) for path in root.iterdir() if path.is_dir()} == {own}
+    # The folder of a process that lives stays, and goes when it ends.
+    other, _, _ = start(cache, temp)
+    assert Path(own).is_dir()
+    for process in (alive, other):
+        process.communicate()
+    assert list(root.iterdir()) == []
+    assert list(temp.iterdir()) == []
+
+
+def test_a_cache_folder_with_a_long_path_leaves_sockets_where_they_are(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(temporary, "process_folder", lambda: long)
+    monkeypatch.setattr(
+        temporary.multiprocessing.util, "get_temp_dir", lambda: pytest.fail("too long for a socket")
+    )
+    temporary.redirect_multiprocessing()
