@@ -1,4 +1,4 @@
-"""Whatever happens to a grid, nothing is lost, and the same command goes on."""
+"""Killed processes, signals, full disks and broken models lose nothing that is recorded."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def finish(process, timeout=240):
 
 
 def outcomes(root):
-    """What must not depend on what happened on the way."""
+    """The content of every record that must not depend on interruptions."""
     return {
         key: (
             run.record.status,
@@ -56,7 +56,7 @@ def wait_for(condition, timeout=120):
 
 
 def workers(pid):
-    """The processes behind a driver that can be killed: the server of its workers, and these."""
+    """Process ids of a driver's fork server and of its workers."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         found = [
@@ -71,7 +71,7 @@ def workers(pid):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, tiny_text):
-    """The folder of a grid that was left in peace, and how long it took."""
+    """A folder with the results of an undisturbed grid, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "tiny.yaml").write_text(tiny_text)
     began = time.monotonic()
@@ -80,17 +80,17 @@ def undisturbed(tmp_path_factory, tiny_text):
     return folder, time.monotonic() - began
 
 
-# 50 or more before a release; each takes about the time of the grid.
-MOMENTS = int(os.environ.get("HGMVAE_BENCH_KILLS", "3"))
+# Use 50 or more before a release; each attempt takes about the time of the grid.
+ATTEMPTS = int(os.environ.get("HGMVAE_BENCH_KILLS", "3"))
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_loses_nothing(undisturbed, tiny_text, tmp_path):
+def test_sigkill_at_a_random_moment_loses_no_record(undisturbed, tiny_text, tmp_path):
     folder, seconds = undisturbed
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     rng = random.Random(0)
     known = {}
-    for _ in range(MOMENTS):
+    for _ in range(ATTEMPTS):
         if len([1 for status, *_ in known.values() if status == "complete"]) == 4:
             shutil.rmtree(tmp_path / "r")
             known = {}
@@ -119,7 +119,7 @@ def test_kill_9_at_any_moment_loses_nothing(undisturbed, tiny_text, tmp_path):
     assert list((tmp_path / "r" / "leases").iterdir()) == []
 
 
-def test_a_driver_that_died_after_its_last_record_leaves_nothing_for_good(undisturbed, tmp_path):
+def test_the_lease_of_a_driver_that_died_after_its_last_record_is_removed(undisturbed, tmp_path):
     folder, _ = undisturbed
     shutil.copytree(folder, tmp_path / "copy")
     leases = tmp_path / "copy" / "r" / "leases"
@@ -129,31 +129,31 @@ def test_a_driver_that_died_after_its_last_record_leaves_nothing_for_good(undist
     code, out, err = finish(start(tmp_path / "copy"))
     assert code == 0, err
     assert "nothing to train" in out
-    # Of one elsewhere it takes a minute to know that it is dead.
+    # A driver on another machine counts as dead only after a minute.
     assert [path.name for path in leases.iterdir()] == ["dead.alive"]
 
 
-def test_a_server_of_workers_that_is_killed_is_replaced(undisturbed, tiny_text, tmp_path):
+def test_a_killed_fork_server_is_replaced(undisturbed, tiny_text, tmp_path):
     folder, _ = undisturbed
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     process = start(tmp_path, "--workers", "1")
     server, *_ = wait_for(lambda: workers(process.pid))
-    os.kill(server, signal.SIGKILL)  # while it imports, before any worker
+    os.kill(server, signal.SIGKILL)  # While it imports, before it has forked a worker.
     code, _, err = finish(process)
     assert code == 0, err
     assert outcomes(tmp_path / "r") == outcomes(folder / "r")
 
 
-def test_two_drivers_share_the_work_and_do_nothing_twice(undisturbed, tiny_text, tmp_path):
+def test_two_drivers_share_a_grid_and_train_no_run_twice(undisturbed, tiny_text, tmp_path):
     folder, _ = undisturbed
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     processes = [start(tmp_path, "--workers", "1") for _ in range(2)]
-    told = [finish(process) for process in processes]
-    assert [code for code, _, _ in told] == [0, 0], told
-    begun = [line for _, out, _ in told for line in out.splitlines() if line.endswith("started")]
-    assert len(begun) == len(set(begun)) == 4
-    # One that plans after the other's first record has less to do.
-    assert all(re.search(r"\[(\d)/\1\]", out) or "nothing to train" in out for _, out, _ in told)
+    ended = [finish(process) for process in processes]
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    started = [line for _, out, _ in ended for line in out.splitlines() if line.endswith("started")]
+    assert len(started) == len(set(started)) == 4
+    # A driver that plans after the other's first record has fewer runs.
+    assert all(re.search(r"\[(\d)/\1\]", out) or "nothing to train" in out for _, out, _ in ended)
     assert outcomes(tmp_path / "r") == outcomes(folder / "r")
     assert len(list((tmp_path / "r" / "records").iterdir())) == 4
 
@@ -162,7 +162,9 @@ LONG = "epochs: 400, batch_size: 64, train_images: 1024"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_stops_and_says_how_to_go_on(tiny_text, tmp_path, number):
+def test_the_first_signal_stops_the_grid_and_the_message_names_the_command(
+    tiny_text, tmp_path, number
+):
     text = tiny_text.replace("epochs: 1, batch_size: 64, train_images: 128", LONG)
     (tmp_path / "tiny.yaml").write_text(text)
     process = start(tmp_path, "--workers", "1", "--model", "vae", "--seeds", "1")
@@ -176,11 +178,11 @@ def test_the_first_signal_stops_and_says_how_to_go_on(tiny_text, tmp_path, numbe
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_workers_start_reaches_the_driver_alone(tiny_text, tmp_path, number):
+def test_a_signal_while_workers_start_reaches_only_the_driver(tiny_text, tmp_path, number):
     text = tiny_text.replace("epochs: 1, batch_size: 64, train_images: 128", LONG)
     (tmp_path / "tiny.yaml").write_text(text)
     process = start(tmp_path, "--workers", "1", "--model", "vae", "--seeds", "1")
-    wait_for(lambda: workers(process.pid))  # their server imports torch for a while
+    wait_for(lambda: workers(process.pid))  # The fork server imports torch for seconds.
     os.killpg(process.pid, number)
     code, out, err = finish(process)
     assert code == 128 + number, err
@@ -190,7 +192,7 @@ def test_a_signal_while_workers_start_reaches_the_driver_alone(tiny_text, tmp_pa
 
 
 def test_the_second_signal_stops_at_once(tiny_text, tmp_path):
-    # An epoch of minutes, so that the first alone would not do.
+    # An epoch takes minutes, so that the first signal alone would not end the run.
     text = tiny_text.replace("width: 2", "width: 64").replace(", train_images: 128", "")
     (tmp_path / "tiny.yaml").write_text(text)
     process = start(tmp_path, "--workers", "1", "--model", "vae", "--seeds", "1")
@@ -202,7 +204,7 @@ def test_the_second_signal_stops_at_once(tiny_text, tmp_path):
     code, _, err = finish(process)
     assert time.monotonic() - began < 30
     assert code == 130
-    # It is what was asked for, and no error.
+    # It was requested, so it is not shown as an error.
     assert err.splitlines()[-1].startswith("stopped at once; ")
     assert Store(tmp_path / "r").runs() == {}
 
@@ -218,7 +220,7 @@ def odd_grid(tmp_path, odd_plugin, odd_text):
 
 @pytest.fixture
 def unchecked(monkeypatch, tmp_path):
-    """Models are not built before the grid begins, where these would end the driver."""
+    """Skip building the models in the driver, which these would end."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'run' in sys.argv:\n"
@@ -229,7 +231,7 @@ def unchecked(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_hangs_crashes_or_runs_out_of_memory_costs_only_itself(
+def test_a_run_that_hangs_crashes_or_runs_out_of_memory_affects_no_other(
     odd_grid, tmp_path, unchecked
 ):
     ways = ("well", "hangs", "crashes", "out-of-memory")
@@ -256,7 +258,7 @@ def test_a_run_that_hangs_crashes_or_runs_out_of_memory_costs_only_itself(
     assert f"(logs/{records['crashes'].key}.log)" in out
 
 
-def test_a_missing_plugin_on_resume_is_named_and_the_results_stay(odd_grid, tmp_path):
+def test_a_missing_plugin_is_named_on_resume_and_the_results_stay(odd_grid, tmp_path):
     odd_grid("well")
     code, _, err = finish(start(tmp_path, "--plugin", "odd.py", "--workers", "1"))
     assert code == 0, err
@@ -270,7 +272,7 @@ def test_a_missing_plugin_on_resume_is_named_and_the_results_stay(odd_grid, tmp_
     assert "nothing to train" in out
 
 
-def test_a_damaged_record_is_named_and_done_again_on_repair(undisturbed, tmp_path):
+def test_a_damaged_record_is_named_and_its_run_repeated_on_repair(undisturbed, tmp_path):
     folder, _ = undisturbed
     shutil.copytree(folder, tmp_path / "copy")
     victim = sorted((tmp_path / "copy" / "r" / "records").iterdir())[1]
@@ -286,18 +288,20 @@ def test_a_damaged_record_is_named_and_done_again_on_repair(undisturbed, tmp_pat
     assert outcomes(tmp_path / "copy" / "r") == outcomes(folder / "r")
 
 
-def mounted(path, *options):
-    """Mount a small file system there, or skip."""
+def mount_small(path, *options):
+    """Mount a file system of 6 MB, or skip the test."""
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", ",".join(("size=6m", *options)), "tmpfs", path]
     if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a file system is not permitted here")
 
 
-def test_a_full_disk_loses_nothing_and_the_grid_goes_on_with_room(undisturbed, tiny_text, tmp_path):
+def test_a_full_disk_loses_no_record_and_the_grid_continues_with_space(
+    undisturbed, tiny_text, tmp_path
+):
     folder, _ = undisturbed
     (tmp_path / "tiny.yaml").write_text(tiny_text)
-    mounted(tmp_path / "r")
+    mount_small(tmp_path / "r")
     try:
         with (tmp_path / "r" / "ballast").open("wb") as file:
             file.write(b"x" * (6 * 2**20 - 120 * 1024))
@@ -315,10 +319,10 @@ def test_a_full_disk_loses_nothing_and_the_grid_goes_on_with_room(undisturbed, t
         subprocess.run(["umount", "-l", tmp_path / "r"], check=True)
 
 
-def test_a_read_only_folder_is_named_and_left_as_it_is(undisturbed, tiny_text, tmp_path):
+def test_a_read_only_folder_is_named_and_unchanged(undisturbed, tiny_text, tmp_path):
     folder, _ = undisturbed
     (tmp_path / "tiny.yaml").write_text(tiny_text)
-    mounted(tmp_path / "r")
+    mount_small(tmp_path / "r")
     try:
         shutil.copytree(folder / "r", tmp_path / "r", dirs_exist_ok=True)
         sorted((tmp_path / "r" / "records").iterdir())[0].unlink()

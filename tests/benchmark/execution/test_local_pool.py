@@ -1,4 +1,4 @@
-"""What is done at once on a GPU, with workers and a GPU that are acted."""
+"""Scheduling on a GPU, with simulated workers."""
 
 import multiprocessing
 from collections import deque
@@ -63,8 +63,8 @@ def record(run=None, *, peak=None, total=None, key="k", together=1, scoring=None
     )
 
 
-def test_room_is_what_the_memory_holds_of_runs_like_the_one_measured():
-    # 0.6 of the memory is for training, less 0.65 GiB of the process; 0.3 for scoring.
+def test_gpu_capacity_is_what_the_memory_holds_of_the_measured_run():
+    # 0.6 of the memory less 0.65 GiB of the process is for training, 0.3 for scoring.
     assert gpu_capacity(record(peak=2 * GIB, total=80 * GIB)) == (23, 9)
     assert gpu_capacity(record(peak=20 * GIB, total=80 * GIB, together=10, scoring=GIB)) == (23, 14)
     assert gpu_capacity(record(peak=60 * GIB, total=80 * GIB)) == (0, 0)
@@ -72,7 +72,7 @@ def test_room_is_what_the_memory_holds_of_runs_like_the_one_measured():
     assert gpu_capacity(record().model_copy(update={"provenance": {}})) == (0, 0)
 
 
-def test_only_a_gpu_trains_seeds_together_unless_it_is_told_how_many():
+def test_seeds_are_trained_jointly_on_a_gpu_only():
     cores = available_cores()
     gpu, cpu = Resources("cuda"), Resources("cpu")
     expected = LocalExecutor(1, max(1, cores - 1), INITIAL_JOINT_SEEDS, MAX_JOINT_SEEDS)
@@ -103,7 +103,7 @@ class Tasks:
         return batch
 
 
-class ActedProcess:
+class FakeProcess:
     pid, exitcode = 0, 0
 
     def kill(self): ...
@@ -111,8 +111,8 @@ class ActedProcess:
     def join(self, timeout=None): ...
 
 
-class ActedPipe:
-    """The worker's end does what the test says."""
+class FakePipe:
+    """Pipe whose messages the test supplies."""
 
     def __init__(self):
         self.messages = deque()
@@ -133,15 +133,15 @@ def pool(tiny_grid, tmp_path, monkeypatch):
     pool = _Pool(tasks, setup, ConcurrencyLimit(1, 4), ConcurrencyLimit(1, 1))
 
     def start_worker(self):
-        self.workers.append(local_pool._WorkerHandle(ActedProcess(), ActedPipe()))
+        self.workers.append(local_pool._WorkerHandle(FakeProcess(), FakePipe()))
         return self.workers[-1]
 
     monkeypatch.setattr(_Pool, "start_worker", start_worker)
     return pool
 
 
-class ActedContext:
-    """Starts no worker for the first ``failures`` times."""
+class FakeContext:
+    """Start method whose first ``failures`` attempts fail."""
 
     def __init__(self, failures):
         self.failures = failures
@@ -156,7 +156,7 @@ class ActedContext:
             raise (EOFError, ConnectionResetError)[self.failures % 2]
 
 
-def test_a_server_of_workers_that_takes_a_while_to_die_is_waited_for(
+def test_starting_a_worker_is_retried_while_a_killed_fork_server_exits(
     tiny_grid, tmp_path, monkeypatch
 ):
     slept = []
@@ -168,7 +168,7 @@ def test_a_server_of_workers_that_takes_a_while_to_die_is_waited_for(
         ConcurrencyLimit(1, 1),
     )
     for failures in (4, 5):
-        monkeypatch.setattr(local_pool, "process_context", lambda _, f=failures: ActedContext(f))
+        monkeypatch.setattr(local_pool, "process_context", lambda _, f=failures: FakeContext(f))
         if failures == 4:
             assert pool.start_worker() is pool.workers[-1]
             assert sum(slept) > 4
@@ -178,7 +178,7 @@ def test_a_server_of_workers_that_takes_a_while_to_die_is_waited_for(
     assert len(pool.workers) == 1
 
 
-def say(pool, worker, message):
+def answer(pool, worker, message):
     worker.pipe.messages.append(message)
     events = list(pool.receive(worker))
     list(pool.assign_waiting())
@@ -187,10 +187,10 @@ def say(pool, worker, message):
 
 def finish(pool, worker, **measured):
     run = worker.tasks[0].run
-    return say(pool, worker, Finished(run, record(run, **measured)))
+    return answer(pool, worker, Finished(run, record(run, **measured)))
 
 
-def test_the_first_run_goes_alone_and_then_as_many_as_there_is_room_for(pool):
+def test_the_first_run_is_alone_and_its_memory_sets_the_limit(pool):
     list(pool.assign_waiting())
     (worker,) = pool.busy
     finish(pool, worker, peak=GIB, total=12 * GIB)
@@ -199,31 +199,31 @@ def test_the_first_run_goes_alone_and_then_as_many_as_there_is_room_for(pool):
     assert len(pool.busy) == 4
 
 
-def test_out_of_memory_means_fewer_side_by_side_and_the_run_again(pool):
+def test_out_of_memory_requeues_the_run_with_fewer_concurrent_runs(pool):
     pool.separate.current = 3
     list(pool.assign_waiting())
     victim = pool.busy[1]
     run = victim.tasks[0].run
-    (event,) = say(pool, victim, OutOfMemory("CUDA out of memory"))
+    (event,) = answer(pool, victim, OutOfMemory("CUDA out of memory"))
     assert event == Requeued(run, "CUDA out of memory; continuing with at most 2 concurrent runs")
     assert len(pool.busy) == 2
     assert pool.waiting[0][0].run == run
-    # What has been too much once is not tried again, however small the next run.
+    # The limit stays lowered, however small the next run is.
     finish(pool, pool.busy[0], peak=GIB, total=99 * GIB)
     assert len(pool.busy) == 2
     assert run in [worker.tasks[0].run for worker in pool.busy]
 
 
-def test_a_run_that_finds_too_little_memory_alone_fails(pool):
+def test_a_run_without_memory_on_an_empty_gpu_fails(pool):
     list(pool.assign_waiting())
     (worker,) = pool.busy
-    (event,) = say(pool, worker, OutOfMemory("CUDA out of memory"))
+    (event,) = answer(pool, worker, OutOfMemory("CUDA out of memory"))
     assert event.record.status == "failed"
     assert event.record.error == "CUDA out of memory, with no other run on the GPU"
     assert len(pool.busy) == 1
 
 
-def test_scoring_that_dies_is_recorded_with_the_reason_and_its_last_words(pool):
+def test_scoring_that_dies_is_recorded_with_the_end_of_its_log(pool):
     store, (run, *_) = pool.context.store, [task.run for task in pool.tasks]
     store.add(record(run), 0)
     store.log_path(run.key).parent.mkdir()
@@ -232,21 +232,21 @@ def test_scoring_that_dies_is_recorded_with_the_reason_and_its_last_words(pool):
     (event,) = pool.handle_loss([task], "the worker process died")
     assert store.runs()[run.key].metrics == event.record.metrics
     assert event.record.metrics["sc"].missing == "last words\nthe worker process died"
-    # One that died after its last deed.
+    # A worker that died after it had recorded its run.
     assert list(pool.handle_loss([task], "the worker process died")) == [FinishedElsewhere(run)]
 
 
-def test_a_worker_whose_run_was_recorded_elsewhere_takes_the_next(pool):
+def test_a_worker_whose_run_was_recorded_elsewhere_gets_the_next(pool):
     list(pool.assign_waiting())
     (worker,) = pool.busy
     run = worker.tasks[0].run
-    assert say(pool, worker, FinishedElsewhere(run)) == [FinishedElsewhere(run)]
+    assert answer(pool, worker, FinishedElsewhere(run)) == [FinishedElsewhere(run)]
     assert worker.tasks[0].run != run
 
 
 @pytest.fixture
 def gpu(pool):
-    """The pool on a GPU whose first run has shown that there is room for 32 seeds and 4 runs."""
+    """The pool after a first run whose memory allows 32 joint seeds and 4 runs."""
     pool.joint.maximum = 32
     list(pool.assign_waiting())
     assert [len(worker.tasks) for worker in pool.busy] == [1]
@@ -259,26 +259,26 @@ def trainer(pool):
     return worker
 
 
-def test_the_seeds_of_a_cell_are_trained_together_and_scored_beside_the_next_cell(gpu):
+def test_seeds_of_a_cell_are_trained_jointly_and_scored_while_the_next_cell_trains(gpu):
     first = trainer(gpu).tasks
     assert [task.run.seed for task in first] == list(range(1, 10))
     assert gpu.n_separate == 0
-    assert say(gpu, trainer(gpu), TrainedJointly()) == []
-    # Scored by four, in order, while all seeds of the next cell are trained.
+    assert answer(gpu, trainer(gpu), TrainedJointly()) == []
+    # Four workers score them in order while all seeds of the next cell are trained.
     scoring = [worker for worker in gpu.busy if len(worker.tasks) == 1]
     assert [worker.tasks[0] for worker in scoring] == first[:4]
     assert [task.run.seed for task in trainer(gpu).tasks] == list(range(10))
     assert trainer(gpu).tasks[0].run.cell != first[0].run.cell
     scoring[0].pipe.messages.append(Finished(first[0].run, record(first[0].run)))
     list(gpu.receive(scoring[0]))
-    assert list(gpu.assign_waiting()) == []  # a run that is trained has begun already
+    assert list(gpu.assign_waiting()) == []  # A trained run has been reported as started.
     assert scoring[0].tasks == [first[4]]
 
 
-def test_trained_runs_do_not_pile_up(gpu):
+def test_trained_runs_do_not_accumulate(gpu):
     gpu.separate.lower_to(1)
     gpu.joint.lower_to(3)
-    say(gpu, trainer(gpu), TrainedJointly())
+    answer(gpu, trainer(gpu), TrainedJointly())
     assert len(gpu.trained) == 8
     while len(gpu.trained) > 3:
         (worker,) = gpu.busy
@@ -287,26 +287,32 @@ def test_trained_runs_do_not_pile_up(gpu):
     assert gpu.training_jointly
 
 
-def test_out_of_memory_means_fewer_seeds_together_and_all_of_them_again(gpu):
+def test_out_of_memory_halves_the_joint_seeds_and_requeues_all(gpu):
     seeds = trainer(gpu).tasks
-    events = say(gpu, trainer(gpu), OutOfMemory("CUDA out of memory"))
+    events = answer(gpu, trainer(gpu), OutOfMemory("CUDA out of memory"))
     reason = "CUDA out of memory; continuing with at most 4 jointly trained seeds"
     assert events == [Requeued(task.run, reason) for task in seeds]
     assert trainer(gpu).tasks == seeds[:4]
-    assert [len(tasks) for tasks in gpu.waiting] == [4, 1, 4, 4, 2]  # and those of the next cell
+    assert [len(tasks) for tasks in gpu.waiting] == [
+        4,
+        1,
+        4,
+        4,
+        2,
+    ]  # Including those of the next cell.
     assert list(gpu.waiting)[:2] == [seeds[4:8], seeds[8:]]
-    # A run that is scored beside them, with nothing else there, makes them fewer as well.
-    say(gpu, trainer(gpu), TrainedJointly())
+    # So does a single run that is scored beside them.
+    answer(gpu, trainer(gpu), TrainedJointly())
     gpu.separate.lower_to(1)
     while gpu.n_separate > 1:
         finish(gpu, next(worker for worker in gpu.busy if len(worker.tasks) == 1))
     (worker,) = [worker for worker in gpu.busy if len(worker.tasks) == 1]
-    (event,) = say(gpu, worker, OutOfMemory("CUDA out of memory"))
+    (event,) = answer(gpu, worker, OutOfMemory("CUDA out of memory"))
     assert event.reason.endswith("at most 2 jointly trained seeds")
 
 
 @pytest.mark.parametrize("how", ["dies", "raises", "hangs"])
-def test_seeds_that_come_to_grief_together_are_done_each_by_itself(gpu, how, monkeypatch):
+def test_seeds_of_a_failed_joint_training_are_run_separately(gpu, how, monkeypatch):
     worker, seeds = trainer(gpu), trainer(gpu).tasks
     if how == "dies":
         monkeypatch.setattr(worker.process, "exitcode", -11, raising=False)
@@ -325,11 +331,11 @@ def test_seeds_that_come_to_grief_together_are_done_each_by_itself(gpu, how, mon
     assert [worker.tasks for worker in gpu.busy] == [[task] for task in seeds[:4]]
 
 
-def test_what_is_trained_and_not_scored_when_the_grid_stops_is_put_back(gpu):
+def test_trained_runs_are_requeued_if_the_grid_stops_before_scoring(gpu):
     seeds = trainer(gpu).tasks
-    say(gpu, trainer(gpu), TrainedJointly())
+    answer(gpu, trainer(gpu), TrainedJointly())
     gpu.tasks.stopping = True
-    stopped = [event.run for event in say(gpu, trainer(gpu), Stopped())]
+    stopped = [event.run for event in answer(gpu, trainer(gpu), Stopped())]
     assert len(stopped) == 10
     for worker in list(gpu.busy):
         finish(gpu, worker)

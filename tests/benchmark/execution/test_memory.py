@@ -1,4 +1,4 @@
-"""Memory of training on as many images as CelebA has, by one process and by two at once."""
+"""Memory of two processes that train on as many images as CelebA has."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ rollup = dict(
 )
 print("MEMORY", fields["VmHWM"].split()[0], fields["RssAnon"].split()[0], rollup["Pss"].split()[0])
 sys.stdout.flush()
-sys.stdin.read()  # stay until the others have measured as well
+sys.stdin.read()  # Stay until the others have measured too.
 """
 
 
@@ -51,7 +51,7 @@ sys.stdin.read()  # stay until the others have measured as well
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 def test_workers_share_the_images_and_stay_below_4_gib(tmp_path):
     path = tmp_path / "train_images.npy"
-    open_memmap(path, mode="w+", dtype="uint8", shape=CELEBA).flush()  # takes no room on the disk
+    open_memmap(path, mode="w+", dtype="uint8", shape=CELEBA).flush()  # A sparse file.
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, path],
@@ -73,5 +73,5 @@ def test_workers_share_the_images_and_stay_below_4_gib(tmp_path):
     for peak, own, _ in figures:
         assert images < peak < 4 * GIB
         assert own < 2 * GIB, "the images are mapped, not copied"
-    # Of what is shared, each counts its part: together they hold the images once.
+    # Pss counts shared memory proportionally: together they hold the images once.
     assert sum(share for *_, share in figures) < images + sum(own for _, own, _ in figures) + GIB

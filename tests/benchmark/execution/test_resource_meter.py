@@ -20,7 +20,7 @@ def test_each_stage_has_its_own_time_and_peak_memory():
     assert small["seconds"] >= 0.05
     assert meter.seconds.keys() == {"large", "small"}
     if large["peak_bytes"] is None:
-        pytest.skip("the kernel does not count peaks anew here")
+        pytest.skip("this kernel cannot reset peak memory")
     assert large["peak_bytes"] - small["peak_bytes"] > 150_000_000
     assert large["peak_gpu_bytes"] is large["gpu_joules"] is None
 
@@ -32,7 +32,7 @@ def test_a_stage_that_fails_is_measured():
     assert meter.seconds["training"] >= 0
 
 
-def test_energy_is_that_of_the_packages_and_none_where_there_are_none(tmp_path):
+def test_energy_is_the_sum_of_the_packages_or_none(tmp_path):
     assert resource_meter._cpu_joules(tmp_path) is None
     for name, count in (
         ("intel-rapl:0", 3_000_000),
@@ -46,13 +46,13 @@ def test_energy_is_that_of_the_packages_and_none_where_there_are_none(tmp_path):
     assert resource_meter._cpu_joules(tmp_path) is None
 
 
-def test_a_counter_that_began_anew_gives_no_energy():
+def test_a_reset_counter_gives_no_energy():
     assert resource_meter._difference(5.0, 3.0) == 2.0
     assert resource_meter._difference(1.0, 3.0) is None
     assert resource_meter._difference(None, 3.0) is None
 
 
-def test_what_runs_went_through_together_is_divided_but_for_its_peaks():
+def test_the_cost_of_a_joint_stage_is_divided_except_for_its_peaks():
     stage = {"seconds": 6.0, "peak_bytes": 9, "peak_gpu_bytes": 8}
     stage |= {"cpu_joules": 30.0, "gpu_joules": None}
     shared = {**stage, "seconds": 2.0, "cpu_joules": 10.0, "together": 3}

@@ -1,4 +1,4 @@
-"""One run from settings to record, without worker processes."""
+"""A single run in this process, from settings to record."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(tmp_path) -> Store:
     return Store(tmp_path)
 
 
-def test_a_run_that_another_process_has_recorded_stays_as_that_left_it(run, digits, store) -> None:
+def test_the_first_record_of_a_run_and_its_artifacts_stay(run, digits, store) -> None:
     first = Record.of(run, status="complete", metrics={"sc": MetricValue(value=0.5)})
     store.add(first, 0, {"model.safetensors": b"the first's"})
     with pytest.raises(AlreadyRecordedError):
@@ -35,7 +35,7 @@ def test_a_run_that_another_process_has_recorded_stays_as_that_left_it(run, digi
     assert (store.artifact_folder(run.key) / "model.safetensors").read_bytes() == b"the first's"
 
 
-def test_metrics_that_another_process_has_recorded_stay(run, digits, store) -> None:
+def test_the_first_score_record_of_a_run_stays(run, digits, store) -> None:
     execute_run(run, digits, [], RunContext(store), number=0)
     stored = store.runs()[run.key]
     first = {"sc": MetricValue(value=0.5)}
@@ -67,7 +67,9 @@ METRICS = {
 """
 
 
-def test_a_metric_that_gives_what_no_record_can_hold_is_missing(run, digits, store) -> None:
+def test_a_metric_whose_value_or_fingerprint_is_invalid_is_recorded_as_missing(
+    run, digits, store
+) -> None:
     with using_plugins([LocalPlugin("odd.py", METRICS)]):
         names = ["no-value", "odd-fingerprint", "well"]
         record = execute_run(run, digits, names, RunContext(store))
@@ -102,7 +104,7 @@ MODELS = {"odd": Odd()}
 
 @pytest.fixture
 def trained(tiny_text, digits, store):
-    """The record of two epochs of a VAE whose output is changed by a line of code."""
+    """A function that trains a VAE whose output a line of code changes, and returns its record."""
 
     def train(change: str) -> Record:
         text = tiny_text.replace("[vae, wae-imq]", "[odd]").replace("epochs: 1,", "epochs: 2,")
@@ -114,7 +116,7 @@ def trained(tiny_text, digits, store):
     return train
 
 
-def test_a_term_that_is_not_finite_counts_as_divergence(trained, store) -> None:
+def test_a_non_finite_loss_term_is_a_divergence(trained, store) -> None:
     record = trained("output['oddity'] = torch.tensor(1.0 if epoch == 1 else float('nan'))")
     assert (record.status, record.error) == (
         "diverged",
@@ -127,17 +129,19 @@ def test_a_term_that_is_not_finite_counts_as_divergence(trained, store) -> None:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (  # A finite value whose gradient is not.
+        (  # A finite value with a non-finite gradient.
             "output['loss'] = output['loss'] + (0 * output['z'].sum()).sqrt()",
             "epoch 2, after step 2: the weights are not finite",
         ),
-        (  # As of finite weights that overflow.
+        (  # Like finite weights whose codes overflow.
             "model.latent_code = lambda data: torch.full((len(data), 2), float('inf'))",
             "after training: the model's codes are not all finite",
         ),
     ],
 )
-def test_what_the_last_step_has_spoilt_counts_as_divergence(trained, store, change, error) -> None:
+def test_non_finite_weights_or_codes_after_the_last_step_are_a_divergence(
+    trained, store, change, error
+) -> None:
     record = trained(f"if model.steps == 4: {change}")
     assert (record.status, record.error) == ("diverged", error)
     assert record.metrics == {}

@@ -1,4 +1,4 @@
-"""Whole runs through the driver and its worker processes."""
+"""Grids through the driver and its worker processes."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from hgmvae_bench.utils.threads import available_cores
 
 
 class Recorder:
-    """Keeps what it is told, and calls ``react`` with every event."""
+    """Reporter that keeps the plan and the events, and calls ``react`` with every event."""
 
     def __init__(self, react=lambda event: None):
         self.plan, self.events, self.react = None, [], react
@@ -44,13 +44,12 @@ class Recorder:
         return sum(isinstance(event, kind) for event in self.events)
 
 
-# One thread a worker either way: sums in another order would round differently. That there may be
-# more workers than one is for GPUs to find out.
-SIDE_BY_SIDE = LocalExecutor(available_cores())
-ONE_BY_ONE = LocalExecutor(1, available_cores())
+# Both use one thread a worker: another order of a sum would round differently.
+CONCURRENT = LocalExecutor(available_cores())
+SEQUENTIAL = LocalExecutor(1, available_cores())
 
 
-def run(grid, root, recorder=None, *, executor=ONE_BY_ONE, retry_failed=False):
+def run(grid, root, recorder=None, *, executor=SEQUENTIAL, retry_failed=False):
     store, recorder = Store(root), recorder or Recorder()
     data = load_data(grid, root)
     plan = make_plan(grid, data, store.runs(), retry_failed=retry_failed)
@@ -63,12 +62,12 @@ def run(grid, root, recorder=None, *, executor=ONE_BY_ONE, retry_failed=False):
 def evaluate(grid, root, metrics):
     store, recorder = Store(root), Recorder()
     plan = make_evaluation_plan(grid, load_data(grid, root), store.runs(), metrics)
-    execute_plan(plan, RunContext(store, root), executor=ONE_BY_ONE, reporter=recorder)
+    execute_plan(plan, RunContext(store, root), executor=SEQUENTIAL, reporter=recorder)
     return recorder
 
 
 def results(root):
-    """Everything of a results folder that must not depend on order, time or place."""
+    """Everything of a results folder that must not depend on order, time or machine."""
     return {
         key: (
             run.record.history,
@@ -80,13 +79,13 @@ def results(root):
 
 @pytest.fixture
 def finished(tiny_run, tmp_path):
-    """A results folder of the tiny grid, whose runs were done side by side."""
+    """A results folder of the tiny grid, whose runs were concurrent."""
     return shutil.copytree(tiny_run / "r", tmp_path / "finished")
 
 
 @pytest.fixture(scope="module")
 def shuffled(tmp_path_factory, tiny_text):
-    """A results folder of the tiny grid, one run after the other, models and metrics in reverse."""
+    """A results folder of the tiny grid, run sequentially, models and metrics reversed."""
     content = yaml.safe_load(tiny_text)
     for table in content["tables"]:
         table["models"].reverse()
@@ -97,7 +96,7 @@ def shuffled(tmp_path_factory, tiny_text):
     return root, recorder
 
 
-def test_every_run_is_told_of_and_recorded(shuffled):
+def test_every_run_is_reported_and_recorded(shuffled):
     root, recorder = shuffled
     assert recorder.plan.total == len(recorder.plan.train) == 4
     assert recorder.count(Started) == recorder.count(EpochEnded) == recorder.count(Finished) == 4
@@ -120,7 +119,7 @@ def test_seeds_differ(finished):
     assert len(set(values)) == len(values)
 
 
-def test_again_trains_nothing(finished, tiny_grid):
+def test_a_repeated_call_trains_nothing(finished, tiny_grid):
     before = results(finished)
     complete, recorder = run(tiny_grid, finished)
     assert complete
@@ -129,8 +128,8 @@ def test_again_trains_nothing(finished, tiny_grid):
     assert results(finished) == before
 
 
-def test_what_another_process_left_uncomputed_is_computed_after_it(finished, tiny_grid):
-    """Both plan at one time, and what they write for a run has one name."""
+def test_metrics_that_another_driver_did_not_compute_are_computed_after_it(finished, tiny_grid):
+    """Both drivers have planned before; their score records of a run have the same name."""
     data, stored = load_data(tiny_grid, finished), Store(finished).runs()
     plans = [make_evaluation_plan(tiny_grid, data, stored, [name]) for name in ("nmi", "ari")]
     finished_by_second = []
@@ -139,25 +138,25 @@ def test_what_another_process_left_uncomputed_is_computed_after_it(finished, tin
         assert execute_plan(
             plan,
             RunContext(Store(finished), finished),
-            executor=ONE_BY_ONE,
+            executor=SEQUENTIAL,
             reporter=recorder,
         )
         finished_by_second = [e.run.key for e in recorder.events if isinstance(e, Finished)]
     assert sorted(finished_by_second) == sorted(stored)
-    for one in Store(finished).runs().values():
-        assert one.metrics["nmi"].value is not None
-        assert one.metrics["ari"].value is not None
-        assert one.scorings == 2
+    for stored_run in Store(finished).runs().values():
+        assert stored_run.metrics["nmi"].value is not None
+        assert stored_run.metrics["ari"].value is not None
+        assert stored_run.scorings == 2
 
 
-def test_what_the_dead_left_goes(finished, tiny_grid, monkeypatch):
+def test_files_of_dead_drivers_are_removed(finished, tiny_grid, monkeypatch):
     monkeypatch.setattr(runner, "Leases", partial(Leases, expiry=0.0))
     key = next(iter(Store(finished).runs()))
     sign = {"machine": "another", "pid": 1, "start": "1", "count": 0}
     left = {
-        # Of one that was killed after the record and before this.
+        # Of a driver that was killed between the record and the removal of the checkpoint.
         "checkpoints": f"{key}.safetensors",
-        # Of one on another machine, and of one that wrote tables.
+        # Of a driver on another machine, and of one that was writing tables.
         "leases": "dead.alive",
         "artifacts": ".tmp-dead-weights",
         "tables/tiny": ".tmp-dead-table",
@@ -171,11 +170,11 @@ def test_what_the_dead_left_goes(finished, tiny_grid, monkeypatch):
     assert not [name for folder, name in left.items() if (finished / folder / name).exists()]
 
 
-def test_order_and_parallelism_change_nothing(finished, shuffled):
+def test_order_and_concurrency_change_no_result(finished, shuffled):
     assert results(shuffled[0]) == results(finished)
 
 
-def test_runs_deleted_and_done_again_are_equal(finished, tiny_grid):
+def test_deleted_runs_are_repeated_with_equal_results(finished, tiny_grid):
     before = results(finished)
     records = sorted((finished / "records").iterdir())
     for path in random.Random(0).sample(records, 2):
@@ -188,7 +187,7 @@ def test_runs_deleted_and_done_again_are_equal(finished, tiny_grid):
 
 @pytest.fixture(scope="module")
 def with_ssim(tiny_text):
-    """The tiny grid with a metric more."""
+    """The tiny grid with one more metric."""
     return parse_grid(tiny_text.replace("[sc, accuracy]", "[sc, accuracy, ssim]"), "tiny.yaml")
 
 
@@ -201,7 +200,7 @@ def extended(tiny_run, with_ssim, tmp_path_factory):
     return results(root), recorder
 
 
-def test_a_metric_added_later_is_computed_from_what_the_runs_left(finished, extended):
+def test_a_metric_added_later_is_computed_from_the_artifacts(finished, extended):
     added, recorder = extended
     assert recorder.plan.train == []
     assert recorder.count(EpochEnded) == 0
@@ -210,13 +209,13 @@ def test_a_metric_added_later_is_computed_from_what_the_runs_left(finished, exte
     assert values == {key: metrics for key, (_, metrics) in results(finished).items()}
 
 
-def test_a_metric_scored_at_once_equals_the_one_added_later(extended, with_ssim, tmp_path):
+def test_a_metric_computed_with_the_run_equals_one_added_later(extended, with_ssim, tmp_path):
     run(with_ssim.select(models=["vae"], seeds=1), tmp_path)
     ((key, at_once),) = results(tmp_path).items()
     assert at_once == extended[0][key]
 
 
-def test_evaluate_fills_in_what_has_no_value_and_trains_nothing(finished, tiny_grid):
+def test_evaluate_computes_missing_metrics_and_trains_nothing(finished, tiny_grid):
     recorder = evaluate(tiny_grid, finished, ["sc", "ssim", "nmi"])
     assert recorder.count(EpochEnded) == 0
     assert [task.metrics for task in recorder.plan.score] == [["ssim", "nmi"]] * 4
@@ -226,7 +225,7 @@ def test_evaluate_fills_in_what_has_no_value_and_trains_nothing(finished, tiny_g
     assert evaluate(tiny_grid, finished, ["sc", "ssim", "nmi"]).plan.tasks == []
 
 
-def test_evaluate_refuses_other_data_than_was_trained_on(finished, tiny_grid):
+def test_evaluate_refuses_runs_on_other_data(finished, tiny_grid):
     stored = {
         key: StoredRun(
             run.record.model_copy(update={"data_digest": "other"}), run.sha256, run.metrics
@@ -237,7 +236,7 @@ def test_evaluate_refuses_other_data_than_was_trained_on(finished, tiny_grid):
         make_evaluation_plan(tiny_grid, load_data(tiny_grid, finished), stored, ["ssim"])
 
 
-def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(tiny_text, tmp_path):
+def test_diverging_runs_are_recorded_and_the_grid_continues(tiny_text, tmp_path):
     text = tiny_text.replace("epochs: 1,", "epochs: 2, learning_rate: 1.0e+30,")
     complete, _ = run(parse_grid(text, "tiny.yaml"), tmp_path)
     assert not complete
@@ -246,13 +245,13 @@ def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(tiny_text, tmp_pat
     assert all(stored.record.error for stored in Store(tmp_path).runs().values())
 
 
-def test_a_worker_that_is_killed_costs_only_its_run(tiny_grid, tmp_path):
+def test_a_killed_worker_loses_only_its_run(tiny_grid, tmp_path):
     def kill_once(event, killed=[]):  # noqa: B006
         if isinstance(event, Started) and not killed:
             killed.append(event.run.key)
             threading.Timer(0.5, _kill_one_worker).start()
 
-    complete, recorder = run(tiny_grid, tmp_path, Recorder(kill_once), executor=SIDE_BY_SIDE)
+    complete, recorder = run(tiny_grid, tmp_path, Recorder(kill_once), executor=CONCURRENT)
     assert not complete
     statuses = sorted(stored.record.status for stored in Store(tmp_path).runs().values())
     assert statuses == ["complete"] * 3 + ["failed"]
@@ -282,7 +281,7 @@ def _kill_one_worker():
         time.sleep(0.05)
 
 
-def test_another_model_of_pythae_runs_and_is_scored_again(tiny_grid, tmp_path):
+def test_a_pythae_model_runs_and_is_scored_later(tiny_grid, tmp_path):
     grid = tiny_grid.with_models(["pythae:RAE_L2"]).select(models=["pythae:RAE_L2"], seeds=1)
     complete, _ = run(grid, tmp_path)
     assert complete
@@ -292,7 +291,7 @@ def test_another_model_of_pythae_runs_and_is_scored_again(tiny_grid, tmp_path):
     assert all(value is not None for value, *_ in metrics.values())
 
 
-def test_a_changed_data_file_is_noticed(tiny_grid, tmp_path):
+def test_changed_data_changes_the_run_keys(tiny_grid, tmp_path):
     data = load_data(tiny_grid, tmp_path)
     plan = make_plan(tiny_grid, data, {})
     images = next(iter(data.values()))
@@ -307,7 +306,7 @@ def vars_of(data):
     return {name: getattr(data, name) for name in names}
 
 
-def test_building_a_model_follows_the_seed_alone(tiny_grid):
+def test_initial_weights_depend_only_on_the_seed(tiny_grid):
     import torch
 
     cell = next(iter(tiny_grid.cells))

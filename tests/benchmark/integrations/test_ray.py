@@ -59,7 +59,7 @@ class Odd:
 MODELS = {"odd": Odd()}
 """
 
-# A checkpoint after every epoch, of which the first ends when there are two runs.
+# A checkpoint after every epoch; the first epoch ends when two runs are under way.
 EAGER = """
 import os, pathlib, time
 from hgmvae_bench.training.checkpoints import Checkpoint
@@ -78,12 +78,12 @@ Checkpoint.is_due = is_due
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 MEMORY = 100 * 2**20
 
-# The longest that anything here may take on a busy machine, in seconds.
-PATIENCE = 120
+# Maximum seconds of any step on a busy machine.
+TIMEOUT = 120
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -120,7 +120,7 @@ def results(root):
 
 
 def resumed_after(root):
-    """The epoch after which each run was taken up, by key; 0 where it was not."""
+    """The epoch after which each run was continued, by key; 0 if it was not."""
     return {
         key: run.record.provenance["resumed_after_epoch"] for key, run in Store(root).runs().items()
     }
@@ -165,7 +165,7 @@ def longer(tiny_text):
 
 @pytest.fixture(scope="module")
 def undisturbed(longer, digits, tmp_path_factory):
-    """Results of the longer grid as this process makes them, one run after the other."""
+    """Results of the longer grid, computed sequentially in this process."""
     root = tmp_path_factory.mktemp("undisturbed")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -176,7 +176,7 @@ def undisturbed(longer, digits, tmp_path_factory):
     return results(root)
 
 
-def test_a_node_that_is_lost_in_mid_grid_costs_no_more_than_an_epoch(
+def test_a_lost_node_costs_at_most_an_epoch(
     cluster, longer, undisturbed, mean_plugin, tmp_path, monkeypatch
 ):
     cluster, nodes = cluster
@@ -184,7 +184,7 @@ def test_a_node_that_is_lost_in_mid_grid_costs_no_more_than_an_epoch(
 
     def lose_a_node(event):
         under_way = set(recorder.keys(Started)) - set(recorder.keys(Finished))
-        # The run of a lost node waits for room again, and counts as under way.
+        # The run of a lost node is pending again, and counts as under way.
         assert len(under_way) <= 2 + len(lost), "more runs than cores"
         training = {key for key in under_way if key in recorder.keys(EpochEnded)}
         if not lost and len(training) == 2 and isinstance(event, EpochEnded) and event.epoch < 5:
@@ -203,7 +203,7 @@ def test_a_node_that_is_lost_in_mid_grid_costs_no_more_than_an_epoch(
     assert lost, "no node was lost"
     records = sorted(path.name for path in (tmp_path / "records").iterdir())
     assert len(records) == 3
-    # Each told once, stored once.
+    # Each run was reported once and stored once.
     for kind in (Started, Finished):
         assert recorder.keys(kind) == [name.removesuffix(".json") for name in records]
     for name in records:
@@ -217,11 +217,11 @@ def test_a_node_that_is_lost_in_mid_grid_costs_no_more_than_an_epoch(
     assert checkpoints(tmp_path) == set()
 
 
-def test_ctrl_c_stops_at_the_end_of_an_epoch_and_twice_at_once(
+def test_one_ctrl_c_stops_at_the_end_of_an_epoch_and_two_stop_at_once(
     cluster, longer, undisturbed, tmp_path
 ):
     def interrupt(event):
-        # Processes start at their own pace: one run may be over before another begins.
+        # Processes start at their own pace: one run may end before another starts.
         if isinstance(event, EpochEnded) and event.epoch == 1:
             for _ in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -235,11 +235,11 @@ def test_ctrl_c_stops_at_the_end_of_an_epoch_and_twice_at_once(
     with pytest.raises(StoppedError, match=r"^stopped; the same again$") as stopped:
         interrupted()
     assert stopped.value.exit_status == 130
-    begun, finished = set(recorder.keys(Started)), set(recorder.keys(Finished))
-    assert len(begun) <= 2, "another run was begun"
+    started, finished = set(recorder.keys(Started)), set(recorder.keys(Finished))
+    assert len(started) <= 2, "a further run was started"
     assert {event.reason for event in recorder.events if isinstance(event, Requeued)} == {"stopped"}
     left = checkpoints(tmp_path)
-    assert set(recorder.keys(Requeued)) == begun - finished >= left != set()
+    assert set(recorder.keys(Requeued)) == started - finished >= left != set()
     assert set(Store(tmp_path).runs()) == finished
 
     times, recorder = 2, Recorder(interrupt)
@@ -255,7 +255,7 @@ def test_ctrl_c_stops_at_the_end_of_an_epoch_and_twice_at_once(
     assert checkpoints(tmp_path) == set()
 
 
-def test_a_cluster_that_is_lost_ends_the_grid_and_says_so(cluster, longer, tmp_path, monkeypatch):
+def test_a_lost_cluster_ends_the_grid_with_an_error(cluster, longer, tmp_path, monkeypatch):
     cluster, _ = cluster
     cancelled = []
     monkeypatch.setattr(ray, "cancel", lambda reference, **_: cancelled.append(reference))
@@ -265,7 +265,7 @@ def test_a_cluster_that_is_lost_ends_the_grid_and_says_so(cluster, longer, tmp_p
             with contextlib.suppress(OSError):
                 if path.read_bytes().startswith(b"ray::Mailbox"):
                     parent = re.search(r"PPid:\s+(\d+)", path.with_name("status").read_text())[1]
-                    # Others on this machine may have a cluster too.
+                    # Another cluster may run on this machine.
                     if cluster.address in Path(f"/proc/{parent}/cmdline").read_text():
                         os.kill(int(path.parent.name), signal.SIGKILL)
 
@@ -277,7 +277,7 @@ def test_a_cluster_that_is_lost_ends_the_grid_and_says_so(cluster, longer, tmp_p
     wait_for(lambda: ray.available_resources().get("CPU") == 2)
 
 
-def test_sigterm_stops_the_command_and_says_how_to_go_on(cluster, tiny_text, tmp_path):
+def test_sigterm_stops_the_command_and_the_message_names_it(cluster, tiny_text, tmp_path):
     cluster, _ = cluster
     (tmp_path / "g.yaml").write_text(tiny_text.replace("epochs: 1", "epochs: 4000"))
     options = "--grid g.yaml --results r --model vae --seeds 1 --executor ray --ray-address"
@@ -291,7 +291,7 @@ def test_sigterm_stops_the_command_and_says_how_to_go_on(cluster, tiny_text, tmp
     )
     assert any("started" in line for line in process.stdout)
     os.killpg(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=PATIENCE)
+    _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 143, err
     assert "stopped; what is finished is stored; to go on: hgmvae-bench run --grid g.yaml" in err
     assert "Traceback" not in err
@@ -314,7 +314,7 @@ def test_metrics_added_later_plugins_and_a_classifier_reach_every_node(
     assert recorder.keys(EpochEnded) == []
     stored = Store(tmp_path).runs().values()
     assert len(stored) == 2
-    # The nodes would have trained a classifier of 1000 steps; they were given the driver's.
+    # The nodes would train a classifier of 1000 steps; they received the driver's.
     classifiers = list((tmp_path / "cache" / "classifiers").glob("*/weights.safetensors"))
     assert len(classifiers) == 1
     fingerprints = {stored.metrics["fid-classifier"].fingerprint["weights"] for stored in stored}
@@ -324,7 +324,7 @@ def test_metrics_added_later_plugins_and_a_classifier_reach_every_node(
         assert run_.metrics["fid-classifier"].value is not None
 
 
-def test_a_run_that_hangs_crashes_or_raises_costs_only_itself_and_leaves_its_words(
+def test_a_run_that_hangs_crashes_or_raises_affects_no_other_and_keeps_its_log(
     cluster, odd_plugin, odd_text, tmp_path
 ):
     with using_plugins([LocalPlugin("odd.py", odd_plugin)]):
@@ -357,7 +357,7 @@ def test_a_run_that_hangs_crashes_or_raises_costs_only_itself_and_leaves_its_wor
         assert "a warning from the model" in log
 
 
-def test_a_share_of_a_gpu_bounds_how_many_runs_stand_beside_each_other(cluster, odd_text, tmp_path):
+def test_a_fraction_of_a_gpu_limits_the_concurrent_runs(cluster, odd_text, tmp_path):
     cluster, _ = cluster
     node = cluster.add_node(num_cpus=4, num_gpus=1, object_store_memory=MEMORY)
     under_way, most = set(), []
@@ -376,7 +376,7 @@ def test_a_share_of_a_gpu_bounds_how_many_runs_stand_beside_each_other(cluster, 
         complete, _ = run(grid, tmp_path, RayExecutor(gpus=0.5), Recorder(count))
         assert complete
         assert max(most) == 2
-        # A GPU whose memory does not suffice for two is given to one at a time.
+        # A GPU with too little memory for two runs gets one at a time.
         grid = parse_grid(odd_text("large"), "g.yaml")
         complete, recorder = run(grid, tmp_path, RayExecutor(gpus=0.5))
     cluster.remove_node(node)
@@ -385,7 +385,7 @@ def test_a_share_of_a_gpu_bounds_how_many_runs_stand_beside_each_other(cluster, 
     assert requeued.reason == "CUDA out of memory; continuing with 1 of a GPU for each run"
 
 
-def test_a_dataset_is_put_once_and_read_where_it_lies(cluster, digits):
+def test_a_dataset_is_read_from_shared_memory(cluster, digits):
     reference = ray.put(Images.of(digits))
     images = ray.get(reference)
     data = images.data()
@@ -397,7 +397,7 @@ def test_a_dataset_is_put_once_and_read_where_it_lies(cluster, digits):
     assert data.train_images.data_ptr() == array.ctypes.data
 
 
-def test_a_cluster_that_is_not_there_is_named(tiny_grid, tmp_path, monkeypatch):
+def test_an_unreachable_cluster_is_named(tiny_grid, tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", _refuse)
     with pytest.raises(ExecutorError, match=r"no Ray cluster can be reached at 10\.0\.0\.1:6379"):

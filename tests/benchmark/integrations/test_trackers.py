@@ -86,7 +86,7 @@ def cli(*arguments, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def tracked(server, tmp_path_factory, tiny_text):
-    """A folder in which the tiny grid ran with two trackers."""
+    """A folder with the results of the tiny grid, logged by two trackers."""
     folder = tmp_path_factory.mktemp("tracked")
     (folder / "tiny.yaml").write_text(tiny_text.replace("epochs: 1", "epochs: 2"))
     done = cli(
@@ -105,7 +105,7 @@ def mlflow_runs(client, experiment):
     return {run.data.tags["hgmvae_bench.run_key"]: run for run in runs}
 
 
-def test_mlflow_has_every_run_with_its_settings_losses_metrics_and_origin(tracked, client):
+def test_mlflow_has_every_run_with_settings_losses_metrics_and_provenance(tracked, client):
     stored = Store(tracked / "r").runs()
     runs = mlflow_runs(client, "hgmvae-bench/tiny")
     assert runs.keys() == stored.keys()
@@ -148,7 +148,7 @@ def test_tensorboard_reads_every_run(tracked):
         assert text.tensor_proto.string_val == [b"complete"]
 
 
-def test_metrics_computed_later_join_the_run_that_they_belong_to(tracked, client, server):
+def test_metrics_computed_later_are_added_to_their_mlflow_run(tracked, client, server):
     from hgmvae_bench.execution.tracking.to_mlflow import MlflowTracker
 
     grid = parse_grid((tracked / "tiny.yaml").read_text(), "tiny.yaml").select(models=["vae"])
@@ -169,7 +169,7 @@ def test_metrics_computed_later_join_the_run_that_they_belong_to(tracked, client
     assert joined.info.status == "FINISHED"
 
 
-def test_a_run_that_is_cut_off_goes_on_in_its_mlflow_run(server, client, tiny_grid):
+def test_an_interrupted_run_continues_in_its_mlflow_run(server, client, tiny_grid):
     from hgmvae_bench.execution.tracking.to_mlflow import MlflowTracker
 
     run = Run(next(iter(tiny_grid.cells)), 0, "digest")
@@ -193,14 +193,16 @@ def test_a_run_that_is_cut_off_goes_on_in_its_mlflow_run(server, client, tiny_gr
     assert done.data.params == failed.data.params
 
 
-def test_a_server_that_is_not_there_is_told_of(tiny_grid, monkeypatch):
+def test_an_unreachable_server_is_reported(tiny_grid, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = Run(next(iter(tiny_grid.cells)), 0, "digest")
     warnings = []
     context = TrackingContext("tiny", None)
-    with tracking([f"mlflow:http://127.0.0.1:{free_port()}"], context, warnings.append) as told:
-        told[0].on_event(Started(run))
-        told[0].on_event(Finished(run, Record.of(run, status="complete")))
+    with tracking(
+        [f"mlflow:http://127.0.0.1:{free_port()}"], context, warnings.append
+    ) as reporters:
+        reporters[0].on_event(Started(run))
+        reporters[0].on_event(Finished(run, Record.of(run, status="complete")))
     first, last = warnings
     assert f"failed at {run.key}, which continues untracked" in first
     assert "no complete log of 1 runs" in last

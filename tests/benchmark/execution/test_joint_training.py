@@ -1,4 +1,4 @@
-"""Seeds of a cell that are trained together leave what each would have left alone."""
+"""Jointly trained seeds give the results of separate runs."""
 
 from itertools import takewhile
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def outcome(record):
-    """What must not depend on what ran beside it."""
+    """The content of a record that must not depend on joint training."""
     error = (record.error or "").strip().splitlines()[-1:]
     metrics = {name: (m.value, m.fingerprint, m.missing) for name, m in record.metrics.items()}
     return record.status, error, record.history, metrics, record.n_parameters
@@ -37,7 +37,7 @@ def outcome(record):
         ("hgmvae-u", "{ warmup_epochs: 1, fisher_delay: 0 }"),
     ],
 )
-def test_what_is_trained_together_is_scored_later_as_if_it_had_been_alone(
+def test_jointly_trained_seeds_are_scored_later_with_the_results_of_separate_runs(
     tiny_text, digits, tmp_path, model, settings
 ):
     text = tiny_text.replace("epochs: 1,", "epochs: 2,").replace("[vae, wae-imq]", f"[{model}]")
@@ -75,7 +75,7 @@ def test_what_is_trained_together_is_scored_later_as_if_it_had_been_alone(
     assert list((tmp_path / "together" / "checkpoints").iterdir()) == []
 
 
-def test_seeds_that_are_stacked_say_so_in_their_records(tiny_text, digits, tmp_path):
+def test_records_of_stacked_seeds_name_the_stacking(tiny_text, digits, tmp_path):
     text = tiny_text.replace("[vae, wae-imq]", "[vae]")
     (cell,) = parse_grid(text, "tiny.yaml").cells
     runs = [Run(cell, seed, digits.digest) for seed in range(2)]
@@ -86,7 +86,7 @@ def test_seeds_that_are_stacked_say_so_in_their_records(tiny_text, digits, tmp_p
         stacked = execute_run(run, digits, ["sc"], RunContext(together))
         training = stacked.provenance["stages"]["training"]
         assert (training["together"], training["stacked"]) == (2, True)
-        # Sums are taken in another order; the run is the same.
+        # Stacked sums round differently; the run key is the same.
         assert stacked.key == alone.key
         for term, means in alone.history.items():
             assert stacked.history[term] == pytest.approx(means, rel=1e-3)
@@ -148,7 +148,7 @@ def run(grid, root, *, together, stacked=False, stopping=lambda events: False):
 
 @pytest.fixture
 def grid_of(tiny_text, tmp_path):
-    """A grid of three seeds of the odd model that goes each of these ways."""
+    """A function that makes a grid of three seeds of the odd model with each of these ways."""
     path = tmp_path / "odd.py"
     path.write_text(PLUGIN)
 
@@ -164,7 +164,7 @@ def grid_of(tiny_text, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_seed_that_diverges_or_dies_costs_only_itself(grid_of, digits, tmp_path):
+def test_a_seed_that_diverges_or_dies_affects_no_other(grid_of, digits, tmp_path):
     outcomes, recorder = run(grid_of("diverges", "dies"), tmp_path / "r", together=3)
     statuses = sorted(outcome[0] for outcome in outcomes.values())
     assert statuses == ["complete"] * 3 + ["diverged"] * 1 + ["failed"] * 2
@@ -178,10 +178,10 @@ def test_a_seed_that_diverges_or_dies_costs_only_itself(grid_of, digits, tmp_pat
             together = record.provenance["stages"]["training"].get("together")
             way = event.run.cell.model_settings["way"]
             assert together == {"diverges": 3, "dies": None}[way]
-    # All three seeds of the one cell began before one of them had ended an epoch.
+    # All three seeds of the first cell started before the end of an epoch.
     began = list(takewhile(lambda event: isinstance(event, Started), recorder.events))
     assert len(began) >= 3
-    # What died with the others of its cell was done again, and nothing else was.
+    # The seeds of the cell with the dying ones were repeated, and no others.
     assert len(recorder.of(Requeued)) == 3
     assert len(recorder.of(Started)) == 9
     for event in recorder.of(Requeued):
@@ -189,13 +189,13 @@ def test_a_seed_that_diverges_or_dies_costs_only_itself(grid_of, digits, tmp_pat
     logs = [Store(tmp_path / "r").log_path(event.run.key).read_text() for event in began[:3]]
     assert [f"trained jointly with {began[0].run.key};" in log for log in logs] == [0, 1, 1]
     assert list((tmp_path / "r" / "leases").iterdir()) == []
-    # A run that dies may leave one, if it lasted: to be done again, it goes on from there.
+    # A run that dies may leave a checkpoint, from which a retry continues.
     kept = {path.stem for path in (tmp_path / "r" / "checkpoints").iterdir()}
     assert kept <= {key for key, (status, *_) in outcomes.items() if status == "failed"}
 
 
 @pytest.mark.slow
-def test_seeds_that_are_stopped_together_all_go_on_where_they_were(grid_of, digits, tmp_path):
+def test_stopped_joint_training_continues_every_seed_from_its_checkpoint(grid_of, digits, tmp_path):
     grid, root = grid_of("well", epochs=8), tmp_path / "r"
     ended = lambda events: any(isinstance(event, EpochEnded) for event in events)  # noqa: E731
     outcomes, recorder = run(grid, root, together=3, stopping=ended)
@@ -212,7 +212,7 @@ def test_seeds_that_are_stopped_together_all_go_on_where_they_were(grid_of, digi
 
 
 @pytest.mark.slow
-def test_workers_stack_the_seeds_of_a_cell_if_they_are_told_to(grid_of, digits, tmp_path):
+def test_workers_stack_the_seeds_of_a_cell_on_request(grid_of, digits, tmp_path):
     grid, root = grid_of("well"), tmp_path / "r"
     run(grid, root, together=3, stacked=True)
     records = [stored.record for stored in Store(root).runs().values()]
@@ -222,14 +222,14 @@ def test_workers_stack_the_seeds_of_a_cell_if_they_are_told_to(grid_of, digits, 
         assert (training["together"], training["stacked"]) == (3, True)
 
 
-def test_what_goes_wrong_in_a_training_of_several_says_so(grid_of, digits, tmp_path):
+def test_a_failing_joint_training_raises_the_reason(grid_of, digits, tmp_path):
     (cell,) = grid_of("raises").cells
     runs = [Run(cell, seed, digits.digest) for seed in range(3)]
     with pytest.raises(JointTrainingError, match=r"^ValueError: a bad seed$"):
         train_jointly(runs, digits, RunContext(Store(tmp_path)))
 
 
-def test_seeds_of_a_cell_that_are_free_are_handed_out_together(grid_of, digits, tmp_path):
+def test_free_seeds_of_a_cell_are_handed_out_as_a_batch(grid_of, digits, tmp_path):
     one, other = grid_of("well", "raises").cells
     tasks = [Task(Run(cell, seed, digits.digest), []) for cell in (one, other) for seed in range(3)]
     store = Store(tmp_path)
