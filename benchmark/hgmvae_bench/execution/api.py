@@ -257,6 +257,7 @@ def evaluate_grid(
     metric_names: Sequence[str],
     *,
     grid: str | Grid | None = None,
+    controls: bool = True,
     **options: Unpack[ExecutionOptions],
 ) -> Results:
     """Compute metrics of finished runs from their stored weights, training nothing.
@@ -266,6 +267,7 @@ def evaluate_grid(
     Args:
         metric_names: the metrics to compute, registered or passed as ``metrics`` objects.
         grid: name of the grid, or a part of it; required if the folder holds several.
+        controls: whether to compute them for the controls of the grid's datasets too.
         **options: see `ExecutionOptions`.
 
     Raises:
@@ -280,7 +282,7 @@ def evaluate_grid(
         data = load_data(chosen, session.data_root)
         plan = make_evaluation_plan(chosen, data, session.store.runs(), names)
         session.execute(chosen, plan)
-        if plan.total:
+        if controls and plan.total:
             session.score_controls(chosen, data, names)
         return session.results(chosen)
 

@@ -1,15 +1,15 @@
 """Jointly trained seeds give the results of separate runs."""
 
+from contextlib import suppress
 from itertools import takewhile
 
 import pytest
 import torch
 
+import hgmvae_bench as hb
 from hgmvae_bench.execution.backends import LocalExecutor
-from hgmvae_bench.execution.plan import make_plan
-from hgmvae_bench.execution.preflight import load_data
 from hgmvae_bench.execution.run import JointTrainingError, execute_run, train_jointly
-from hgmvae_bench.execution.runner import execute_plan
+from hgmvae_bench.execution.signals import StoppedError
 from hgmvae_bench.execution.task_queue import TaskQueue
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, Requeued, RunContext, Started, Task
 from hgmvae_bench.grid import Run, parse_grid
@@ -134,16 +134,20 @@ class Recorder:
 
 
 def run(grid, root, *, together, stacked=False, stopping=lambda events: False):
-    store, recorder = Store(root), Recorder()
-    execute_plan(
-        make_plan(grid, load_data(grid, root), store.runs()),
-        RunContext(store, root),
-        # One thread a worker, as in this process: sums in another order would round differently.
-        executor=LocalExecutor(available_cores(), joint_seeds=together, stacked=stacked),
-        reporter=recorder,
-        stopping=lambda: stopping(recorder.events),
-    )
-    return {key: outcome(stored.record) for key, stored in store.runs().items()}, recorder
+    recorder = Recorder()
+    with suppress(StoppedError):
+        hb.run_grid(
+            grid,
+            results=root,
+            data=root,
+            device="cpu",
+            # One thread a worker, as in this process: another order of a sum rounds differently.
+            executor=LocalExecutor(available_cores(), joint_seeds=together, stacked=stacked),
+            reporters=[recorder],
+            stopping=lambda: stopping(recorder.events),
+            controls=False,
+        )
+    return {key: outcome(stored.record) for key, stored in Store(root).runs().items()}, recorder
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from functools import partial
 import pytest
 import yaml
 
+import hgmvae_bench as hb
 from hgmvae_bench.execution import runner
 from hgmvae_bench.execution.backends import LocalExecutor
 from hgmvae_bench.execution.plan import PlanError, make_evaluation_plan, make_plan
-from hgmvae_bench.execution.preflight import check_cells, load_data
+from hgmvae_bench.execution.preflight import load_data
 from hgmvae_bench.execution.runner import execute_plan
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, RunContext, Started
 from hgmvae_bench.grid import parse_grid
@@ -50,19 +51,32 @@ SEQUENTIAL = LocalExecutor(1, available_cores())
 
 
 def run(grid, root, recorder=None, *, executor=SEQUENTIAL, retry_failed=False):
-    store, recorder = Store(root), recorder or Recorder()
-    data = load_data(grid, root)
-    plan = make_plan(grid, data, store.runs(), retry_failed=retry_failed)
-    check_cells(grid, plan.cells_to_train, data)
-    context = RunContext(store, root)
-    complete = execute_plan(plan, context, executor=executor, reporter=recorder)
-    return complete, recorder
+    recorder = recorder or Recorder()
+    results = hb.run_grid(
+        grid,
+        results=root,
+        data=root,
+        device="cpu",
+        executor=executor,
+        reporters=[recorder],
+        retry_failed=retry_failed,
+        controls=False,
+    )
+    return all(run.record.status == "complete" for run in results.runs), recorder
 
 
 def evaluate(grid, root, metrics):
-    store, recorder = Store(root), Recorder()
-    plan = make_evaluation_plan(grid, load_data(grid, root), store.runs(), metrics)
-    execute_plan(plan, RunContext(store, root), executor=SEQUENTIAL, reporter=recorder)
+    recorder = Recorder()
+    hb.evaluate_grid(
+        metrics,
+        grid=grid,
+        results=root,
+        data=root,
+        device="cpu",
+        executor=SEQUENTIAL,
+        reporters=[recorder],
+        controls=False,
+    )
     return recorder
 
 

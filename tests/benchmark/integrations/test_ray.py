@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import hgmvae_bench as hb
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.execution.plan import make_plan
-from hgmvae_bench.execution.preflight import load_data
+from hgmvae_bench.execution import api
 from hgmvae_bench.execution.run import execute_run
-from hgmvae_bench.execution.runner import execute_plan
-from hgmvae_bench.execution.signals import StoppedError, stop_on_signals
+from hgmvae_bench.execution.signals import StoppedError
 from hgmvae_bench.execution.tasks import (
     EpochEnded,
     ExecutorError,
@@ -104,12 +103,22 @@ class Recorder:
         return sorted(event.run.key for event in self.events if isinstance(event, kind))
 
 
-def run(grid, root, executor, recorder=None, time_limit=None, **options):
-    store, recorder = Store(root), recorder or Recorder()
-    plan = make_plan(grid, load_data(grid, root), store.runs())
-    context = RunContext(store, root, time_limit=time_limit)
-    complete = execute_plan(plan, context, executor=executor, reporter=recorder, **options)
-    return complete, recorder
+def run(grid, root, executor, recorder=None, **options):
+    recorder = recorder or Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        # Some of the models here can only be built on a node.
+        patch.setattr(api, "check_cells", lambda *_: None)
+        results = hb.run_grid(
+            grid,
+            results=root,
+            data=root,
+            device="cpu",
+            executor=executor,
+            reporters=[recorder],
+            controls=False,
+            **options,
+        )
+    return all(run.record.status == "complete" for run in results.runs), recorder
 
 
 def results(root):
@@ -228,8 +237,7 @@ def test_one_ctrl_c_stops_at_the_end_of_an_epoch_and_two_stop_at_once(
             recorder.react = lambda event: None
 
     def interrupted():
-        with stop_on_signals("the same again") as stopping:
-            run(longer, tmp_path, RayExecutor(), recorder, stopping=stopping)
+        run(longer, tmp_path, RayExecutor(), recorder, advice="the same again")
 
     times, recorder = 1, Recorder(interrupt)
     with pytest.raises(StoppedError, match=r"^stopped; the same again$") as stopped:
