@@ -1,6 +1,7 @@
 """Architecture: which module may import which, and names that mean one thing."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -107,3 +108,9 @@ def test_hgmvae_imports_nothing_of_the_baselines() -> None:
     for name, tree in modules("hgmvae").items():
         for node in imports(tree):
             assert not (node.module or "").startswith("vae_baselines"), name
+
+
+def test_tox_names_only_test_files_that_exist() -> None:
+    paths = re.findall(r"\btests/[\w/.]+", (ROOT / "tox.ini").read_text(encoding="utf-8"))
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []

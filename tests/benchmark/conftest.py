@@ -1,9 +1,14 @@
+import io
+import logging
 import os
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -11,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from hgmvae_bench.analysis.published import values_by_cell
+from hgmvae_bench.cli import main
 from hgmvae_bench.grid import Grid, Run
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -82,30 +88,87 @@ def published_runs() -> Callable[..., list[StoredRun]]:
     return _published_runs
 
 
+@dataclass(frozen=True)
+class CommandOutcome:
+    """Exit status and output of a command."""
+
+    exit_status: int
+    stdout: str
+    stderr: str
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def _run_command(
+    *arguments: object,
+    cwd: Path | None = None,
+    terminal: bool = False,
+    columns: int = 200,
+    **environment: str | None,
+) -> CommandOutcome:
+    stream = _Terminal if terminal else io.StringIO
+    out, err = stream(), stream()
+    words = [str(argument) for argument in arguments]
+    variables = {"COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "xterm", **environment}
+    log = logging.getLogger("hgmvae_bench")
+    handlers, level = log.handlers, log.level
+    with (
+        mock.patch.dict(os.environ, {k: v for k, v in variables.items() if v is not None}),
+        mock.patch.object(sys, "argv", ["hgmvae-bench", *words]),
+        chdir(cwd or Path.cwd()),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        for name in (name for name, value in variables.items() if value is None):
+            os.environ.pop(name, None)
+        try:
+            main(words)
+        except SystemExit as end:
+            status = end.code or 0
+        finally:
+            log.handlers, log.level = handlers, level
+    assert isinstance(status, int)
+    return CommandOutcome(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., CommandOutcome]:
+    """Function that executes ``hgmvae-bench`` in this process, which has imported torch.
+
+    Its arguments are those of the command line, the working folder ``cwd``, whether the output is a
+    ``terminal``, its number of ``columns``, and environment variables (None removes one).
+    """
+    return _run_command
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str, tiny_text: str) -> Path:
-    """A folder with ``tiny.yaml``, what `hgmvae-bench run` left of it in ``r``, and its ``stdout``.
+    """Folder with ``tiny.yaml``, its results ``r``, and the ``stdout`` of `hgmvae-bench run`.
 
-    Run once for all processes of pytest: to be read; who changes it changes a copy.
+    All processes of pytest share it: a test that changes it needs a copy.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "tiny-run"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            making = tmp_path_factory.mktemp("tiny-run")
-            (making / "tiny.yaml").write_text(tiny_text)
-            command = Path(sys.executable).with_name("hgmvae-bench")
-            done = subprocess.run(
-                [command, "run", "--grid", "tiny.yaml", "--results", "r"],
-                capture_output=True,
-                text=True,
-                cwd=making,
-                env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+            partial_folder = tmp_path_factory.mktemp("tiny-run")
+            (partial_folder / "tiny.yaml").write_text(tiny_text)
+            outcome = _run_command(
+                *("run", "--grid", "tiny.yaml", "--results", "r"), cwd=partial_folder
             )
-            assert done.returncode == 0, done.stderr
-            (making / "stdout").write_text(done.stdout)
-            making.rename(folder)
+            assert outcome.exit_status == 0, outcome.stderr
+            (partial_folder / "stdout").write_text(outcome.stdout)
+            partial_folder.rename(folder)
     return folder
+
+
+@pytest.fixture
+def tiny(tiny_run: Path, tmp_path: Path) -> Path:
+    """Copy of ``tiny_run`` that a test may change."""
+    return shutil.copytree(tiny_run, tmp_path / "tiny")
 
 
 @pytest.fixture(scope="session")

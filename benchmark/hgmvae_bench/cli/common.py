@@ -103,6 +103,9 @@ def execution_options(
         executor: ``local`` or ``ray``.
         ray: address, CPU cores per run and share of a GPU per run.
         **options: further options of the API; those that are None keep their default.
+
+    Raises:
+        typer.BadParameter: if seeds are to be stacked on Ray.
     """
     chosen: ExecutionOptions = {
         "results": folder,
@@ -114,6 +117,10 @@ def execution_options(
         "advice": f"finished runs are stored; to continue: {command_line()}",
     }
     if executor == "ray":
+        if options.get("stack_seeds"):
+            raise typer.BadParameter(
+                "needs the executor local and the device cuda", param_hint="--stack-seeds"
+            )
         from hgmvae_bench.execution.backends import Resources, open_executor
 
         address, cpus, gpus = ray

@@ -1,130 +1,55 @@
-import os
+"""Usage of the command line: help, options, messages, exit statuses and start-up."""
+
 import resource
-import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from typer.testing import CliRunner
+import typer
 
 from hgmvae_bench.cli import app
 
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
+CPU_RUN = ("run", "--grid", "tiny.yaml", "--results", "r", "--device", "cpu")
 
 
-def cli(*arguments, cwd=None, timeout=120, **environment):
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment}
-    return subprocess.run(
-        [HGMVAE_BENCH, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=timeout,
-        env=environment,
-    )
+def commands(command=None, path=()):
+    """Every command with its words, groups included."""
+    command = command or typer.main.get_command(app)
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, (*path, name))
 
 
-def cpu_seconds():
-    """Of the processes that this one has started and that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+COMMANDS = dict(commands())
 
 
-def invoke(*arguments):
-    """The same in this process, where what tables need has been imported."""
-    return CliRunner().invoke(app, list(map(str, arguments)))
+def imported(code, modules):
+    """Which of some modules a fresh interpreter has imported after ``code``."""
+    code = f"import sys\n{code}\nprint(sorted({set(modules)!r} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.fixture
-def tiny(tiny_run, tmp_path):
-    """A folder with the tiny grid's file and what running it left."""
-    return shutil.copytree(tiny_run, tmp_path / "tiny")
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_and_option_has_a_help_text(cli, path):
+    command = COMMANDS[path]
+    assert command.help
+    assert [parameter.name for parameter in command.params if not parameter.help] == []
+    outcome = cli(*path, "--help", columns=80)
+    assert outcome.exit_status == 0
+    assert outcome.stderr == ""
+    assert "<bool>" not in outcome.stdout
+    assert max(map(len, outcome.stdout.splitlines())) <= 80
+    for parameter in command.params:
+        if parameter.param_type_name == "option":
+            assert max(parameter.opts, key=len) in outcome.stdout
 
 
-def test_a_run_ends_with_the_tables_on_the_terminal_and_the_files_on_disk(tiny):
-    stdout = (tiny / "stdout").read_text()
-    lines = stdout.splitlines()
-    assert lines[0] == "4 runs: 4 to train, 0 to score, 0 done"
-    assert sum(line.endswith("started") for line in lines) == 4
-    assert sum("[4/4]" in line for line in lines) == 1
-    assert "Table 1. Clustering" in lines
-    assert "\x1b" not in stdout
-    tables = {path.name for path in (tiny / "r" / "tables" / "tiny").iterdir()}
-    assert tables == {f"table-1.{suffix}" for suffix in ("txt", "csv", "md", "tex")}
-    assert len(list((tiny / "r" / "records").iterdir())) == 4
-
-
-@pytest.mark.parametrize(("where", "reason"), [("cpu", "a CPU"), ("ray", "Ray")])
-def test_seeds_that_are_not_trained_together_are_not_stacked(tmp_path, where, reason):
-    how = ["--executor", "ray"] if where == "ray" else ["--device", "cpu"]
-    outcome = invoke("run", "--grid", "smoke", "--stack-seeds", *how, "--results", tmp_path)
-    assert outcome.exit_code == 2
-    assert "Invalid value for --stack-seeds" in outcome.output
-    assert f"every seed has a process of its own on {reason}; leave it out" in " ".join(
-        outcome.output.replace("│", " ").split()
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_second_run_trains_nothing_and_says_so_within_seconds(tiny):
-    before = cpu_seconds()
-    outcome = cli("run", "--grid", "tiny.yaml", "--results", "r", cwd=tiny)
-    # Its processor time: by the clock it takes as long as what runs beside the tests lets it.
-    assert cpu_seconds() - before < 20
-    assert outcome.returncode == 0
-    assert outcome.stdout.startswith("4 runs: nothing to train, 4 done\n")
-    assert "started" not in outcome.stdout
-
-
-def test_a_run_says_that_it_decodes_images_the_first_time_only(tiny_text, tmp_path):
-    from PIL import Image
-
-    for kind in ("cat", "dog"):
-        (tmp_path / "pets" / kind).mkdir(parents=True)
-        for i in range(10):
-            Image.new("RGB", (40, 30), (20 * i, 0, 0)).save(tmp_path / "pets" / kind / f"{i}.png")
-    # Refused for its few images once they are decoded: nothing needs to be trained here.
-    text = tiny_text.replace("[digits]", "['folder:pets']")
-    (tmp_path / "g.yaml").write_text(text)
-    said = "decoding 20 images of pets once, into"
-    for is_first in (True, False):
-        outcome = cli("run", "--grid", "g.yaml", "--data", ".", cwd=tmp_path)
-        assert "folder:pets has only 16 training images, got 128" in outcome.stderr
-        assert (said in outcome.stderr) == is_first, outcome.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "start"),
-    [("text", "Table 1."), ("csv", "table,"), ("markdown", "**Table 1."), ("latex", "%")],
-)
-def test_a_table_in_every_format(tiny, name, start):
-    outcome = invoke("table", "1", "--results", tiny / "r", "--format", name)
-    assert outcome.exit_code == 0, outcome.output
-    assert outcome.stdout.startswith(start)
-
-
-def test_a_run_leaves_controls_that_a_table_shows_on_demand(tiny):
-    assert len(list((tiny / "r" / "controls").iterdir())) == 1  # neither SC nor k-means of noise
-    assert "PCA" not in (tiny / "stdout").read_text()
-    outcome = invoke("table", "1", "--controls", "--results", tiny / "r")
-    assert outcome.exit_code == 0, outcome.output
-    assert "PCA (control)" in outcome.stdout
-
-
-def test_a_failed_run_exits_with_1(tiny_text, tmp_path):
-    (tmp_path / "g.yaml").write_text(
-        tiny_text.replace("1, batch", "1, learning_rate: 1.0e+30, batch")
-    )
-    outcome = cli("run", "--grid", "g.yaml", "--model", "vae", "--seeds", 1, cwd=tmp_path)
-    assert outcome.returncode == 1
-    assert outcome.stdout.startswith("1 run: 1 to train,")
-    assert "diverged" in outcome.stdout
-    assert "1 × diverged" in outcome.stdout
-    # It has said nothing.
-    assert ".log)" not in outcome.stdout
-    assert (tmp_path / "results" / "local" / "records").is_dir()
+def test_the_version_is_that_of_the_package(cli):
+    assert cli("--version").stdout == f"hgmvae-bench {version('hgmvae-bench')}\n"
 
 
 @pytest.mark.parametrize(
@@ -138,82 +63,93 @@ def test_a_failed_run_exits_with_1(tiny_text, tmp_path):
         (["run", "--grid", "none.yaml"], "cannot read grid file none.yaml"),
         (["run"], "Missing option '--grid'"),
         (["run", "--grid", "smoke", "--device", "tpu"], "'tpu' is not one of"),
+        (["run", "--grid", "smoke", "--time-limit", "soon"], "90s, 30m, 12h or 2d, got 'soon'"),
+        (["run", "--grid", "smoke", "--set", "epochs"], "KEY=VALUE"),
+        (["run", "--grid", "smoke", "--set", "training.epoch=5"], "did you mean training.epochs"),
+        (["run", "--grid", "smoke", "--set", "training.epochs=no"], "training.epochs"),
+        (["run", "--grid", "smoke", "--set", "model.beat=2"], "model.beta"),
         (
             ["run", "--grid", "small", "--data", "nowhere"],
             "hgmvae-bench data fetch mnist --data nowhere",
         ),
-        (["table", "1", "--results", "nowhere"], "no results in nowhere; fill it with"),
+        (["table", "1", "--results", "nowhere"], "no results in nowhere"),
+        (["compare", "nowhere", "elsewhere"], "nowhere"),
         (["list", "model"], "'model' is not one of"),
         (["tabel"], "No such command 'tabel'"),
     ],
 )
-def test_bad_usage_exits_with_2_and_one_clear_message(tmp_path, arguments, message):
+def test_bad_usage_exits_with_2_and_one_clear_message(cli, tmp_path, arguments, message):
     outcome = cli(*arguments, cwd=tmp_path)
-    assert outcome.returncode == 2
+    assert outcome.exit_status == 2
     assert message in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["list"], ["table"]])
-def test_help_explains_every_command(command):
-    outcome = cli(*command, "--help")
-    assert outcome.returncode == 0
-    assert "--help" in outcome.stdout
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_seeds_are_stacked_on_a_local_gpu_only(cli, tmp_path, executor):
+    options = ("--executor", executor, "--device", "cpu", "--stack-seeds", "--results", tmp_path)
+    outcome = cli("run", "--grid", "smoke", *options)
+    assert outcome.exit_status == 2
+    assert "stack" in outcome.stderr
+    assert "cuda" in outcome.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--help", "--seeds"])
+def test_reading_options_neither_imports_plugins_nor_connects(cli, tmp_path, option, monkeypatch):
+    (tmp_path / "plugin.py").write_text("open('imported', 'w').close()\nMODELS = {}\n")
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("connected"))
+    options = ("--plugin", "plugin.py", "--results", "s3://bucket/folder", "--track", "mlflow")
+    value = ["no number"] if option == "--seeds" else []
+    outcome = cli("run", "--grid", "smoke", *options, option, *value, cwd=tmp_path)
+    assert outcome.exit_status == (0 if option == "--help" else 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["plugin.py"]
+
+
+def test_an_error_is_red_on_a_terminal_only_and_never_with_no_color(cli, tmp_path):
+    command = ("run", "--grid", "none.yaml")
+    assert "\x1b[31m" in cli(*command, terminal=True, NO_COLOR=None).stderr
+    assert "\x1b" not in cli(*command, terminal=True).stderr
+    assert "\x1b" not in cli(*command, NO_COLOR=None).stderr
 
 
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("models", ["vae", "gmvae", "hgmvae-g", "hgmvae-u-nofisher"]),
-        ("datasets", ["digits", "mnist", "celeba"]),
-        ("metrics", ["sc", "svm-accuracy", "ms-ssim"]),
-        ("grids", ["smoke", "small", "paper"]),
+        ("models", {"vae", "gmvae", "hgmvae-g", "hgmvae-u-nofisher"}),
+        ("datasets", {"digits", "mnist", "celeba"}),
+        ("metrics", {"sc", "svm-accuracy", "ms-ssim"}),
+        ("grids", {"smoke", "small", "paper"}),
+        ("figures", {"3"}),
     ],
 )
-def test_list_knows_what_is_registered(kind, names):
-    outcome = cli("list", kind)
-    listed = [line.split()[0] for line in outcome.stdout.splitlines() if not line.startswith(" ")]
-    assert set(names) <= set(listed)
+def test_list_prints_every_registered_name_with_its_title(cli, kind, names):
+    heads, *lines = cli("list", kind).stdout.splitlines()
+    assert heads.split()[:2] == ["name", "title"]
+    assert names <= {line.split()[0] for line in lines}
+    assert min(len(line.split()) for line in lines) >= 2
 
 
-def test_lists_and_help_do_not_wait_for_torch():
-    code = (
-        "import sys; from hgmvae_bench.cli.show import Kind, listing\n"
-        "for kind in Kind: listing(kind)\n"
-        "print({'torch', 'pythae', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules))"
-    )
+def test_lists_do_not_import_torch():
+    code = "from hgmvae_bench.cli.show import Kind, list_rows\nfor kind in Kind: list_rows(kind)"
+    assert imported(code, ["torch", "pythae", "sklearn", "pandas", "matplotlib"]) == "[]\n"
+
+
+def test_a_list_of_models_imports_neither_grids_nor_figures():
+    code = "from hgmvae_bench.cli.show import Kind, list_rows; list_rows(Kind.models)"
+    heavy = ["yaml", "rich", "hgmvae_bench.storage.store", "hgmvae_bench.analysis.figures"]
+    assert imported(code, heavy) == "[]\n"
+
+
+def test_the_installed_command_repeats_nothing_within_seconds(tiny):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     outcome = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [HGMVAE_BENCH, *CPU_RUN], cwd=tiny, capture_output=True, text=True, timeout=120
     )
-    assert outcome.stdout == "set()\n"
-
-
-def test_a_list_of_models_loads_neither_grids_nor_figures():
-    code = (
-        "import sys; from hgmvae_bench.cli.show import Kind, listing; listing(Kind.models)\n"
-        "heavy = {'yaml', 'rich', 'hgmvae_bench.storage.store', 'hgmvae_bench.analysis.figures'}\n"
-        "print(heavy & set(sys.modules))"
-    )
-    outcome = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert outcome.stdout == "set()\n"
-
-
-def test_export_writes_every_table_and_every_value(tiny):
-    outcome = invoke("export", "--results", tiny / "r", "--output", tiny / "e")
-    assert outcome.exit_code == 0, outcome.output
-    assert outcome.stdout.startswith(f"6 files in {tiny / 'e'}")
-    for suffix in ("csv", "md", "tex", "txt"):
-        name = f"table-1.{suffix}"
-        written, printed = (tiny / path / name for path in ("e", "r/tables/tiny"))
-        assert written.read_text() == printed.read_text()
-    values = pd.read_parquet(tiny / "e" / "values.parquet")
-    assert len(values) == 4 * 2
-
-
-def test_a_table_that_the_paper_lacks_cannot_be_compared_with_it(tiny):
-    outcome = cli("table", "1", "--results", "r", "--compare", "paper", cwd=tiny)
-    assert outcome.returncode == 2
-    assert outcome.stderr.startswith("error: the paper has no value of any cell of table 1")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor time, because the elapsed time depends on what else the machine does.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
+    assert outcome.returncode == 0
+    assert outcome.stdout.startswith("4 runs: nothing to train, 4 complete\n")
+    assert "started" not in outcome.stdout

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hgmvae_bench.execution import api
 from hgmvae_bench.storage.store import Store
 
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
@@ -70,14 +71,19 @@ def workers(pid):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, tiny_text):
-    """A folder with the results of an undisturbed grid, and the seconds that it took."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "tiny.yaml").write_text(tiny_text)
-    began = time.monotonic()
-    code, _, err = finish(start(folder, "--workers", "1"))
-    assert code == 0, err
-    return folder, time.monotonic() - began
+def expected(tiny_run):
+    """Outcomes of the tiny grid without any fault."""
+    return outcomes(tiny_run / "r")
+
+
+@pytest.fixture
+def run_tiny(cli, tmp_path):
+    """Function that runs the grid ``tiny.yaml`` of a folder in this process."""
+
+    def run(*options, cwd=tmp_path):
+        return cli("run", "--grid", "tiny.yaml", "--results", "r", *options, cwd=cwd)
+
+    return run
 
 
 # Use 50 or more before a release; each attempt takes about the time of the grid.
@@ -85,9 +91,12 @@ ATTEMPTS = int(os.environ.get("HGMVAE_BENCH_KILLS", "3"))
 
 
 @pytest.mark.slow
-def test_sigkill_at_a_random_moment_loses_no_record(undisturbed, tiny_text, tmp_path):
-    folder, seconds = undisturbed
+def test_sigkill_at_a_random_moment_loses_no_record(expected, tiny_text, tmp_path):
     (tmp_path / "tiny.yaml").write_text(tiny_text)
+    began = time.monotonic()
+    code, _, err = finish(start(tmp_path, "--workers", "1", results="timed"))
+    assert code == 0, err
+    seconds = time.monotonic() - began
     rng = random.Random(0)
     known = {}
     for _ in range(ATTEMPTS):
@@ -114,38 +123,34 @@ def test_sigkill_at_a_random_moment_loses_no_record(undisturbed, tiny_text, tmp_
         known = now
     code, _, err = finish(start(tmp_path, "--workers", "1", "--retry-failed"))
     assert code == 0, err
-    assert outcomes(tmp_path / "r") == outcomes(folder / "r")
+    assert outcomes(tmp_path / "r") == expected
     assert list((tmp_path / "r").rglob(".tmp-*")) == []
     assert list((tmp_path / "r" / "leases").iterdir()) == []
 
 
-def test_the_lease_of_a_driver_that_died_after_its_last_record_is_removed(undisturbed, tmp_path):
-    folder, _ = undisturbed
-    shutil.copytree(folder, tmp_path / "copy")
-    leases = tmp_path / "copy" / "r" / "leases"
-    record = sorted((tmp_path / "copy" / "r" / "records").iterdir())[0].name
+def test_the_lease_of_a_driver_that_died_after_its_last_record_is_removed(run_tiny, tiny):
+    leases = tiny / "r" / "leases"
+    record = sorted((tiny / "r" / "records").iterdir())[0].name
     (leases / f"{record}.0").write_text("dead")
     (leases / "dead.alive").write_text('{"machine": null, "pid": 1, "start": "1", "count": 0}')
-    code, out, err = finish(start(tmp_path / "copy"))
-    assert code == 0, err
-    assert "nothing to train" in out
+    outcome = run_tiny(cwd=tiny)
+    assert outcome.exit_status == 0, outcome.stderr
+    assert "nothing to train" in outcome.stdout
     # A driver on another machine counts as dead only after a minute.
     assert [path.name for path in leases.iterdir()] == ["dead.alive"]
 
 
-def test_a_killed_fork_server_is_replaced(undisturbed, tiny_text, tmp_path):
-    folder, _ = undisturbed
+def test_a_killed_fork_server_is_replaced(expected, tiny_text, tmp_path):
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     process = start(tmp_path, "--workers", "1")
     server, *_ = wait_for(lambda: workers(process.pid))
     os.kill(server, signal.SIGKILL)  # While it imports, before it has forked a worker.
     code, _, err = finish(process)
     assert code == 0, err
-    assert outcomes(tmp_path / "r") == outcomes(folder / "r")
+    assert outcomes(tmp_path / "r") == expected
 
 
-def test_two_drivers_share_a_grid_and_train_no_run_twice(undisturbed, tiny_text, tmp_path):
-    folder, _ = undisturbed
+def test_two_drivers_share_a_grid_and_train_no_run_twice(expected, tiny_text, tmp_path):
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     processes = [start(tmp_path, "--workers", "1") for _ in range(2)]
     ended = [finish(process) for process in processes]
@@ -154,7 +159,7 @@ def test_two_drivers_share_a_grid_and_train_no_run_twice(undisturbed, tiny_text,
     assert len(started) == len(set(started)) == 4
     # A driver that plans after the other's first record has fewer runs.
     assert all(re.search(r"\[(\d)/\1\]", out) or "nothing to train" in out for _, out, _ in ended)
-    assert outcomes(tmp_path / "r") == outcomes(folder / "r")
+    assert outcomes(tmp_path / "r") == expected
     assert len(list((tmp_path / "r" / "records").iterdir())) == 4
 
 
@@ -172,7 +177,7 @@ def test_the_first_signal_stops_the_grid_and_the_message_names_the_command(
     os.killpg(process.pid, number)
     code, _, err = finish(process)
     assert code == 128 + number, err
-    assert "what is finished is stored; to go on: hgmvae-bench run --grid tiny.yaml" in err
+    assert "to continue: hgmvae-bench run --grid tiny.yaml" in err
     assert "Traceback" not in err
     assert Store(tmp_path / "r").runs() == {}
 
@@ -218,27 +223,16 @@ def odd_grid(tmp_path, odd_plugin, odd_text):
     return write
 
 
-@pytest.fixture
-def unchecked(monkeypatch, tmp_path):
-    """Skip building the models in the driver, which these would end."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "if 'run' in sys.argv:\n"
-        "    import hgmvae_bench.execution.preflight\n"
-        "    hgmvae_bench.execution.preflight.check_cells = lambda grid, cells, data: None\n"
-    )
-    return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-
-
 @pytest.mark.slow
 def test_a_run_that_hangs_crashes_or_runs_out_of_memory_affects_no_other(
-    odd_grid, tmp_path, unchecked
+    odd_grid, run_tiny, tmp_path, monkeypatch
 ):
+    # The driver builds every model before the grid begins, which would end this process.
+    monkeypatch.setattr(api, "check_cells", lambda grid, cells, data: None)
     ways = ("well", "hangs", "crashes", "out-of-memory")
     odd_grid(*ways)
-    options = ("--plugin", "odd.py", "--workers", "2", "--time-limit", "40s")
-    code, out, err = finish(start(tmp_path, *options, **unchecked))
-    assert code == 1, err
+    outcome = run_tiny("--plugin", "odd.py", "--workers", "2", "--time-limit", "20s")
+    assert outcome.exit_status == 1, outcome.stderr
     runs = Store(tmp_path / "r").runs().values()
     records = {
         run.record.settings["model"]["settings"].get("way", "vae"): run.record for run in runs
@@ -246,7 +240,7 @@ def test_a_run_that_hangs_crashes_or_runs_out_of_memory_affects_no_other(
     assert records["well"].status == records["vae"].status == "complete"
     assert {records[way].status for way in ways[1:]} == {"failed"}
     last = {way: records[way].error.splitlines()[-1] for way in ways[1:]}
-    assert last["hangs"] == "not finished within the time limit of 40 s"
+    assert last["hangs"] == "not finished within the time limit of 20 s"
     assert last["crashes"] == "the worker process died: SIGSEGV"
     assert last["out-of-memory"].startswith("CUDA out of memory. Tried to allocate")
     assert re.search(r'odd\.py", line \d+ in build', records["hangs"].error)
@@ -254,38 +248,36 @@ def test_a_run_that_hangs_crashes_or_runs_out_of_memory_affects_no_other(
     log = Store(tmp_path / "r").log_path(records["well"].key).read_text()
     assert "a word from the model" in log
     assert "a warning from the model" in log
-    assert "a word from the model" not in out
-    assert f"(logs/{records['crashes'].key}.log)" in out
+    assert "a word from the model" not in outcome.stdout
+    assert f"(log: r/logs/{records['crashes'].key}.log)" in outcome.stdout
 
 
-def test_a_missing_plugin_is_named_on_resume_and_the_results_stay(odd_grid, tmp_path):
+def test_a_missing_plugin_is_named_on_resume_and_the_results_stay(odd_grid, run_tiny, tmp_path):
     odd_grid("well")
-    code, _, err = finish(start(tmp_path, "--plugin", "odd.py", "--workers", "1"))
-    assert code == 0, err
+    outcome = run_tiny("--plugin", "odd.py", "--workers", "1")
+    assert outcome.exit_status == 0, outcome.stderr
     before = outcomes(tmp_path / "r")
-    code, _, err = finish(start(tmp_path))
-    assert code == 2
-    assert "unknown model 'odd'" in err
+    outcome = run_tiny()
+    assert outcome.exit_status == 2
+    assert "unknown model 'odd'" in outcome.stderr
     assert outcomes(tmp_path / "r") == before
-    code, out, _ = finish(start(tmp_path, "--plugin", "odd.py"))
-    assert code == 0
-    assert "nothing to train" in out
+    outcome = run_tiny("--plugin", "odd.py")
+    assert outcome.exit_status == 0
+    assert "nothing to train" in outcome.stdout
 
 
-def test_a_damaged_record_is_named_and_its_run_repeated_on_repair(undisturbed, tmp_path):
-    folder, _ = undisturbed
-    shutil.copytree(folder, tmp_path / "copy")
-    victim = sorted((tmp_path / "copy" / "r" / "records").iterdir())[1]
+def test_a_damaged_record_is_named_and_its_run_repeated_on_repair(expected, run_tiny, tiny):
+    victim = sorted((tiny / "r" / "records").iterdir())[1]
     victim.write_bytes(victim.read_bytes().replace(b'"seed": ', b'"seed":  '))
-    code, _, err = finish(start(tmp_path / "copy"))
-    assert code == 2
-    assert f"{victim.name}: truncated or edited" in err
-    assert "--repair" in err
-    code, out, err = finish(start(tmp_path / "copy", "--workers", "1", "--repair"))
-    assert code == 0, err
-    assert f"moved aside: r/damaged/records/{victim.name}" in err
-    assert "1 to train" in out
-    assert outcomes(tmp_path / "copy" / "r") == outcomes(folder / "r")
+    outcome = run_tiny(cwd=tiny)
+    assert outcome.exit_status == 2
+    assert f"{victim.name}: truncated or edited" in outcome.stderr
+    assert "--repair" in outcome.stderr
+    outcome = run_tiny("--workers", "1", "--repair", cwd=tiny)
+    assert outcome.exit_status == 0, outcome.stderr
+    assert f"moved aside: r/damaged/records/{victim.name}" in outcome.stderr
+    assert "1 to train" in outcome.stdout
+    assert outcomes(tiny / "r") == expected
 
 
 def mount_small(path, *options):
@@ -297,43 +289,41 @@ def mount_small(path, *options):
 
 
 def test_a_full_disk_loses_no_record_and_the_grid_continues_with_space(
-    undisturbed, tiny_text, tmp_path
+    expected, run_tiny, tiny_text, tmp_path
 ):
-    folder, _ = undisturbed
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     mount_small(tmp_path / "r")
     try:
         with (tmp_path / "r" / "ballast").open("wb") as file:
             file.write(b"x" * (6 * 2**20 - 120 * 1024))
-        code, _, err = finish(start(tmp_path, "--workers", "1"))
-        assert code == 2, err
-        assert "No space left on device" in err
+        outcome = run_tiny("--workers", "1")
+        assert outcome.exit_status == 2, outcome.stderr
+        assert "No space left on device" in outcome.stderr
         kept = outcomes(tmp_path / "r")
         assert list((tmp_path / "r" / "records").glob(".tmp-*")) == []
         (tmp_path / "r" / "ballast").unlink()
-        code, _, err = finish(start(tmp_path, "--workers", "1"))
-        assert code == 0, err
+        outcome = run_tiny("--workers", "1")
+        assert outcome.exit_status == 0, outcome.stderr
         assert kept.items() <= outcomes(tmp_path / "r").items()
-        assert outcomes(tmp_path / "r") == outcomes(folder / "r")
+        assert outcomes(tmp_path / "r") == expected
     finally:
         subprocess.run(["umount", "-l", tmp_path / "r"], check=True)
 
 
-def test_a_read_only_folder_is_named_and_unchanged(undisturbed, tiny_text, tmp_path):
-    folder, _ = undisturbed
-    (tmp_path / "tiny.yaml").write_text(tiny_text)
+def test_a_read_only_folder_is_named_and_unchanged(run_tiny, tiny_run, tmp_path):
+    shutil.copy(tiny_run / "tiny.yaml", tmp_path)
     mount_small(tmp_path / "r")
     try:
-        shutil.copytree(folder / "r", tmp_path / "r", dirs_exist_ok=True)
+        shutil.copytree(tiny_run / "r", tmp_path / "r", dirs_exist_ok=True)
         sorted((tmp_path / "r" / "records").iterdir())[0].unlink()
         before = outcomes(tmp_path / "r")
         remount = ["mount", "-o", "remount,ro", tmp_path / "r"]
         if subprocess.run(remount, capture_output=True, check=False).returncode:
             pytest.skip("mounting a file system is not permitted here")
-        code, _, err = finish(start(tmp_path))
-        assert code == 2
-        assert "cannot be written: Read-only file system" in err
-        assert "Traceback" not in err
+        outcome = run_tiny()
+        assert outcome.exit_status == 2
+        assert "cannot be written: Read-only file system" in outcome.stderr
+        assert "Traceback" not in outcome.stderr
         assert outcomes(tmp_path / "r") == before
     finally:
         subprocess.run(["umount", "-l", tmp_path / "r"], check=True)

@@ -44,18 +44,6 @@ def registry(*entries):
     return Registry("model", "group", ModelPlugin, find=lambda group: entries)
 
 
-def cli(*arguments, cwd, path=()):
-    python_path = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [HGMVAE_BENCH, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=240,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "PYTHONPATH": python_path},
-    )
-
-
 def test_a_duplicate_name_names_both_owners():
     models = registry(
         FakeEntryPoint("vae", "ours:VAE", "ours"),
@@ -178,14 +166,14 @@ def test_the_model_of_the_docs_has_twenty_lines(docs_model):
 
 
 def test_the_model_of_the_docs_runs_and_is_unknown_without_its_file(
-    docs_model, tiny_text, tmp_path
+    cli, docs_model, tiny_text, tmp_path
 ):
     (tmp_path / "free_bits.py").write_text(docs_model)
     (tmp_path / "g.yaml").write_text(grid_with(tiny_text, models="free-bits", metrics="sc"))
     plugin = ("--plugin", "free_bits.py")
 
     done = cli("run", "--grid", "g.yaml", "--results", "r", *plugin, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.exit_status == 0, done.stderr + done.stdout
     (run,) = Store(tmp_path / "r").runs().values()
     record = run.record
     assert record.settings["model"] == {"name": "free-bits", "settings": {"floor": 0.5}}
@@ -196,16 +184,16 @@ def test_the_model_of_the_docs_runs_and_is_unknown_without_its_file(
     assert record.provenance["plugins"] == {"free_bits.py": digest}
 
     table = cli("table", "1", "--results", "r", *plugin, cwd=tmp_path)
-    assert table.returncode == 0, table.stderr
+    assert table.exit_status == 0, table.stderr
     assert "Free bits" in table.stdout
     missed = cli("table", "1", "--results", "r", cwd=tmp_path)
-    assert missed.returncode == 2
+    assert missed.exit_status == 2
     assert "unknown model 'free-bits'" in missed.stderr
     assert "name its file with --plugin" in missed.stderr
     assert "Traceback" not in missed.stderr
 
 
-def test_the_dataset_and_the_metric_of_the_docs_run_in_a_grid(docs_code, tiny_text, tmp_path):
+def test_the_dataset_and_the_metric_of_the_docs_run_in_a_grid(cli, docs_code, tiny_text, tmp_path):
     _, dataset, metric = docs_code
     (tmp_path / "corners.py").write_text(dataset)
     (tmp_path / "length.py").write_text(metric)
@@ -213,7 +201,7 @@ def test_the_dataset_and_the_metric_of_the_docs_run_in_a_grid(docs_code, tiny_te
     (tmp_path / "g.yaml").write_text(text)
     plugins = ("--plugin", "corners.py", "--plugin", "length.py")
     done = cli("run", "--grid", "g.yaml", "--results", "r", *plugins, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.exit_status == 0, done.stderr + done.stdout
     (run,) = Store(tmp_path / "r").runs().values()
     length = run.record.metrics["code-length"]
     assert length.value is not None
@@ -232,6 +220,11 @@ def test_the_docs_list_every_output_of_a_run():
     offered = {name for name in fields | vars(RunOutputs).keys() if not name.startswith("_")}
     # Metrics do not use the codec and the identity.
     assert named == offered - {"codec", "identity"}
+
+
+def python_path(folder):
+    """Value of PYTHONPATH with a folder before those that it has."""
+    return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +248,14 @@ def test_an_installed_package_adds_a_model_a_dataset_and_a_metric(installed, tin
         tiny_text, models="vae, cv-vae", datasets="stripes", metrics="sc, participation-ratio"
     )
     (tmp_path / "g.yaml").write_text(text)
-    done = cli("run", "--grid", "g.yaml", "--results", "r", cwd=tmp_path, path=[installed])
+    done = subprocess.run(
+        [HGMVAE_BENCH, "run", "--grid", "g.yaml", "--results", "r"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=240,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "PYTHONPATH": python_path(installed)},
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "CV-VAE" in done.stdout
     runs = [run.record for run in Store(tmp_path / "r").runs().values()]
@@ -269,7 +269,6 @@ def test_an_installed_package_adds_a_model_a_dataset_and_a_metric(installed, tin
 
 @pytest.mark.slow
 def test_an_installed_package_passes_the_contract_tests(installed):
-    path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
     outcome = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
@@ -279,7 +278,7 @@ def test_an_installed_package_passes_the_contract_tests(installed):
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": python_path(installed)},
     )
     assert outcome.returncode == 0, outcome.stdout
     passed = int(re.search(r"(\d+) passed", outcome.stdout)[1])

@@ -66,13 +66,12 @@ METRICS = {"pools": Pools()}
 def test_workers_keep_every_pool_to_their_share(tiny_text: str, tmp_path: Path) -> None:
     (tmp_path / "pools.py").write_text(POOLS)
     (tmp_path / "tiny.yaml").write_text(tiny_text.replace("[sc, accuracy]", "[pools]"))
-    options = "--grid tiny.yaml --results r --plugin pools.py --model vae --seeds 1 --workers"
+    options = "--grid tiny.yaml --results r --plugin pools.py --model vae --seeds 1 --quiet"
+    # A process of its own, because libraries read the variable when they are imported.
     done = subprocess.run(
         [
             Path(sys.executable).with_name("hgmvae-bench"),
-            "run",
-            *options.split(),
-            f"{available_cores()}",
+            *("run", *options.split(), "--workers", str(available_cores())),
         ],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "3"},

@@ -1,0 +1,121 @@
+"""``run``, ``plan`` and ``evaluate`` as a user calls them."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from hgmvae_bench.storage.store import Store
+
+TINY_RUN = ("run", "--grid", "tiny.yaml", "--results", "r")
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_text):
+    """Folder with the tiny grid and no results."""
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    return tmp_path
+
+
+def test_a_run_prints_its_progress_and_tables_and_writes_them(tiny):
+    stdout = (tiny / "stdout").read_text()
+    lines = stdout.splitlines()
+    assert lines[0] == "4 runs: 4 to train, 0 to score, 0 complete"
+    assert {line for line in lines if line.endswith("started")} == {
+        f"digits, {model}, L = 2, seed {seed}: started"
+        for model in ("VAE", "WAE-IMQ")
+        for seed in (0, 1)
+    }
+    assert sum(line.startswith("[4/4] digits, ") for line in lines) == 1
+    assert "Table 1. Clustering" in lines
+    assert "\x1b" not in stdout
+    tables = {path.name for path in (tiny / "r" / "tables" / "tiny").iterdir()}
+    assert tables == {f"table-1.{suffix}" for suffix in ("txt", "csv", "md", "tex")}
+    assert len(list((tiny / "r" / "records").iterdir())) == 4
+
+
+def test_a_finished_grid_is_not_repeated_and_on_a_terminal_its_summary_is_printed(cli, tiny):
+    outcome = cli(*TINY_RUN, cwd=tiny, terminal=True, columns=80)
+    assert outcome.exit_status == 0
+    assert "4 runs: nothing to train, 4 complete" in outcome.stdout
+    assert "Table 1. Clustering" in outcome.stdout
+
+
+def test_a_dry_run_prints_what_is_missing_and_writes_nothing(cli, tiny):
+    before = sorted(tiny.rglob("*"))
+    outcome = cli(*TINY_RUN, "--seeds", "3", "--dry-run", cwd=tiny)
+    assert outcome.exit_status == 0, outcome.stderr
+    heads, *rows = outcome.stdout.splitlines()
+    assert heads.split()[:5] == ["dataset", "model", "L", "complete", "missing"]
+    assert [row.split()[:5] for row in rows[:2]] == [
+        ["digits", "vae", "2", "2", "1"],
+        ["digits", "wae-imq", "2", "2", "1"],
+    ]
+    assert "4 runs complete, 2 missing" in outcome.stdout
+    assert sorted(tiny.rglob("*")) == before
+
+
+def test_plan_prints_the_same_as_json(cli, tiny):
+    plan = ("plan", "--grid", "tiny.yaml", "--results", "r", "--json")
+    outcome = cli(*plan, "--seeds", "3", cwd=tiny)
+    assert outcome.exit_status == 0, outcome.stderr
+    total = json.loads(outcome.stdout)["total"]
+    assert (total["complete"], total["missing"], total["unsuccessful"]) == (4, 2, 0)
+
+
+def test_quiet_prints_only_the_tables(cli, tiny):
+    outcome = cli(*TINY_RUN, "--quiet", cwd=tiny)
+    assert outcome.exit_status == 0
+    assert outcome.stdout.splitlines()[:2] == ["", "Table 1. Clustering"]
+    assert outcome.stderr == ""
+
+
+def test_a_setting_of_the_command_line_becomes_part_of_the_runs(cli, folder):
+    options = ("--model", "vae", "--seeds", "1", "--set", "training.learning_rate=0.002")
+    outcome = cli(*TINY_RUN, *options, "--set", "training.epochs=2", cwd=folder)
+    assert outcome.exit_status == 0, outcome.stderr
+    (run,) = Store(folder / "r").runs().values()
+    assert run.record.settings["training"]["learning_rate"] == 0.002
+    assert run.record.settings["training"]["epochs"] == 2
+    assert len(run.record.history["loss"]) == 2
+
+
+def test_evaluate_computes_a_metric_of_finished_runs_and_prints_it(cli, tiny):
+    outcome = cli("evaluate", "--metrics", "nmi", "--results", "r", cwd=tiny)
+    assert outcome.exit_status == 0, outcome.stderr
+    assert "4 runs: 0 to train, 4 to score, 0 complete" in outcome.stdout
+    assert all("nmi" in run.metrics for run in Store(tiny / "r").runs().values())
+    assert "NMI" in outcome.stdout
+    default, everything = (
+        cli("table", "1", "--results", "r", *options, cwd=tiny).stdout
+        for options in ([], ["--all-metrics"])
+    )
+    assert "NMI" not in default
+    assert "NMI" in everything
+
+
+def test_images_are_decoded_once_and_the_first_run_reports_it(cli, tiny_text, tmp_path):
+    for kind in ("cat", "dog"):
+        (tmp_path / "pets" / kind).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (40, 30), (20 * i, 0, 0)).save(tmp_path / "pets" / kind / f"{i}.png")
+    # Too few images to train on, which is known once they are decoded.
+    (tmp_path / "g.yaml").write_text(tiny_text.replace("[digits]", "['folder:pets']"))
+    for is_first in (True, False):
+        outcome = cli("run", "--grid", "g.yaml", "--data", ".", cwd=tmp_path)
+        assert "folder:pets has only 16 training images, got 128" in outcome.stderr
+        assert ("decoding 20 images of pets" in outcome.stderr) == is_first, outcome.stderr
+
+
+def test_a_failed_run_is_named_and_exits_with_1(cli, folder):
+    options = ("--model", "vae", "--seeds", 1, "--set", "training.learning_rate=1e+30")
+    outcome = cli("run", "--grid", "tiny.yaml", *options, "--quiet", cwd=folder)
+    assert outcome.exit_status == 1
+    progress, *_ = outcome.stdout.splitlines()
+    assert progress.startswith("digits, VAE, L = 2, seed 0: diverged: ")
+    assert "1 × diverged" in outcome.stdout
+    assert "digits, VAE, L = 2, seed 0: diverged: " in outcome.stderr
+    assert "--retry-failed repeats them" in outcome.stderr
+    # The model has printed nothing.
+    assert ".log" not in progress + outcome.stderr
+    assert (folder / "results" / "local" / "records").is_dir()
