@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import click
 import mkdocs_gen_files
 import typer.main
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from typer.core import TyperGroup
 
 import hgmvae_bench
 from hgmvae_bench.analysis.leaderboard import leaderboards
@@ -36,6 +36,56 @@ PUBLIC_MODULES = (
     "hgmvae_bench.grid.cells",
 )
 
+API_SECTIONS = {
+    "Run grids": [
+        "run_grid",
+        "execution.api.ExecutionOptions",
+        "plan_grid",
+        "evaluate_grid",
+    ],
+    "Read results": [
+        "Results",
+        "load_results",
+        "load_history",
+        "load_table",
+        "load_tables",
+        "load_comparison",
+        "load_claims",
+        "published",
+        "draw_figure",
+    ],
+    "Check for regressions": [
+        "check_grid",
+        "execution.api.CheckOutcome",
+        "RegressionError",
+        "update_baseline",
+    ],
+    "Make grids": ["make_grid", "load_grid", "Grid", "GridSpec"],
+}
+"""Sections of the API page: names of `hgmvae_bench` and of the types that they need."""
+
+VALUES = """
+## Values
+
+Grid files are YAML 1.2. `1e-3` is a number; `yes`, `on`, `1:30` and `2026-11-29` are text. An
+integer with a leading zero is refused, because YAML 1.1 reads it as octal. Numbers are finite and
+bounded:
+
+| key | minimum | maximum |
+|---|---|---|
+| `seeds` | 1 | 10,000 |
+| `network.width` | 1 | 1,024 |
+| `training.epochs` | 1 | 100,000 |
+| `training.batch_size` | 2 | 65,536 |
+| `image_size` | 1 | 1,024 |
+| `latent_dims` | 1 | 65,536 |
+
+A grid has at most 2,000,000 runs. Its file has at most 1,000,000 bytes and 100,000 keys and values,
+counting an alias with everything that it refers to. Names and titles must not contain control
+characters or bidirectional marks.
+"""
+"""How the values of a grid file are read, and their limits."""
+
 
 def write(path: str, lines: Iterator[str]) -> None:
     """Write one generated page."""
@@ -53,30 +103,27 @@ def command_page() -> Iterator[str]:
     yield "# Command line\n"
     yield "`hgmvae-bench --help` and `hgmvae-bench COMMAND --help` print the same.\n"
     root = typer.main.get_command(app)
-    with click.Context(root, info_name="hgmvae-bench") as context:
+    with typer.Context(root, info_name="hgmvae-bench") as context:
         yield from command_section(root, context, "hgmvae-bench")
 
 
-def command_section(command: click.Command, context: click.Context, name: str) -> Iterator[str]:
-    """One command and those below it."""
-    if not isinstance(command, click.Group):
-        yield f"## `{name}`\n"
-        yield f"{inspect.cleandoc(command.help or '')}\n"
-        yield f"```\n{' '.join(command.get_usage(context).split())}\n```\n"
-        yield "| option | meaning |\n|---|---|"
-        for parameter in command.get_params(context):
-            record = parameter.get_help_record(context)
-            if record is None and isinstance(parameter, click.Argument):
-                record = parameter.make_metavar(context), getattr(parameter, "help", "") or ""
-            if record is not None:
-                yield f"| `{escaped(record[0])}` | {escaped(record[1])} |"
-        yield ""
-        return
-    for child_name in command.list_commands(context):
-        child = command.get_command(context, child_name)
-        assert child is not None  # noqa: S101
-        with click.Context(child, info_name=child_name, parent=context) as below:
-            yield from command_section(child, below, f"{name} {child_name}")
+def command_section(command: Any, context: typer.Context, name: str) -> Iterator[str]:
+    """One command and those below it; Typer may have a click of its own, so no class is named."""
+    yield f"## `{name}`\n"
+    yield f"{inspect.cleandoc(command.help or '')}\n"
+    usage = " ".join(command.get_usage(context).split()).removeprefix("Usage: ")
+    yield f"```\n{usage}\n```\n"
+    yield "| option | meaning |\n|---|---|"
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None:
+            yield f"| `{escaped(record[0])}` | {escaped(record[1])} |"
+    yield ""
+    if isinstance(command, TyperGroup):
+        for child_name in command.list_commands(context):
+            child = command.get_command(context, child_name)
+            with typer.Context(child, info_name=child_name, parent=context) as below:
+                yield from command_section(child, below, f"{name} {child_name}")
 
 
 def registry_page(title: str, intro: str, registry: Any, extra: dict[str, str]) -> Iterator[str]:
@@ -127,6 +174,7 @@ def schema_page() -> Iterator[str]:
             yield f"| `{key}` | {kind} | {text} | {meaning} |"
             queue += [(key, model) for model in models_in(field.annotation)]
         yield ""
+    yield VALUES
 
 
 def attribute_docs(section: type) -> dict[str, str]:
@@ -203,23 +251,33 @@ def leaderboard_page() -> Iterator[str]:
                 yield f"[Records]({TREE}/{place}/records)\n"
 
 
-def public_names() -> list[str]:
+def public_names() -> set[str]:
     """Functions and classes of the front door, without what Python and the module itself add."""
-    return [
+    return {
         name
         for name in dir(hgmvae_bench)
         if getattr(getattr(hgmvae_bench, name), "__module__", "").startswith("hgmvae_bench.")
-    ]
+    }
 
 
 def api_page() -> Iterator[str]:
     """What `import hgmvae_bench` offers, and the contract of plug-ins."""
     yield "# Python API\n"
-    yield "`import hgmvae_bench as hb` imports nothing heavy; each name is loaded on first use.\n"
-    for name in public_names():
-        yield f"::: hgmvae_bench.{name}\n    options:\n      heading_level: 2\n"
+    yield (
+        "`import hgmvae_bench as hb` takes milliseconds; each name is imported when it is first "
+        "used. [Run a grid](../how-to/run.md#run-from-python) and "
+        "[Tables and exports](../how-to/tables.md#read-results-in-python) show examples.\n"
+    )
+    listed = {name for names in API_SECTIONS.values() for name in names}
+    if unlisted := public_names() - listed:
+        raise ValueError(f"API_SECTIONS lacks {', '.join(sorted(unlisted))}")
+    for title, names in API_SECTIONS.items():
+        yield f"## {title}\n"
+        for name in names:
+            yield f"::: hgmvae_bench.{name}\n    options:\n      heading_level: 3\n"
+    yield "## Contracts of plug-ins and grids\n"
     for module in PUBLIC_MODULES:
-        yield f"## {module}\n\n::: {module}\n    options:\n      heading_level: 3\n"
+        yield f"::: {module}\n    options:\n      heading_level: 3\n"
 
 
 for name in RESULTS:
