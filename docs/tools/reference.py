@@ -5,6 +5,7 @@ Run by mkdocs (plug-in gen-files). Every page is built from the code, so none ca
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 import types
@@ -95,7 +96,13 @@ def write(path: str, lines: Iterator[str]) -> None:
 
 def escaped(text: str) -> str:
     """Text for a cell of a Markdown table."""
-    return " ".join(text.replace("|", "\\|").split())
+    return " ".join(text.replace("|", "\\|").replace("[", "\\[").split())
+
+
+def code(text: str) -> str:
+    """Text in code font for a cell of a Markdown table."""
+    text = html.escape(text).replace("|", "&#124;").replace("[", "&#91;")
+    return f"<code>{text}</code>"
 
 
 def command_page() -> Iterator[str]:
@@ -117,7 +124,7 @@ def command_section(command: Any, context: typer.Context, name: str) -> Iterator
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None:
-            yield f"| `{escaped(record[0])}` | {escaped(record[1])} |"
+            yield f"| {code(record[0])} | {escaped(record[1])} |"
     yield ""
     if isinstance(command, TyperGroup):
         for child_name in command.list_commands(context):
