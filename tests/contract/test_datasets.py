@@ -90,6 +90,10 @@ def keeps_the_contract(name: str, root: Path) -> None:
             assert labels.dtype == torch.int64
             assert labels.min() >= 0
             assert labels.max() < len(data.class_names)
+    if data.factors is not None:
+        for values in (data.factors.train, data.factors.test):
+            assert values.amin(dim=0).tolist() == [0] * len(data.factors.sizes)
+            assert values.amax(dim=0).tolist() == [n - 1 for n in data.factors.sizes]
     assert dataset.load(root, image_size=size).digest == data.digest
     held_out = data.with_validation_as_test(20)
     assert len(held_out.test_images) == 20
@@ -101,8 +105,8 @@ def keeps_the_contract(name: str, root: Path) -> None:
     assert check(name, root).complete
 
 
-@pytest.mark.parametrize("name", ["digits", "validation:digits"])
-def test_digits_need_no_files(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["digits", "validation:digits", "sprites", "validation:sprites"])
+def test_some_datasets_need_no_files(name: str, tmp_path: Path) -> None:
     keeps_the_contract(name, tmp_path)
 
 

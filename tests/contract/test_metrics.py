@@ -19,6 +19,7 @@ from hgmvae_bench.evaluation import controls
 from hgmvae_bench.evaluation.controls import PrincipalComponents
 from hgmvae_bench.evaluation.metrics import classifier, weights
 from hgmvae_bench.evaluation.outputs import RunOutputs
+from hgmvae_bench.plugins.factors import Factors
 from hgmvae_bench.plugins.protocols import MetricMissingError, MetricPlugin, Need
 from hgmvae_bench.plugins.registry import DATASETS, METRICS
 
@@ -35,6 +36,14 @@ def tiny_data() -> ImageData:
         digits.train_labels[:200],
         digits.test_images[:60],
         digits.test_labels[:60],
+        factors=Factors(
+            ("parity", "half"),
+            (2, 2),
+            *(
+                torch.stack([labels % 2, labels // 5], dim=1)
+                for labels in (digits.train_labels[:200], digits.test_labels[:60])
+            ),
+        ),
     )
 
 
@@ -120,6 +129,14 @@ def test_labels_are_required_only_if_declared(name: str, outputs: RunOutputs) ->
     unlabelled = replace(outputs, data=replace(outputs.data, train_labels=None, test_labels=None))
     is_refused = "no classes" in str(value_or_reason(metric, unlabelled))
     assert is_refused == ("labels" in metric.needs)
+
+
+@every_metric
+def test_factors_are_required_only_if_declared(name: str, outputs: RunOutputs) -> None:
+    metric = METRICS[name]
+    unfactored = replace(outputs, data=replace(outputs.data, factors=None))
+    is_refused = "no factors" in str(value_or_reason(metric, unfactored))
+    assert is_refused == ("factors" in metric.needs)
 
 
 def test_metrics_are_listed_without_importing_heavy_packages() -> None:

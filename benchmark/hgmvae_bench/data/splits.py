@@ -20,3 +20,8 @@ def shuffled(names: Iterable[str]) -> list[str]:
 def share(count: int, fraction: float) -> int:
     """Return ``fraction`` of ``count``, rounded, and at least 1."""
     return max(1, round(count * fraction))
+
+
+def shuffled_indices(count: int) -> list[int]:
+    """Sort the indices from 0 to ``count`` − 1 by a hash of the seed and the index."""
+    return [int(name) for name in shuffled(str(index) for index in range(count))]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    from hgmvae_bench.plugins.factors import Factors
+
 Codes: TypeAlias = "npt.NDArray[np.float32]"
 """Codes (N, L) of N images."""
 
@@ -35,6 +37,7 @@ class ImageData:
         validation_images: uint8 (V, C, H, W), or None for a dataset without its own validation
             split. Only `with_validation_as_test` uses them.
         validation_labels: int64 (V,), or None.
+        factors: factors of variation of the images, or None for a dataset without known factors.
 
     Raises:
         ValueError: if a shape or type differs from the above.
@@ -47,6 +50,7 @@ class ImageData:
     class_names: tuple[str, ...] = ()
     validation_images: Tensor | None = None
     validation_labels: Tensor | None = None
+    factors: Factors | None = None
 
     def __post_init__(self) -> None:
         import torch
@@ -73,6 +77,13 @@ class ImageData:
                     f"train images are {tuple(self.train_images.shape[1:])} and {split} images "
                     f"{tuple(images.shape[1:])}; expected one shape"
                 )
+        if self.factors is not None:
+            validation = self.validation_images
+            self.factors.check_counts(
+                len(self.train_images),
+                len(self.test_images),
+                None if validation is None else len(validation),
+            )
 
     @property
     def input_dim(self) -> tuple[int, int, int]:
@@ -82,7 +93,7 @@ class ImageData:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of every image and label, which is part of the run keys.
+        """SHA-256 (hex) of every image, label and factor, which is part of the run keys.
 
         The cache of decoded images stores the digest, so that opening it reads no images.
         """
@@ -98,6 +109,8 @@ class ImageData:
             if tensor is not None:
                 sha.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 sha.update(tensor.contiguous().numpy().data)
+        for part in () if self.factors is None else self.factors.digest_parts():
+            sha.update(part)
         return sha.hexdigest()
 
     def first_train_images(self, count: int | None) -> ImageData:
@@ -112,11 +125,12 @@ class ImageData:
             raise ValueError(
                 f"train_images is {count}, but there are only {len(self.train_images)}"
             )
-        labels = self.train_labels
+        labels, factors = self.train_labels, self.factors
         return replace(
             self,
             train_images=self.train_images[:count],
             train_labels=None if labels is None else labels[:count],
+            factors=None if factors is None else replace(factors, train=factors.train[:count]),
         )
 
     def with_validation_as_test(self, count: int | None = None) -> ImageData:
@@ -141,12 +155,16 @@ class ImageData:
                     f"{count} validation images were requested, but the dataset's validation split "
                     f"has {len(held_out)}"
                 )
+            factors = self.factors
+            if factors is not None and factors.validation is not None:
+                factors = replace(factors, test=factors.validation[:count], validation=None)
             return replace(
                 self,
                 test_images=held_out[:count],
                 test_labels=None if labels is None else labels[:count],
                 validation_images=None,
                 validation_labels=None,
+                factors=factors,
             )
 
         import torch
@@ -167,11 +185,14 @@ class ImageData:
         )
         kept.sort()
         taken.sort()
-        labels = self.train_labels
+        labels, factors = self.train_labels, self.factors
+        if factors is not None:
+            factors = replace(factors, train=factors.train[kept], test=factors.train[taken])
         return replace(
             self,
             train_images=self.train_images[kept],
             train_labels=None if labels is None else labels[kept],
             test_images=self.train_images[taken],
             test_labels=None if labels is None else labels[taken],
+            factors=factors,
         )

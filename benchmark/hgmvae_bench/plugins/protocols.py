@@ -34,6 +34,7 @@ Direction = Literal["higher", "lower"]
 Need = Literal[
     "codes",
     "labels",
+    "factors",
     "reconstructions",
     "samples",
     "posterior",

@@ -29,6 +29,7 @@ from hgmvae_bench.execution.run import execute_task
 from hgmvae_bench.execution.tasks import EpochEnded, OutOfMemory, RunContext, Started, Stopped, Task
 from hgmvae_bench.execution.temporary import process_folder
 from hgmvae_bench.grid import Run
+from hgmvae_bench.plugins.factors import Factors
 from hgmvae_bench.plugins.local_files import using_plugins
 from hgmvae_bench.storage.schema import Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
@@ -48,16 +49,19 @@ class Images(NamedTuple):
     Attributes:
         splits: images and labels by their attribute names in `ImageData`.
         class_names: in the order of the labels.
+        factors: factors of variation, or None.
     """
 
     splits: Mapping[str, Array]
     class_names: tuple[str, ...]
+    factors: Factors | None = None
 
     @classmethod
     def of(cls, data: ImageData) -> Images:
         """Make it from a dataset of tensors."""
         tensors = {k: v for k, v in vars(data).items() if isinstance(v, torch.Tensor)}
-        return cls({name: tensor.numpy() for name, tensor in tensors.items()}, data.class_names)
+        splits = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return cls(splits, data.class_names, data.factors)
 
     def data(self) -> ImageData:
         """Return the dataset without copying its images."""
@@ -66,7 +70,12 @@ class Images(NamedTuple):
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             tensors = {name: torch.from_numpy(array) for name, array in self.splits.items()}
         labels = {name: tensors.pop(name, None) for name in ("train_labels", "test_labels")}
-        return ImageData(**tensors, **labels, class_names=self.class_names)  # type: ignore[arg-type]
+        return ImageData(
+            **tensors,
+            **labels,  # type: ignore[arg-type]
+            class_names=self.class_names,
+            factors=self.factors,
+        )
 
 
 class TaskCompleted(NamedTuple):
