@@ -1,9 +1,9 @@
 """Image datasets, held in memory as uint8 tensors.
 
 Each dataset family has a module: `digits`, `mnist`, `cifar10`, `celeba`, `chairs`, `sprites`,
-`folder` and `validation`. `images` decodes image files, `cache` stores the decoded arrays,
-`download` fetches and unpacks archives, `source` describes the state of files, and `catalogue`
-finds datasets by their registered name.
+`dsprites`, `shapes3d`, `folder` and `validation`. `images` decodes image files, `cache` stores the
+decoded arrays, `download` fetches and unpacks archives, `source` describes the state of files, and
+`catalogue` finds datasets by their registered name.
 """
 
 from __future__ import annotations
