@@ -226,7 +226,8 @@ class _Pool:
             if self.tasks.stopping:  # It was killed along with the driver's process group.
                 yield from (Requeued(task.run, "stopped") for task in tasks)
             else:
-                yield from self.handle_loss(tasks, _cause_of_death(worker.process.exitcode or 0))
+                cause = cause_of_death(worker.process.exitcode or 0)
+                yield from self.handle_loss(tasks, f"the worker process died: {cause}")
             return
         match message:
             case EpochEnded():
@@ -396,6 +397,7 @@ def process_context(device: str) -> SpawnContext | ForkServerContext:
     return context
 
 
-def _cause_of_death(code: int) -> str:
+def cause_of_death(code: int) -> str:
+    """Describe the exit code of a process that died."""
     cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    return f"the worker process died: {cause}" + (" (out of memory?)" if code == -9 else "")
+    return cause + (" (out of memory?)" if code == -9 else "")

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
+from hgmvae_bench.execution.local_pool import cause_of_death, process_context
 from hgmvae_bench.execution.process_state import restored_process_state
+from hgmvae_bench.execution.signals import block_signals_in_children
 from hgmvae_bench.grid import Cell, Grid, GridError
 from hgmvae_bench.grid.errors import LocatedError, describe_validation_error, join_lines
-from hgmvae_bench.plugins.protocols import ChecksEpochs
+from hgmvae_bench.plugins import local_files
+from hgmvae_bench.plugins.protocols import ChecksEpochs, PluginError
+from hgmvae_bench.plugins.registry import MODELS
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.encoders import Network
+from hgmvae_bench.utils.errors import UserError
+
+BUILD_SECONDS = 300.0
+"""Time after which a model that is being built counts as hung."""
 
 
 def load_data(grid: Grid, root: Path) -> dict[tuple[str, int], ImageData]:
@@ -80,6 +93,9 @@ def check_cells(
 ) -> None:
     """Build the model of each cell once, so that an invalid setting fails before hours of training.
 
+    Models that the suite does not come with are built in a process of their own, which may crash
+    or hang.
+
     Args:
         grid: the grid of the cells.
         cells: the cells to check.
@@ -89,40 +105,129 @@ def check_cells(
         GridError: if a model cannot be built or does not support the number of epochs.
         PluginError: if a plug-in builds something that is not a model of the suite.
     """
+    builds = [_Build.of(grid, cell, data) for cell in cells]
+    own = [build for build in builds if _is_own(build.cell.model)]
+    foreign = [build for build in builds if not _is_own(build.cell.model)]
+    errors = list(_check_foreign(foreign))
     with restored_process_state():
-        _raise_errors(grid, (e for cell in cells for e in _find_errors(grid, cell, data)))
+        errors += [error for build in own for error in build.errors()]
+    _raise_errors(grid, errors)
 
 
-def _find_errors(
-    grid: Grid, cell: Cell, data: Mapping[tuple[str, int], ImageData]
-) -> Iterator[LocatedError]:
-    """Yield the errors of one cell's settings."""
-    dataset, name, _ = grid.cell_names[cell]
-    images = data.get((cell.dataset, cell.image_size))
-    side, channels = cell.image_size, resolve_dataset(cell.dataset).channels
-    input_dim = (channels, side, side) if images is None else images.input_dim
-    try:
-        Network(input_dim, cell.network.width)
-    except ValueError as error:
-        yield ("datasets", dataset, "image_size"), str(error)
-        return
-    try:
-        model = build_model(cell, input_dim)
-    except ValidationError as error:
-        for each in error.errors():
-            yield ("models", name, "settings", *each["loc"]), describe_validation_error(each)
-        return
-    except ValueError as error:
-        yield ("models", name), f"{cell.slug} cannot be built: {error}"
-        return
-    except SystemExit as error:
-        yield ("models", name), f"{cell.slug} cannot be built: it exits with status {error.code}"
-        return
-    if isinstance(model, ChecksEpochs):
+class _Build(NamedTuple):
+    """A model to build.
+
+    Attributes:
+        cell: the cell.
+        dataset: name of the dataset in the grid.
+        model: name of the model in the grid.
+        input_dim: shape (C, H, W) of the images.
+    """
+
+    cell: Cell
+    dataset: str
+    model: str
+    input_dim: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, grid: Grid, cell: Cell, data: Mapping[tuple[str, int], ImageData]) -> _Build:
+        """The build of a cell's model."""
+        dataset, model, _ = grid.cell_names[cell]
+        images = data.get((cell.dataset, cell.image_size))
+        side, channels = cell.image_size, resolve_dataset(cell.dataset).channels
+        shape = (channels, side, side) if images is None else images.input_dim
+        return cls(cell, dataset, model, shape)
+
+    def errors(self) -> Iterator[LocatedError]:
+        """Build the model and yield the errors of the cell's settings."""
+        cell, name = self.cell, self.model
         try:
-            model.check_epochs(cell.training.epochs)
+            Network(self.input_dim, cell.network.width)
         except ValueError as error:
-            yield ("training", "epochs"), f"{name}: {error}"
+            yield ("datasets", self.dataset, "image_size"), str(error)
+            return
+        try:
+            model = build_model(cell, self.input_dim)
+        except ValidationError as error:
+            for each in error.errors():
+                yield ("models", name, "settings", *each["loc"]), describe_validation_error(each)
+            return
+        except ValueError as error:
+            yield self.failure(str(error))
+            return
+        except SystemExit as error:
+            yield self.failure(f"it exits with status {error.code}")
+            return
+        if isinstance(model, ChecksEpochs):
+            try:
+                model.check_epochs(cell.training.epochs)
+            except ValueError as error:
+                yield ("training", "epochs"), f"{name}: {error}"
+
+    def failure(self, reason: str) -> LocatedError:
+        """The error of a model that cannot be built."""
+        return ("models", self.model), f"{self.cell.slug} cannot be built: {reason}"
+
+
+def _is_own(model: str) -> bool:
+    """Whether a model comes with the suite."""
+    return MODELS.entry(model.partition(":")[0]).owner == "hgmvae-bench"
+
+
+def _check_foreign(builds: Sequence[_Build]) -> Iterator[LocatedError]:
+    """Build models in another process, and in a new one after a model that ends or blocks it."""
+    waiting = deque(builds)
+    while waiting:
+        with _build_process(list(waiting)) as (process, pipe):
+            while waiting:
+                try:
+                    answer = pipe.recv() if pipe.poll(BUILD_SECONDS) else None
+                except (EOFError, OSError):
+                    process.join()
+                    cause = cause_of_death(process.exitcode or 0)
+                    yield waiting.popleft().failure(f"the process died: {cause}")
+                    break
+                if answer is None:
+                    reason = f"not finished within {BUILD_SECONDS:g} s"
+                    yield waiting.popleft().failure(reason)
+                    break
+                if isinstance(answer, str):
+                    raise PluginError(answer)
+                waiting.popleft()
+                yield from answer
+
+
+@contextmanager
+def _build_process(builds: list[_Build]) -> Iterator[tuple[BaseProcess, Connection]]:
+    """Start a process that builds models and sends the errors of each; kill it at the end."""
+    context = process_context("cpu")
+    ours, theirs = context.Pipe(duplex=False)
+    plugins = local_files.active_plugins()
+    process = context.Process(target=_build_all, args=(theirs, builds, plugins), daemon=True)
+    with theirs, block_signals_in_children():
+        process.start()
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _build_all(
+    pipe: Connection, builds: list[_Build], plugins: tuple[local_files.LocalPlugin, ...]
+) -> None:
+    """Build models one after the other and send the errors of each; runs in a process.
+
+    A text is sent in place of a `PluginError`.
+    """
+    try:
+        local_files.activate_plugins(plugins)
+        for build in builds:
+            with restored_process_state():
+                pipe.send(list(build.errors()))
+    except UserError as error:
+        pipe.send(str(error))
 
 
 def _raise_errors(grid: Grid, errors: Iterable[LocatedError]) -> None:

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from hgmvae_bench.cli import app
 from hgmvae_bench.data import DataError
+from hgmvae_bench.execution import preflight
 from hgmvae_bench.execution.preflight import available_data, check_cells, load_data
 from hgmvae_bench.grid import GridError, Run, parse_grid
 from hgmvae_bench.plugins.local_files import using_plugins
@@ -96,18 +97,45 @@ def test_missing_data_is_named_with_the_datasets_that_can_be_run(tiny_text, tmp_
     check_cells(grid, grid.cells, data)
 
 
-def test_a_model_that_exits_when_it_is_built_is_refused_by_name(tiny_grid):
-    class Exiting:
-        title, reference, settings = "Exiting", "none", {}
+class Unbuildable:
+    """A model that cannot be built in the way that its setting names."""
 
-        def build(self, **_):
-            sys.exit(3)
+    title, reference, settings = "Unbuildable", "none", {"way": "exits"}
 
-    with using_plugins(wrap_plugins({"exiting": Exiting()})):
-        text = tiny_grid.text.replace("- vae\n", "- exiting\n")
+    def build(self, *, settings, **_):
+        import ctypes
+        import os
+        import time
+
+        ways = {
+            "exits": lambda: sys.exit(3),
+            "vanishes": lambda: os._exit(4),
+            "crashes": lambda: ctypes.string_at(0),
+            "hangs": lambda: time.sleep(1000),
+        }
+        ways[settings["way"]]()
+
+
+def test_models_that_end_or_block_the_process_are_refused_by_name(tiny_text, monkeypatch):
+    reasons = {
+        "exits": "it exits with status 3",
+        "vanishes": "the process died: exit status 4",
+        "crashes": "the process died: SIGSEGV",
+        "hangs": "not finished within 10 s",
+    }
+    monkeypatch.setattr(preflight, "BUILD_SECONDS", 10.0)
+    models = "".join(f"  {w}: {{ model: bad, settings: {{ way: {w} }} }}\n" for w in reasons)
+    text = tiny_text.replace("tables:", f"models:\n{models}tables:", 1)
+    text = text.replace("[vae, wae-imq]", f"[vae, {', '.join(reasons)}]")
+    with using_plugins(wrap_plugins({"bad": Unbuildable()})):
         grid = parse_grid(text, "tiny.yaml")
-        with pytest.raises(GridError, match=r"models.exiting.*it exits with status 3"):
+        with pytest.raises(GridError) as refused:
             check_cells(grid, grid.cells, {})
+    lines = str(refused.value).splitlines()
+    assert len(lines) == len(reasons)
+    for line, (way, reason) in zip(lines, reasons.items(), strict=True):
+        assert f"models.{way}: " in line
+        assert line.endswith(reason)
 
 
 def test_every_error_is_listed_once(tiny_text, tmp_path):
