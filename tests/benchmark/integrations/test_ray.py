@@ -301,7 +301,7 @@ def test_sigterm_stops_the_command_and_the_message_names_it(cluster, tiny_text, 
     os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 143, err
-    assert "stopped; what is finished is stored; to go on: hgmvae-bench run --grid g.yaml" in err
+    assert "to continue: hgmvae-bench run --grid g.yaml" in err
     assert "Traceback" not in err
     assert len(checkpoints(tmp_path / "r")) == 1
 
