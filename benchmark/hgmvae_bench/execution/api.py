@@ -94,8 +94,10 @@ class ExecutionOptions(TypedDict, total=False):
         stack_seeds: on a GPU, train the seeds of a cell as one model of stacked weights.
         weights: folder of pretrained weights for FID and LPIPS.
         time_limit: seconds after which a run counts as hung and is recorded as failed.
-        models, datasets, metrics: plug-in objects by the names that the grid uses. They are
-            pickled for worker processes.
+        models: model plug-ins by the names that the grid uses. They are pickled for worker
+            processes.
+        datasets: dataset plug-ins, likewise.
+        metrics: metric plug-ins, likewise.
         on_event: called in this thread with every event of `hgmvae_bench.execution.tasks`.
         reporters: objects with the methods of `hgmvae_bench.execution.runner.Reporter`.
         track: trackers that log every run: ``mlflow[:URI]``, ``tensorboard[:DIR]``.
