@@ -5,7 +5,8 @@ to links to the pages that the site makes of these files.
 
 The theme draws Mermaid diagrams with a script from a content delivery network unless the page has
 loaded one. This site loads nothing from elsewhere: the script is taken from the npm package
-``mermaid`` (in the folder ``MERMAID``, or ``node_modules``), and becomes part of the site.
+``mermaid`` (in the folder ``MERMAID``, or ``node_modules``), and becomes part of the site. The
+theme's request for the repository's stars at GitHub is switched off for the same reason.
 """
 
 from __future__ import annotations
@@ -49,3 +50,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"]({posixpath.relpath(f'results/{match[1]}.md', folder or '.')}"
 
     return re.sub(r"\]\((?:\.\./)+results/(measured|study)/README\.md", site_link, markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Remove the mark by which the theme's script finds the repository to ask GitHub about."""
+    return output.replace(' data-md-component="source"', "")
