@@ -27,9 +27,9 @@ Points = npt.NDArray[np.float64]
 def rate_distortion(source: FigureSource) -> Figure:
     """Draw the models of a dataset by rate and distortion, with a panel for each latent dim.
 
-    A marker is the mean over seeds, a dot is one seed, and an ellipse is one standard deviation of
-    the seeds along its principal axes; it needs three seeds. Along each dotted line the negative
-    ELBO (rate + distortion) is constant. A model without both values is named in the title.
+    A large marker is the mean over seeds, and a small one is one seed. An ellipse is one standard
+    deviation of the seeds along its principal axes and needs three seeds. Along each dotted line the
+    negative ELBO (rate + distortion) is constant. The title names models without both values.
 
     Args:
         source: results of one dataset.
@@ -62,7 +62,7 @@ def rate_distortion(source: FigureSource) -> Figure:
         for model, values in of_dim.items():
             series = style.series_style(source.model_positions[model])
             _draw_model(panel, values, source.model_title(model), series)
-        _draw_elbo_lines(panel, np.concatenate([*of_dim.values()]))
+        _draw_elbo_lines(panel, np.concatenate([_extent(values) for values in of_dim.values()]))
         panel.set_title(f"L = {latent_dim}")
         panel.set_xlabel("rate (nats per image)")
         panel.set_ylabel("distortion (nats per image)")
@@ -99,7 +99,7 @@ def _points(source: FigureSource, names: CellNames) -> Points:
 
 def _draw_model(panel: Axes, points: Points, label: str, series: style.SeriesStyle) -> None:
     if len(points) > 1:
-        panel.plot(*points.T, ".", color=series.color, markersize=3, alpha=0.6)
+        panel.plot(*points.T, series.marker, color=series.color, markersize=2.5, alpha=0.6)
     if len(points) > 2:
         width, height, angle = ellipse_axes(points)
         center = points.mean(axis=0)
@@ -132,6 +132,14 @@ def ellipse_axes(points: Points) -> tuple[float, float, float]:
     return float(major), float(minor), angle
 
 
+def _extent(points: Points) -> Points:
+    """Points (n, 2) and, for an ellipse, opposite corners of its bounding box, (n + 2, 2)."""
+    if len(points) < 3:
+        return points
+    mean, deviation = points.mean(axis=0), points.std(axis=0, ddof=1)
+    return np.vstack([points, mean - deviation, mean + deviation])
+
+
 def _draw_elbo_lines(panel: Axes, points: Points) -> None:
     """Set the panel's limits around points (n, 2), and draw lines of constant negative ELBO."""
     low, high = points.min(axis=0), points.max(axis=0)
@@ -144,12 +152,13 @@ def _draw_elbo_lines(panel: Axes, points: Points) -> None:
         if rates[0] >= rates[1]:
             continue
         panel.plot(rates, bound - rates, ":", color="0.6", lw=0.8, zorder=1)
+        starts_at_top = bound - high[1] > low[0]
         panel.annotate(
             f"{bound:g}",
             (rates[0], bound - rates[0]),
-            xytext=(2, -2),
+            xytext=(2, -2 if starts_at_top else 1),
             textcoords="offset points",
-            va="top",
+            va="top" if starts_at_top else "bottom",
             fontsize=7,
             color="0.45",
         )

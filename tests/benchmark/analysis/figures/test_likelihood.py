@@ -75,6 +75,16 @@ def test_ellipse_is_one_standard_deviation_along_principal_axes():
     assert degrees % 180 == pytest.approx(30, abs=1)
 
 
+def test_ellipses_fit_into_their_panel(source):
+    for panel in FIGURES["rate-distortion"].draw(source).axes:
+        low, high = zip(panel.get_xlim(), panel.get_ylim(), strict=True)
+        for ellipse in panel.patches:
+            corners = ellipse.get_transform().transform_path(ellipse.get_path()).vertices
+            inside = panel.transData.inverted().transform(corners)
+            assert (inside > low).all()
+            assert (inside < high).all()
+
+
 def test_equal_seeds_have_an_ellipse_without_extent():
     assert ellipse_axes(np.ones((3, 2)))[:2] == (0, 0)
 
