@@ -28,8 +28,8 @@ def rate_distortion(source: FigureSource) -> Figure:
     """Draw the models of a dataset by rate and distortion, with a panel for each latent dim.
 
     A large marker is the mean over seeds, and a small one is one seed. An ellipse is one standard
-    deviation of the seeds along its principal axes and needs three seeds. Along each dotted line the
-    negative ELBO (rate + distortion) is constant. The title names models without both values.
+    deviation of the seeds along its principal axes and needs three seeds. Along each dotted line
+    the negative ELBO (rate + distortion) is constant. The title names models without both values.
 
     Args:
         source: results of one dataset.
