@@ -20,6 +20,7 @@ from hgmvae_bench.cli.init import init
 from hgmvae_bench.cli.plan import plan
 from hgmvae_bench.cli.speed import speed
 from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.text import escape_controls
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,6 +65,13 @@ def _program(
     """Benchmark of the VAE family on generation and clustering."""
 
 
+class _EscapingFormatter(logging.Formatter):
+    """Formats messages without terminal escapes, which names of files may hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_controls(super().format(record), keep="\n\t")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors that the user can mend are shown without a traceback.
 
@@ -76,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Messages of the package, such as that a dataset is decoded for minutes.
     log = logging.getLogger("hgmvae_bench")
     log.handlers = [logging.StreamHandler()]
+    log.handlers[0].setFormatter(_EscapingFormatter())
     log.setLevel(logging.INFO)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="hgmvae-bench")

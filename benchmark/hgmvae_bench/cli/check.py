@@ -32,7 +32,7 @@ from hgmvae_bench.cli.options import (
     Weights,
     Workers,
 )
-from hgmvae_bench.utils.text import pluralize
+from hgmvae_bench.utils.text import escape_controls, pluralize
 
 
 def check(
@@ -101,5 +101,5 @@ def check(
                 )
             except RegressionError as error:
                 outcome, status = error.outcome, error.exit_status
-            typer.echo(f"\n{outcome}")
+            typer.echo(escape_controls(f"\n{outcome}", keep="\n"))
     raise typer.Exit(status)

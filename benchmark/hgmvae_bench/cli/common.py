@@ -15,6 +15,7 @@ import typer
 
 from hgmvae_bench.cli.options import Device
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
+from hgmvae_bench.utils.text import escape_controls
 
 if TYPE_CHECKING:
     from hgmvae_bench.analysis.render import FormattedTable
@@ -190,5 +191,7 @@ def print_error(text: str) -> None:
 def _print_error(text: str, style: str) -> None:
     from rich.console import Console
 
+    # Names of files and messages of others may hold terminal escapes.
+    text = escape_controls(text, keep="\n\t")
     # Rich honours NO_COLOR and writes no colours to files.
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -28,6 +28,12 @@ Status = Literal["complete", "diverged", "failed"]
 ControlName = Literal["real-halves", "real-train", "mean-image", "pixel-noise", "pca"]
 Fingerprint = dict[str, str | int | FiniteFloat]
 
+MAX_NUMBER = 1e60
+"""Largest magnitude of a metric's value; statistics can still compute its fourth power."""
+
+Number = Annotated[FiniteFloat, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+"""Value of a metric."""
+
 CONTROLS_WITH_CODES: frozenset[ControlName] = frozenset({"pca"})
 
 # A key is part of file names: no separators, NUL or control characters.
@@ -136,13 +142,13 @@ class MetricValue(_Frozen):
     """Value of one metric with its fingerprint, or the reason why it is missing.
 
     Attributes:
-        value: finite, or None if missing.
+        value: at most `MAX_NUMBER` in magnitude, or None if missing.
         missing: why there is no value; None if there is one.
         fingerprint: what the value was computed with.
         seconds: time to compute the value.
     """
 
-    value: FiniteFloat | None = None
+    value: Number | None = None
     missing: Message | None = None
     fingerprint: Fingerprint = Field(default_factory=dict)
     seconds: FiniteFloat = 0.0
@@ -163,8 +169,8 @@ class MetricValue(_Frozen):
 
     @classmethod
     def of(cls, value: float, fingerprint: Fingerprint, seconds: float) -> MetricValue:
-        """Computed value; one that is not finite is recorded as missing."""
-        if not math.isfinite(value):
+        """Computed value; one that is infinite, NaN or too large is recorded as missing."""
+        if not (math.isfinite(value) and abs(value) <= MAX_NUMBER):
             return cls(missing=f"the value is {value}", fingerprint=fingerprint, seconds=seconds)
         return cls(value=value, fingerprint=fingerprint, seconds=seconds)
 

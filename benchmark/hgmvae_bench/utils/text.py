@@ -43,9 +43,16 @@ def is_control(character: str) -> bool:
     )
 
 
-def escape_controls(text: str) -> str:
-    r"""Escape control characters as in a Python string: ESC becomes ``\x1b``."""
+def escape_controls(text: str, keep: str = "") -> str:
+    r"""Escape control characters as in a Python string: ESC becomes ``\x1b``.
+
+    Args:
+        text: what to escape.
+        keep: control characters that stay, such as line breaks.
+    """
     return "".join(
-        character.encode("unicode_escape").decode() if is_control(character) else character
+        character.encode("unicode_escape").decode()
+        if is_control(character) and character not in keep
+        else character
         for character in text
     )

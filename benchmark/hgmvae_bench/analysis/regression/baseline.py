@@ -12,18 +12,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from hgmvae_bench.analysis.tables import short_error
 from hgmvae_bench.grid import Cell, Grid, Run, flatten
 from hgmvae_bench.grid.cells import identity_of
-from hgmvae_bench.storage.schema import Fingerprint
+from hgmvae_bench.grid.spec import FileName
+from hgmvae_bench.storage.schema import MAX_NUMBER, Fingerprint, Number, Settings
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.atomic_files import write_atomically
 from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.seeding import digest
+from hgmvae_bench.utils.text import escape_controls, is_control, quote, shorten
 
 LOSS_TERM = "final {}"
 """Name of the measure for a loss term's mean over the last epoch."""
@@ -31,6 +41,20 @@ LOSS_TERM = "final {}"
 
 class BaselineError(UserError, RuntimeError):
     """A baseline that cannot be read, made or compared with; the message says what to do."""
+
+
+MAX_BASELINE_BYTES = 256 * 2**20
+"""Maximum size of a baseline file; 10,000 cells of ten seeds need about 100 MB."""
+
+
+def _without_controls(text: str) -> str:
+    if any(map(is_control, text)):
+        raise ValueError(f"control characters in {quote(text)}")
+    return text
+
+
+# Names are printed to terminals and logs.
+_Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_without_controls)]
 
 
 class _StrictModel(BaseModel):
@@ -50,18 +74,20 @@ class BaselineCell(_StrictModel):
         fingerprints: of the metrics among the measures.
     """
 
-    name: str
+    name: _Name
     identity: str
-    settings: dict[str, Any]
+    settings: Settings
     data_digest: str
-    seeds: list[int] = Field(min_length=2)
-    measures: dict[str, list[FiniteFloat]]
-    fingerprints: dict[str, Fingerprint]
+    seeds: list[NonNegativeInt] = Field(min_length=2)
+    measures: dict[_Name, list[Number]]
+    fingerprints: dict[_Name, Fingerprint]
 
     @model_validator(mode="after")
-    def _check_seeds_and_names(self) -> Self:
+    def _check_consistency(self) -> Self:
+        if self.identity != identity_of(self.settings):
+            raise ValueError(f"the identity {quote(self.identity)} is not that of the settings")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"a seed occurs twice: {self.seeds}")
+            raise ValueError(f"a seed occurs twice: {quote(self.seeds)}")
         for name, values in self.measures.items():
             if len(values) != len(self.seeds):
                 raise ValueError(f"{name} has {len(values)} values, not {len(self.seeds)}")
@@ -82,10 +108,22 @@ class Baseline(_StrictModel):
     """
 
     schema_version: Literal[1] = 1
-    grid: str
+    grid: FileName
     made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     provenance: list[dict[str, Any]]
     cells: list[BaselineCell] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_cells(self) -> Self:
+        first = self.cells[0]
+        if len({cell.identity for cell in self.cells}) < len(self.cells):
+            raise ValueError("a cell occurs twice")
+        if other := next((cell for cell in self.cells if cell.seeds != first.seeds), None):
+            raise ValueError(
+                f"{other.name} has the seeds {quote(other.seeds)}, "
+                f"{first.name} has {quote(first.seeds)}"
+            )
+        return self
 
     def in_precision(self, precision: str) -> Baseline:
         """Give the cells the identities that they have in another number format.
@@ -106,18 +144,26 @@ def load_baseline(path: Path) -> Baseline:
     """Read a baseline.
 
     Raises:
-        BaselineError: if the file does not exist, is damaged or edited, or has another schema
-            version.
+        BaselineError: if the file does not exist, is too large, damaged or edited, or has another
+            schema version.
     """
     try:
-        file = json.loads(path.read_bytes())
-        sha256, content = file["sha256"], file["content"]
-        intact = digest(content) == sha256
+        with path.open("rb") as opened:
+            raw = opened.read(MAX_BASELINE_BYTES + 1)
     except OSError as error:
         raise BaselineError(
             f"{path}: cannot be read: {error.strerror}; a baseline is written with --update"
         ) from error
-    except (ValueError, TypeError, KeyError) as error:
+    if len(raw) > MAX_BASELINE_BYTES:
+        raise BaselineError(
+            f"{path}: too large for a baseline (over {MAX_BASELINE_BYTES >> 20} MB); "
+            "write it again with --update"
+        )
+    try:
+        file = json.loads(raw)
+        sha256, content = file["sha256"], file["content"]
+        intact = digest(content) == sha256
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BaselineError(
             f"{path}: damaged, or not a baseline; write it again with --update"
         ) from error
@@ -127,14 +173,22 @@ def load_baseline(path: Path) -> Baseline:
             "write it again with --update"
         )
     try:
-        return Baseline.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        # Strict, so that text is no number. JSON has no dates, which strict Python input needs.
+        return Baseline.model_validate_json(json.dumps(content), strict=True)
+    except (ValidationError, RecursionError) as error:
         raise BaselineError(
-            f"{path}: not a baseline that this version reads: {place}: {first['msg']}; "
+            f"{path}: not a baseline that this version reads: {_first_problem(error)}; "
             "write it again with --update"
         ) from error
+
+
+def _first_problem(error: ValidationError | RecursionError) -> str:
+    """Place and message of the first problem of a baseline's content."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{shorten(escape_controls(place))}: {first['msg']}"
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
@@ -180,9 +234,13 @@ def run_measures(run: Run, metrics: Iterable[str], stored: Mapping[str, StoredRu
     record = known.record
     if record.status != "complete":
         return RunMeasures(missing=[f"{record.status}: {short_error(record)}"])
-    measured = RunMeasures(
-        {LOSS_TERM.format(term): means[-1] for term, means in record.history.items()}
-    )
+    measured = RunMeasures()
+    for term, means in record.history.items():
+        if means and abs(means[-1]) <= MAX_NUMBER:
+            measured.values[LOSS_TERM.format(term)] = means[-1]
+        else:
+            last = quote(means[-1]) if means else "no epoch"
+            measured.missing.append(f"{LOSS_TERM.format(term)} is missing: {last}")
     for name in metrics:
         recorded = known.metrics.get(name)
         if recorded is None or recorded.value is None:
@@ -277,11 +335,12 @@ def require_same_fingerprints(
     Raises:
         BaselineError: if one differs; the message names the metric.
     """
-    for name in old.keys() & new.keys():
+    for name in sorted(old.keys() & new.keys()):
         if old[name] != new[name]:
+            before, now = _only_different(old[name], new[name])
             raise BaselineError(
-                f"{cell}: values of {name} cannot be compared: computed with {old[name]} "
-                f"and with {new[name]}; if that is intended, write the baseline again with "
+                f"{cell}: values of {name} cannot be compared: computed with {quote(before)} "
+                f"and with {quote(now)}; if that is intended, write the baseline again with "
                 "--update from an empty results folder"
             )
 
@@ -298,6 +357,11 @@ def group_by_cell(runs: Iterable[Run]) -> dict[tuple[Cell, str], list[Run]]:
     }
 
 
+def _only_different(old: Fingerprint, new: Fingerprint) -> tuple[Fingerprint, Fingerprint]:
+    """The entries of two fingerprints that are not in the other."""
+    return dict(old.items() - new.items()), dict(new.items() - old.items())
+
+
 def _changed_settings(baseline: Baseline, cell: Cell, name: str) -> Iterator[str]:
     """Differences between a cell and the baseline's cell of the same name, one line each."""
     same_name = [old for old in baseline.cells if old.name == name]
@@ -308,6 +372,7 @@ def _changed_settings(baseline: Baseline, cell: Cell, name: str) -> Iterator[str
     for key in dict.fromkeys([*old, *new]):
         before, now = old.get(key), new.get(key)
         if before != now:
+            key, before, now = (shorten(escape_controls(str(each))) for each in (key, before, now))
             yield f"{name}: {key} was {before}, is {now}"
 
 

@@ -227,6 +227,8 @@ def _missing_values(old: BaselineCell, new: Mapping[int, RunMeasures]) -> list[s
         if measured.values:
             terms = old.measures.keys() - old.fingerprints.keys() - measured.values.keys()
             lines += [f"{term} is no longer recorded" for term in sorted(terms)]
+            new_terms = measured.values.keys() - old.measures.keys()
+            lines += [f"{name} is not in the baseline" for name in sorted(new_terms)]
         missing += [f"{old.name}, seed {seed}: {line}" for line in lines]
     return missing
 
