@@ -190,7 +190,13 @@ class Grid:
         return variant.title or resolve_dataset(variant.dataset or dataset).title
 
     def model_title(self, model: str) -> str:
-        """Return a model's title in tables."""
+        """Return a model's title in tables, with its name if another model has the same title."""
+        title = self._model_title(model)
+        others = {name for table in self.spec.tables for name in table.models} - {model}
+        is_shared = any(self._model_title(name) == title for name in others)
+        return f"{title} ({model})" if is_shared else title
+
+    def _model_title(self, model: str) -> str:
         variant = self.spec.models.get(model, ModelVariant())
         return variant.title or resolve_model(variant.model or model).title
 

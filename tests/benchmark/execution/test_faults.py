@@ -234,7 +234,7 @@ def test_a_run_that_hangs_crashes_or_runs_out_of_memory_affects_no_other(
     monkeypatch.setattr(api, "check_cells", lambda grid, cells, data: None)
     ways = ("well", "hangs", "crashes", "out-of-memory")
     odd_grid(*ways)
-    outcome = run_tiny("--plugin", "odd.py", "--workers", "2", "--time-limit", "20s")
+    outcome = run_tiny("--plugin", "odd.py", "--workers", "2", "--time-limit", "40s")
     assert outcome.exit_status == 1, outcome.stderr
     runs = Store(tmp_path / "r").runs().values()
     records = {
@@ -243,7 +243,7 @@ def test_a_run_that_hangs_crashes_or_runs_out_of_memory_affects_no_other(
     assert records["well"].status == records["vae"].status == "complete"
     assert {records[way].status for way in ways[1:]} == {"failed"}
     last = {way: records[way].error.splitlines()[-1] for way in ways[1:]}
-    assert last["hangs"] == "not finished within the time limit of 20 s"
+    assert last["hangs"] == "not finished within the time limit of 40 s"
     assert last["crashes"] == "the worker process died: SIGSEGV"
     assert last["out-of-memory"].startswith("CUDA out of memory. Tried to allocate")
     assert re.search(r'odd\.py", line \d+ in build', records["hangs"].error)

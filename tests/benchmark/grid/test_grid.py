@@ -269,3 +269,12 @@ def test_merged_keys_are_no_duplicates(tiny_text):
 
 def test_nested_settings_are_flattened():
     assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": []}) == {"a.b": 1, "a.c.d": None, "e": []}
+
+
+def test_variants_with_the_same_title_are_told_apart_by_name(tiny_text):
+    text = tiny_text.replace("[vae, wae-imq]", "[vae, wide, deep]").replace(
+        "tables:", "models: { wide: { model: swae }, deep: { model: swae } }\ntables:", 1
+    )
+    grid = parse_grid(text, "tiny.yaml")
+    titles = [grid.model_title(name) for name in ("vae", "wide", "deep")]
+    assert titles == ["VAE", "SWAE (wide)", "SWAE (deep)"]
