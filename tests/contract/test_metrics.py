@@ -59,7 +59,7 @@ def pca_outputs(
         patch.setattr(classifier, "STEPS", 10)
         patch.setattr(controls, "MAX_EXACT_PIXELS", 100)  # The approximate solver is faster.
         codec = PrincipalComponents(tiny_data.train_images, 4, seed=0)
-        yield RunOutputs(codec, tiny_data, "tiny", "contract", torch.device("cpu"), cache=cache)
+        yield RunOutputs(codec, tiny_data, "digits", "contract", torch.device("cpu"), cache=cache)
 
 
 @pytest.fixture
