@@ -254,3 +254,13 @@ def test_a_table_can_show_other_metrics(tiny_grid, tiny_runs):
     table = build_table(tiny_grid, tiny_grid.table("1").with_metrics(["accuracy"]), tiny_runs)
     assert {entry.metric for entry in table.entries} == {"accuracy"}
     assert "Accuracy" in to_text(table.formatted)
+
+
+def test_variants_without_a_title_have_their_names_in_tables(tiny_text):
+    variants = (
+        "models: { weak: { model: beta-vae }, strong: { model: beta-vae, settings: { beta: 9 } } }"
+    )
+    text = tiny_text.replace("tables:", f"{variants}\ntables:", 1)
+    grid = parse_grid(text.replace("[vae, wae-imq]", "[vae, weak, strong]"), "tiny.yaml")
+    means = build_table(grid, grid.table("1"), []).means
+    assert [title.rpartition("(")[2] for title in means.columns] == ["VAE", "weak)", "strong)"]
