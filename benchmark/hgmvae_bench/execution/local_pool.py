@@ -54,8 +54,8 @@ from hgmvae_bench.execution.tasks import (
 from hgmvae_bench.execution.temporary import redirect_multiprocessing
 from hgmvae_bench.storage.schema import Record, ScoreRecord, StageCost
 
-PRELOADED = ["hgmvae_bench.execution.run", "sklearn.cluster", "sklearn.svm"]
-"""Modules that every worker needs and that take seconds to import."""
+PRELOADED = ["hgmvae_bench.execution.run", "sklearn.cluster", "sklearn.svm", "torch._dynamo"]
+"""Modules that every worker needs and that take seconds to import; optimizers need the last one."""
 
 START_DELAYS = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Seconds before each attempt to start a worker; a killed fork server needs time to exit."""
