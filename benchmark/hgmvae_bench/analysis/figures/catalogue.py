@@ -95,6 +95,13 @@ _KINDS = (
         "hgmvae_bench.analysis.figures.images:traversals",
     ),
     FigureKind(
+        "factors",
+        "Latent traversals by the factor that each dimension encodes",
+        ("dataset", "latent_dim", "model"),
+        "models",
+        "hgmvae_bench.analysis.figures.factors:traversals_by_factor",
+    ),
+    FigureKind(
         "samples",
         "Samples from the prior",
         ("dataset", "latent_dim"),

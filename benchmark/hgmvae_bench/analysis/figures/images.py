@@ -132,6 +132,31 @@ def traversals(source: FigureSource, image: int = 0, n_steps: int = 9) -> Figure
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
         hgmvae_bench.data.DataError: if the dataset is missing.
     """
+    codes = source.codes(source.runs_to_draw()[source.model])
+    deviations = codes.std(axis=0)
+    dimensions = np.argsort(-deviations, kind="stable")[:TRAVERSED_DIMENSIONS]
+    rows = {f"dimension {d + 1} (sd {deviations[d]:.2g})": int(d) for d in dimensions}
+    content = f"traversals from test image {image}"
+    if len(dimensions) < codes.shape[1]:
+        content += f", {len(dimensions)} of {codes.shape[1]} dimensions"
+    return draw_traversals(source, rows, content, image=image, n_steps=n_steps)
+
+
+def draw_traversals(
+    source: FigureSource, dimensions: dict[str, int], content: str, *, image: int, n_steps: int
+) -> Figure:
+    """Draw traversals of an image's code, with a row for each label and dimension.
+
+    Args:
+        source: results of one dataset, latent dim and model.
+        dimensions: index of the dimension of each row, from 0, by its label.
+        content: end of the figure's title.
+        image: index of the image in the test set.
+        n_steps: number of images in a row.
+
+    Raises:
+        FigureError: if the model has no complete run, or the test set no such image.
+    """
     (model, run), data, codec = _only_model(source)
     if not 0 <= image < len(data.test_images):
         raise FigureError(
@@ -141,14 +166,11 @@ def traversals(source: FigureSource, image: int = 0, n_steps: int = 9) -> Figure
     codes = source.codes(run)
     original = data.test_images[image : image + 1]
     code = codec.encode(original)[0]
-    deviations = codes.std(axis=0)
-    dimensions = np.argsort(-deviations, kind="stable")[:TRAVERSED_DIMENSIONS]
     steps = np.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, n_steps)
     original_and_reconstruction = torch.cat([original, codec.decode(torch.from_numpy(code[None]))])
     rows = {"image, reconstruction": original_and_reconstruction}
-    for d in dimensions:
-        name = f"dimension {d + 1} (sd {deviations[d]:.2g})"
-        rows[name] = codec.decode(torch.from_numpy(traverse(code, codes, d, steps)))
+    for name, dimension in dimensions.items():
+        rows[name] = codec.decode(torch.from_numpy(traverse(code, codes, dimension, steps)))
 
     figure, (panel,) = _picture(n_steps, len(rows), 1)
     show_rows(panel, rows, n_steps)
@@ -157,9 +179,6 @@ def traversals(source: FigureSource, image: int = 0, n_steps: int = 9) -> Figure
         np.arange(n_steps) * (width + GAP) + width / 2, [f"{step:g}" for step in steps]
     )
     panel.set_xlabel("value of the dimension: standard deviations from the mean of the test codes")
-    content = f"traversals from test image {image}"
-    if len(dimensions) < len(code):
-        content += f", {len(dimensions)} of {len(code)} dimensions"
     _title(figure, source, {model: run}, content)
     return figure
 

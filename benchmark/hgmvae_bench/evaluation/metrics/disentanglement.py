@@ -344,7 +344,8 @@ class DisentanglementMetric:
         Raises:
             MetricMissingError: as `factored_codes` raises it.
         """
-        return self.measure(outputs)
+        # Rounding may leave a perfect value above 1.
+        return min(max(self.measure(outputs), 0.0), 1.0)
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
         """Return split, numbers of images and of factors, and method."""
