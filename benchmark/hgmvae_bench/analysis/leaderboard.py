@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hgmvae_bench.analysis.render import format_number
+from hgmvae_bench.analysis.render import escape_markdown, format_number
 from hgmvae_bench.analysis.tables import Table, TableEntry, build_table
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.registry import METRICS
@@ -28,8 +28,9 @@ class Leaderboard:
         dataset: name in the grid.
         latent_dim: L.
         table: means, intervals, ranks and ties.
-        frame: what is printed, a row per model, best first: the metrics, the number of seeds and
-            the median training time on the hardware that trained most runs.
+        frame: what is printed as Markdown, with names escaped. Each row is a model, best first,
+            with its metrics, the number of seeds and the median training time on the hardware
+            that trained most runs.
     """
 
     dataset: str
@@ -91,9 +92,11 @@ def _frame(table: Table, runs: dict[str, list[StoredRun]]) -> pd.DataFrame:
 
     rows = []
     for model in sorted(table.spec.models, key=order):
-        row = {"model": table.titles["model"][model]}
+        row = {"model": escape_markdown(table.titles["model"][model])}
         for metric in table.spec.metrics:
-            row[table.titles["metric"][metric]] = _written(table, entries[model, metric])
+            row[escape_markdown(table.titles["metric"][metric])] = _written(
+                table, entries[model, metric]
+            )
         rows.append(row | _cost(runs[model]))
     return pd.DataFrame(rows)
 
@@ -118,4 +121,4 @@ def _cost(runs: Sequence[StoredRun]) -> dict[str, str]:
         seconds.setdefault(str(hardware), []).append(run.record.seconds.get("training", 0.0))
     hardware, times = max(seconds.items(), key=lambda item: len(item[1]))
     minutes = statistics.median(times) / 60
-    return {"seeds": str(len(runs)), "training": f"{minutes:.1f} min ({hardware})"}
+    return {"seeds": str(len(runs)), "training": f"{minutes:.1f} min ({escape_markdown(hardware)})"}

@@ -30,8 +30,8 @@ TIE = "⁼"
 WIDTH = 100
 """Characters per line of prose, and of tables that are broken into lines."""
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""What a CSV cell begins with that a spreadsheet runs as a formula."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a CSV cell begins with that a spreadsheet runs as a formula, full-width signs included."""
 
 PACKAGES = r"\usepackage{array,booktabs,longtable}"
 

@@ -153,14 +153,14 @@ def print_table(table: FormattedTable) -> None:
 def write_tables(results: Results) -> None:
     """Print every table of the grid, and write each in all formats to the results folder."""
     from hgmvae_bench.analysis.render import WRITERS
-    from hgmvae_bench.utils.atomic_files import write_atomically
+    from hgmvae_bench.utils.atomic_files import write_output
 
     folder = results.path / "tables" / results.grid.spec.name
     for name, table in results.tables().items():
         typer.echo()
         print_table(table.formatted)
         for suffix, write in WRITERS.values():
-            write_atomically(folder / f"table-{name}.{suffix}", write(table.formatted).encode())
+            write_output(folder / f"table-{name}.{suffix}", write(table.formatted).encode())
     typer.echo(f"\ntables in {folder}{os.sep}, records in {results.path / 'records'}{os.sep}")
 
 

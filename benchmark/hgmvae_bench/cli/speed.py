@@ -78,7 +78,7 @@ def speed(
     from hgmvae_bench.execution.speed.measure import SpeedSettings, format_speed, measure_speed
     from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
     from hgmvae_bench.plugins.registry import METRICS, MODELS
-    from hgmvae_bench.utils.atomic_files import write_atomically
+    from hgmvae_bench.utils.atomic_files import write_output
     from hgmvae_bench.utils.threads import available_cores
 
     names = [name.strip() for name in metrics.split(",")]
@@ -115,5 +115,5 @@ def speed(
     )
     content = json_module.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
     if results is not None:
-        write_atomically(results / "speed.json", content.encode())
+        write_output(results / "speed.json", content.encode())
     typer.echo(content if json else format_speed(report), nl=False)

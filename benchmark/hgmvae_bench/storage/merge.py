@@ -24,6 +24,7 @@ from hgmvae_bench.storage.record_file import as_store_errors, parse_file_name, r
 from hgmvae_bench.storage.schema import ControlRecord, MetricValue, ScoreRecord
 from hgmvae_bench.storage.store import RECORDS, Store
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.atomic_files import write_atomically
 from hgmvae_bench.utils.errors import UserError
 
 Scored = TypeVar("Scored", ScoreRecord, ControlRecord)
@@ -219,7 +220,7 @@ def _copy_file(path: str | Path, target: str | Path) -> None:
     with as_store_errors(Path(path), "read"):
         content = Path(path).read_bytes()
     with as_store_errors(Path(target)):
-        Path(target).write_bytes(content)
+        write_atomically(Path(target), content)
 
 
 def _copy_new_file(path: Path, target: Path) -> bool:

@@ -45,14 +45,35 @@ Message = Annotated[
 ]
 
 
+# Counts fit the integers of data frames and Parquet files.
+MAX_COUNT = 2**63 - 1
+Count = Annotated[NonNegativeInt, Field(le=MAX_COUNT)]
+PositiveCount = Annotated[PositiveInt, Field(le=MAX_COUNT)]
+
+Seconds = Annotated[FiniteFloat, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """The moment in UTC, in a year that nanoseconds since 1970 reach."""
+    if not 1970 <= moment.year <= 2200:
+        raise ValueError("a year between 1970 and 2200 is expected")
+    return moment.astimezone(UTC)
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class _View(BaseModel):
-    """Typed view of the known entries of a free-form mapping; others are ignored."""
+    """Typed view of the known entries of a free-form mapping; others are ignored.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    Strict, because readers use the mapping itself: text that looks like a number is none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
 class StageCost(_View):
@@ -69,11 +90,11 @@ class StageCost(_View):
     """
 
     seconds: FiniteFloat | None = None
-    peak_bytes: NonNegativeInt | None = None
-    peak_gpu_bytes: NonNegativeInt | None = None
+    peak_bytes: Count | None = None
+    peak_gpu_bytes: Count | None = None
     cpu_joules: FiniteFloat | None = None
     gpu_joules: FiniteFloat | None = None
-    joint_seeds: PositiveInt = Field(default=1, alias="together")
+    joint_seeds: PositiveCount = Field(default=1, alias="together")
 
 
 class CodeVersion(_View):
@@ -87,6 +108,7 @@ class ProvenanceView(_View):
     """Typed view of the entries of a provenance that the suite reads.
 
     Attributes:
+        device, gpu, cpu, python: names of the hardware, and version of Python.
         packages: installed version by distribution name.
         code: git commit, if known.
         plugins: digest by file or module name; None for a module that is installed.
@@ -94,10 +116,14 @@ class ProvenanceView(_View):
         stages: cost by stage.
     """
 
+    device: str | None = None
+    gpu: str | None = None
+    cpu: str | None = None
+    python: str | None = None
     packages: dict[str, str] = Field(default_factory=dict)
     code: CodeVersion | None = None
     plugins: dict[str, str | None] = Field(default_factory=dict)
-    gpu_bytes: NonNegativeInt | None = None
+    gpu_bytes: Count | None = None
     stages: dict[str, StageCost] = Field(default_factory=dict)
 
 
@@ -112,7 +138,7 @@ Provenance = Annotated[dict[str, Any], AfterValidator(_checked_provenance)]
 
 class _DatasetSettings(_View):
     name: str
-    image_size: PositiveInt
+    image_size: PositiveCount
 
 
 class _ModelSettings(_View):
@@ -124,7 +150,7 @@ class _SettingsView(_View):
 
     dataset: _DatasetSettings
     model: _ModelSettings
-    latent_dim: PositiveInt
+    latent_dim: PositiveCount
     network: dict[str, Any]
     training: dict[str, Any]
 
@@ -151,7 +177,7 @@ class MetricValue(_Frozen):
     value: Number | None = None
     missing: Message | None = None
     fingerprint: Fingerprint = Field(default_factory=dict)
-    seconds: FiniteFloat = 0.0
+    seconds: Seconds = 0.0
 
     @model_validator(mode="after")
     def _check_value_or_reason(self) -> Self:
@@ -199,17 +225,17 @@ class Record(_Frozen):
     schema_version: Literal[1] = 1
     key: Key
     cell: str
-    seed: NonNegativeInt
+    seed: Count
     settings: Settings
     data_digest: str
     status: Status
     error: Message | None = None
     metrics: dict[str, MetricValue] = Field(default_factory=dict)
     history: dict[str, list[FiniteFloat]] = Field(default_factory=dict)
-    n_parameters: NonNegativeInt = 0
-    seconds: dict[str, FiniteFloat] = Field(default_factory=dict)
+    n_parameters: Count = 0
+    seconds: dict[str, Seconds] = Field(default_factory=dict)
     provenance: Provenance = Field(default_factory=dict)
-    finished_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    finished_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
     def of(cls, run: Run, **content: Any) -> Record:
@@ -257,7 +283,7 @@ class ScoreRecord(_Frozen):
     record_sha256: str
     metrics: dict[str, MetricValue]
     provenance: Provenance = Field(default_factory=dict)
-    finished_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    finished_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class ControlRecord(_Frozen):
@@ -286,14 +312,14 @@ class ControlRecord(_Frozen):
     control: ControlName
     title: str
     dataset: str
-    image_size: PositiveInt
-    train_images: PositiveInt | None
+    image_size: PositiveCount
+    train_images: PositiveCount | None
     data_digest: str
-    latent_dim: PositiveInt | None
+    latent_dim: PositiveCount | None
     comparable: bool
     metrics: dict[str, MetricValue]
     provenance: Provenance = Field(default_factory=dict)
-    finished_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    finished_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
 
     @model_validator(mode="after")
     def _check_control_and_key(self) -> Self:

@@ -50,7 +50,7 @@ from hgmvae_bench.storage.record_file import (
 from hgmvae_bench.storage.remote import RemoteResults
 from hgmvae_bench.storage.schema import ControlRecord, Record, ScoreRecord
 from hgmvae_bench.storage.stored_run import StoredRun, merge_metrics
-from hgmvae_bench.utils.atomic_files import LocalFiles
+from hgmvae_bench.utils.atomic_files import LocalFiles, NotAFileError, write_durably
 
 RECORDS = "records"
 CONTROLS = "controls"
@@ -257,7 +257,7 @@ class Store:
         """
         with self.replacing_artifacts(key) as folder:
             for name, content in files.items():
-                (folder / name).write_bytes(content)
+                write_durably(folder / name, content)
 
     @contextmanager
     def replacing_artifacts(self, key: str) -> Iterator[Path]:
@@ -333,8 +333,14 @@ class Store:
             StoreError: if it cannot be read.
             FileNotFoundError: if it is gone.
         """
+        not_a_file = None
         with as_store_errors(self.root / folder / name, "read", may_be_gone=True):
-            raw = self.files.read(f"{folder}/{name}")
+            try:
+                raw = self.files.read(f"{folder}/{name}")
+            except NotAFileError as error:
+                not_a_file = error
+        if not_a_file is not None:
+            raise RecordFileError("not a regular file") from not_a_file
         return parse_file(name, raw, content_type)
 
     def _read_records(self) -> _RecordFolder:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -30,6 +31,10 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 class OutputError(UserError, OSError):
     """A file named by the user that cannot be written; the message names it."""
+
+
+class NotAFileError(OSError):
+    """A pipe, device or folder where a file was expected."""
 
 
 class FileVersion(NamedTuple):
@@ -106,8 +111,11 @@ class LocalFiles:
 
     def read(self, path: str) -> bytes:
         """Return the content of a file."""
-        with open(f"{self.root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123
-            return file.readall()
+        try:
+            with open(f"{self.root}/{path}", "rb", buffering=0, opener=_open_file) as file:
+                return file.readall()
+        except IsADirectoryError as error:
+            raise NotAFileError(errno.EINVAL, "not a regular file") from error
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file atomically and durably, replacing an existing one."""
@@ -178,14 +186,19 @@ class LocalFiles:
         temporary = target.with_name(f"{TEMPORARY_PREFIX}{self.owner}-{uuid.uuid4().hex}")
         try:
             # Not tempfile.mkstemp, whose files only their owner can read.
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_durably(temporary, content)
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(target.parent)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a new file and flush it to disk."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -203,6 +216,20 @@ def write_output(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _open_file(path: str, flags: int) -> int:
+    """Open a regular file.
+
+    Raises:
+        NotAFileError: for pipes and devices, which may never end.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for a writer. Windows has neither.
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise NotAFileError(errno.EINVAL, "not a regular file")
+    return handle
 
 
 def _version(state: os.stat_result) -> str:

@@ -12,10 +12,12 @@ import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from hgmvae_bench.utils.atomic_files import write_output
 from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.text import escape_controls
 
 STYLE: Any = {
     # Figures are 17 cm wide and printed unscaled; no text is smaller than 7 points.
@@ -54,6 +56,10 @@ HEADROOM = 0.6
 
 LEGEND_CHARACTERS = 90
 """Number of characters that fit side by side within `WIDTH`."""
+
+
+class RenderError(UserError, ValueError):
+    """A figure whose values cannot be drawn."""
 
 
 class SeriesStyle(NamedTuple):
@@ -202,5 +208,12 @@ def save(figure: Figure, path: Path) -> None:
 def _render(figure: Figure, **options: Any) -> bytes:
     file = io.BytesIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(file, **options)
+        for text in figure.findobj(Text):
+            shown = escape_controls(text.get_text(), keep="\n")
+            if shown != text.get_text():  # setting a text anew could lay it out anew
+                text.set_text(shown)
+        try:
+            figure.savefig(file, **options)
+        except (ValueError, OverflowError) as error:  # for example of losses of 1e308
+            raise RenderError(f"the figure cannot be drawn from these values: {error}") from error
     return file.getvalue()
