@@ -208,11 +208,11 @@ def save(figure: Figure, path: Path) -> None:
 def _render(figure: Figure, **options: Any) -> bytes:
     file = io.BytesIO()
     with mpl.rc_context(STYLE):
-        for text in figure.findobj(Text):
-            shown = escape_controls(text.get_text(), keep="\n")
-            if shown != text.get_text():  # setting a text anew could lay it out anew
-                text.set_text(shown)
         try:
+            for text in figure.findobj(Text):
+                shown = escape_controls(text.get_text(), keep="\n")
+                if shown != text.get_text():  # setting a text anew could lay it out anew
+                    text.set_text(shown)
             figure.savefig(file, **options)
         except (ValueError, OverflowError) as error:  # for example of losses of 1e308
             raise RenderError(f"the figure cannot be drawn from these values: {error}") from error
