@@ -83,7 +83,7 @@ def entropies(factors: Integers) -> Floats:
 
 
 def mutual_information_gap(information: Floats, entropy: Floats) -> float:
-    """Average over factors the gap between the two highest informations, by the entropy.
+    """Average over factors the gap between the two highest values, divided by the entropy.
 
     Args:
         information: mutual information (L, F) in nats, L ≥ 2.
