@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hgmvae_bench.data import ImageData
@@ -224,6 +224,10 @@ class _Driver:
         try:
             result, log = ray.get(reference)
         except RayTaskError as error:
+            # Cancelled between its start on a node and the report of it.
+            if self.stopped and isinstance(error.cause, TaskCancelledError):
+                yield from self.requeue_stopped(submitted)
+                return
             cause = error.cause if isinstance(error.cause, UserError) else error
             raise ExecutorError(f"{run.key}: {cause}") from error
         except RayError as error:
