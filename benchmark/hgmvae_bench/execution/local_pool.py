@@ -61,6 +61,9 @@ START_DELAYS = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Seconds before each attempt to start a worker; a killed fork server needs time to exit."""
 
 POLL_SECONDS = 0.5
+
+SECONDS_TO_EXIT = 3.0
+"""Time that an idle worker has to exit before it is killed."""
 DUMP_SECONDS = 5.0
 """Time that an aborted worker gets to write its stack to its log."""
 
@@ -75,8 +78,16 @@ class _WorkerHandle:
     started_at: float = 0.0
     stop_requested: bool = False
 
+    def dismiss(self) -> None:
+        """Ask the process to exit if it is idle, so that it can clean up after itself."""
+        if not self.tasks:
+            with suppress(OSError):
+                self.pipe.send(None)
+
     def kill(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, whatever it is doing; an idle one that was dismissed may exit first."""
+        if not self.tasks:
+            self.process.join(SECONDS_TO_EXIT)
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -378,6 +389,8 @@ def execute_locally(
     try:
         yield from pool.run()
     finally:
+        for worker in pool.workers:
+            worker.dismiss()
         for worker in pool.workers:
             worker.kill()
 
