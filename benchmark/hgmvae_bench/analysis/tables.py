@@ -453,20 +453,12 @@ def _control_value(
 
 def _titles(grid: Grid, spec: TableSpec) -> dict[Axis, dict[Any, str]]:
     return {
-        "dataset": _distinct({name: grid.dataset_title(name) for name in spec.datasets}),
+        "dataset": {name: grid.dataset_title(name) for name in spec.datasets},
         "metric": {
             name: METRICS[name].title + ARROWS[METRICS[name].direction] for name in spec.metrics
         },
-        "model": _distinct({name: grid.model_title(name) for name in spec.models}),
+        "model": {name: grid.model_title(name) for name in spec.models},
         "latent_dim": {latent_dim: str(latent_dim) for latent_dim in spec.latent_dims},
-    }
-
-
-def _distinct(titles: dict[Any, str]) -> dict[Any, str]:
-    """Add the name to titles that several names share, such as variants of one model."""
-    counts = Counter(titles.values())
-    return {
-        name: title if counts[title] == 1 else f"{title} ({name})" for name, title in titles.items()
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -185,16 +185,16 @@ class Grid:
         return resolved
 
     def dataset_title(self, dataset: str) -> str:
-        """Return a dataset's title in tables."""
+        """Return a dataset's title in tables, with its name if another one has the same title."""
+        return _distinct_title(dataset, self._axis_values("dataset"), self._dataset_title)
+
+    def _dataset_title(self, dataset: str) -> str:
         variant = self.spec.datasets.get(dataset, DatasetVariant())
         return variant.title or resolve_dataset(variant.dataset or dataset).title
 
     def model_title(self, model: str) -> str:
         """Return a model's title in tables, with its name if another model has the same title."""
-        title = self._model_title(model)
-        others = {name for table in self.spec.tables for name in table.models} - {model}
-        is_shared = any(self._model_title(name) == title for name in others)
-        return f"{title} ({model})" if is_shared else title
+        return _distinct_title(model, self._axis_values("model"), self._model_title)
 
     def _model_title(self, model: str) -> str:
         variant = self.spec.models.get(model, ModelVariant())
@@ -357,6 +357,13 @@ def keyed_settings(plugin: ModelPlugin, changes: Mapping[str, Setting]) -> dict[
         for name, value in settings.items()
         if name not in added or value != plugin.settings[name]
     }
+
+
+def _distinct_title(name: str, names: Iterable[str], title_of: Callable[[str], str]) -> str:
+    """Return the title of a name, followed by the name if others have the same title."""
+    title = title_of(name)
+    is_shared = any(title_of(other) == title for other in names if other != name)
+    return f"{title} ({name})" if is_shared else title
 
 
 def slugify(name: str) -> str:

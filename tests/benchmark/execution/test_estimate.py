@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from hgmvae_bench.cli.progress import plan_text
+from hgmvae_bench.cli.progress import format_survey
 from hgmvae_bench.execution import estimate
 from hgmvae_bench.execution.estimate import survey
 from hgmvae_bench.execution.run import execute_run
@@ -73,7 +73,7 @@ def test_unsuccessful_runs_are_named_with_reason_and_log(tiny_grid, digits, tmp_
         "reason": "ValueError: bad width",
         "log": f"logs/{run.key}.log",
     }
-    assert f"{run.key}: failed: ValueError: bad width (logs/{run.key}.log)" in plan_text(found)
+    assert f"{run.key}: failed: ValueError: bad width (logs/{run.key}.log)" in format_survey(found)
 
 
 def test_runs_on_other_data_do_not_count_if_the_data_is_available(tiny_grid, tmp_path):
@@ -167,7 +167,7 @@ def test_missing_data_and_weights_are_named_and_a_known_size_still_gives_a_time(
     assert {plan.seconds for plan in found.cells} == {4680}
     assert found.not_estimated == 0
     assert found.bytes > 1e6
-    assert "data not here: mnist" in plan_text(found)
+    assert "missing data: mnist" in format_survey(found)
     assert json.loads(json.dumps(found.as_json()))["total"]["missing"] == 2 * len(found.cells)
 
 
@@ -177,7 +177,7 @@ def test_a_missing_dataset_of_unknown_size_is_not_calibrated(tiny_text, tmp_path
     assert found.cells[0].basis == "unknown: the number of images"
     assert one_second_steps == []
     assert found.not_estimated == 2
-    assert ", without 2 runs that cannot be estimated" in plan_text(found)
+    assert ", without 2 runs that cannot be estimated" in format_survey(found)
 
 
 def test_variants_are_listed_under_their_own_names(tiny_text, tmp_path, one_second_steps):
@@ -193,7 +193,7 @@ def test_variants_are_listed_under_their_own_names(tiny_text, tmp_path, one_seco
     names = [(cell["dataset"], cell["model"]) for cell in found.as_json()["cells"]]
     assert names == [("large", "beta-vae"), ("large", "strong")]
     assert [text.split()[0] for text in calibrated] == ["beta-vae", "strong"]
-    assert plan_text(found).splitlines()[2].split()[:3] == ["large", "strong", "2"]
+    assert format_survey(found).splitlines()[2].split()[:3] == ["large", "strong", "2"]
 
 
 def test_planning_writes_nothing(vae_grid, tmp_path, one_second_steps):

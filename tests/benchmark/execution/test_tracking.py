@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from hgmvae_bench.cli.common import show_progress
 from hgmvae_bench.execution import tracking
+from hgmvae_bench.execution.api import run_grid
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
 from hgmvae_bench.execution.tracking import (
     TrackingContext,
@@ -19,7 +19,6 @@ from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.storage.remote import URL_FILE
 from hgmvae_bench.storage.schema import Record
-from hgmvae_bench.storage.store import Store
 
 
 class MemoryTracker:
@@ -121,9 +120,6 @@ def test_tensorboard_requires_a_folder_if_the_results_are_at_a_url():
 def test_the_copy_of_remote_results_counts_as_remote(tiny_grid, tmp_path):
     pytest.importorskip("tensorboard", reason="the extra `tensorboard` is not installed")
     (tmp_path / URL_FILE).write_text("s3://bucket/results")
-    with (
-        pytest.raises(TrackingError, match="--track tensorboard:FOLDER"),
-        show_progress(tiny_grid, Store(tmp_path), ["tensorboard"]),
-    ):
-        pass
+    with pytest.raises(TrackingError, match="--track tensorboard:FOLDER"):
+        run_grid(tiny_grid, results=tmp_path, workers=1, track=["tensorboard"])
     assert not (tmp_path / "tensorboard").exists()

@@ -129,7 +129,8 @@ def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_t
     grid = parse_grid(text, "g.yaml")
     assert len(grid.cells) == 2
     assert grid.model_title("strong") == "Strong"
-    assert grid.model_title("usual") == grid.model_title("beta-vae")
+    assert grid.model_title("usual") == "β-VAE (usual)"
+    assert grid.model_title("beta-vae") == "β-VAE (beta-vae)"
 
 
 @pytest.mark.parametrize(
