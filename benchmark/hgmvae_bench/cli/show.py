@@ -265,6 +265,15 @@ def report(
             help="Figures: all, only those drawn from records alone, or none.",
         ),
     ] = ReportFigures.all,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="DIR",
+            help="Another results folder to compare with, in a section of its own.",
+            file_okay=False,
+        ),
+    ] = None,
     plugins: Plugins = None,
 ) -> None:
     """Write one self-contained HTML file on a results folder. Nothing is trained.
@@ -279,5 +288,7 @@ def report(
         ReportFigures.none: (),
     }
     with local_plugins(plugins), results_folder(results) as folder:
-        GridResults(folder, grid, data=data).report(output, figures=inputs[figures])
+        GridResults(folder, grid, data=data).report(
+            output, figures=inputs[figures], against=against
+        )
     typer.echo(f"{output}, {output.stat().st_size / 1e6:.1f} MB")

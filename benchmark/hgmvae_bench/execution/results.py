@@ -149,7 +149,11 @@ class Results:
             )
 
     def report(
-        self, output: Folder | None = None, *, figures: Collection[FigureInput] | None = None
+        self,
+        output: Folder | None = None,
+        *,
+        figures: Collection[FigureInput] | None = None,
+        against: Folder | None = None,
     ) -> str:
         """Build the HTML report, and write it to a file if ``output`` is given.
 
@@ -157,6 +161,7 @@ class Results:
             output: the HTML file.
             figures: draw the figures that need these inputs: ``records``, ``codes``, ``models``;
                 all by default.
+            against: another results folder to compare these results with.
 
         Returns:
             The HTML.
@@ -167,7 +172,11 @@ class Results:
 
             stored = self._store.runs(on_invalid="warn")
             source = FigureSource(self.grid, self._store, stored, self._data)
-            page = build_report(source, figures=ALL_INPUTS if figures is None else figures)
+            page = build_report(
+                source,
+                figures=ALL_INPUTS if figures is None else figures,
+                against=None if against is None else Path(against),
+            )
             if output is not None:
                 write_output(Path(output), page.encode())
             return page

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Collection
 from importlib import resources
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -15,9 +16,15 @@ from markupsafe import Markup
 
 from hgmvae_bench.analysis.figures.catalogue import FigureInput
 from hgmvae_bench.analysis.figures.source import FigureSource
+from hgmvae_bench.analysis.folder_comparison import compare_folders
 from hgmvae_bench.analysis.report import findings, provenance, runs
 from hgmvae_bench.analysis.report.figures import heatmap, page_figures
-from hgmvae_bench.analysis.report.layout import page_table, repeated_labels, show_legends_once
+from hgmvae_bench.analysis.report.layout import (
+    PageTable,
+    page_table,
+    repeated_labels,
+    show_legends_once,
+)
 from hgmvae_bench.analysis.tables import Table, build_table
 from hgmvae_bench.storage.record_file import StoreError
 
@@ -26,7 +33,12 @@ ALL_INPUTS: tuple[FigureInput, ...] = ("records", "codes", "models")
 RANKS = {1: "best", 2: "second", 3: "third"}
 
 
-def build_report(source: FigureSource, *, figures: Collection[FigureInput] = ALL_INPUTS) -> str:
+def build_report(
+    source: FigureSource,
+    *,
+    figures: Collection[FigureInput] = ALL_INPUTS,
+    against: Path | None = None,
+) -> str:
     """Build the report of a grid's results as HTML.
 
     Args:
@@ -34,8 +46,10 @@ def build_report(source: FigureSource, *, figures: Collection[FigureInput] = ALL
         figures: inputs of the figures to draw; empty means no figures. Figures of models and codes
             show one latent dim of each dataset, the one with most trained models (the greatest of
             several). Traversals and manifolds show the model with the best mean rank there.
+        against: another results folder to compare with; None for no such section.
 
     Raises:
+        FolderComparisonError: if ``against`` has no cell in common with the results.
         StoreError: if no run of the grid is recorded.
         TableError: if a table would hold values that cannot be compared.
     """
@@ -48,10 +62,17 @@ def build_report(source: FigureSource, *, figures: Collection[FigureInput] = ALL
     content = {
         **_results(source, tables),
         **_details(source),
+        "against": None if against is None else _against(against, source),
         "heatmap": heatmap(source) if "records" in figures else None,
         "figures": list(page_figures(source, tables, figures)),
     }
     return _render(content, sections=_sections(content))
+
+
+def _against(folder: Path, source: FigureSource) -> PageTable:
+    """Comparison of another results folder with the results."""
+    table = compare_folders(folder, source.store.root).table
+    return page_table(table, prose=True)
 
 
 def _check_recorded(source: FigureSource) -> None:
@@ -109,6 +130,7 @@ def _sections(content: dict[str, Any]) -> dict[str, str]:
         "findings": "Findings",
         "tables": "Tables",
         **({"paper": "Comparison with the paper"} if content["comparisons"] else {}),
+        **({"against": "Comparison with other results"} if content["against"] else {}),
         **({"figures": "Figures"} if content["figures"] else {}),
         "incomplete": "Failed and missing runs",
         "fairness": "Costs and convergence",

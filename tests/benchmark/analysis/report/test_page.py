@@ -36,6 +36,18 @@ def paper_page(tmp_path_factory, parse):
     return parse(build_report(FigureSource(grid, Store(folder), runs, folder), figures=()))
 
 
+def test_another_folder_is_compared_in_a_section_of_its_own(source, tmp_path, parse):
+    other = Store(tmp_path / "other")
+    for stored in source.runs.values():
+        other.add(stored.record)
+    soup = parse(build_report(source, figures=(), against=other.root)).soup
+    section = soup.find(id="against").find_parent("section")
+    assert str(other.root) in section.text
+    rows = [cells for row in section.select("tbody tr") if (cells := row.find_all("td"))]
+    outcomes = {cells[-1].text.strip() for cells in rows}
+    assert outcomes == {"equal"}
+
+
 def test_sections_run_from_findings_to_provenance(parsed, paper_page):
     titles = [heading.text for heading in parsed.soup.find_all("h2")]
     assert titles == [
