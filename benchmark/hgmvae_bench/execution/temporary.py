@@ -23,8 +23,11 @@ MAX_SOCKET_PATH = 104
 
 SOCKET_NAME_LENGTH = len("/pymp-12345678/listener-12345678")
 
-_folders: dict[int, Path] = {}
-"""Folder by process id: a forked child has one of its own."""
+_folders: dict[int, tuple[Path, FileLock]] = {}
+"""Folder and lock by process id: a forked child has a folder of its own.
+
+The child also keeps its parent's lock here. Deleting the object would release the lock for both.
+"""
 
 
 def temporary_root() -> Path:
@@ -49,10 +52,10 @@ def process_folder() -> Path:
         lock = FileLock(folder.with_suffix(".lock"))
         lock.acquire()  # Before the folder exists, so that no other start takes it for abandoned.
         folder.mkdir()
-        _folders[pid] = folder
+        _folders[pid] = folder, lock
         # After multiprocessing's own clean-up of its folder, which has the priority -100.
         multiprocessing.util.Finalize(None, _remove, (folder, lock), exitpriority=-200)
-    return _folders[pid]
+    return _folders[pid][0]
 
 
 def remove_abandoned(root: Path) -> None:

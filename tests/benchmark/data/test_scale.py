@@ -41,7 +41,7 @@ def whole_celeba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
         for split, count in COUNTS.items():
             array = entry / f"{split}_images.npy"
             open_memmap(array, mode="w+", dtype="uint8", shape=(count, 3, 64, 64)).flush()
-        cache._seal(entry, files, files.identity(), digest="of 2.5 GB")
+        cache._write_sidecar(entry, files, files.identity(), digest="of 2.5 GB")
         yield root
 
 

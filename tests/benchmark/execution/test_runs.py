@@ -1,12 +1,11 @@
 """Grids through the driver and its worker processes."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import threading
-import time
 from functools import partial
 
 import pytest
@@ -263,7 +262,8 @@ def test_a_killed_worker_loses_only_its_run(tiny_grid, tmp_path):
     def kill_once(event, killed=[]):  # noqa: B006
         if isinstance(event, Started) and not killed:
             killed.append(event.run.key)
-            threading.Timer(0.5, _kill_one_worker).start()
+            [worker, *_] = multiprocessing.active_children()  # It has just been given the run.
+            os.kill(worker.pid, signal.SIGKILL)
 
     complete, recorder = run(tiny_grid, tmp_path, Recorder(kill_once), executor=CONCURRENT)
     assert not complete
@@ -283,16 +283,6 @@ def test_a_killed_worker_loses_only_its_run(tiny_grid, tmp_path):
     complete, again = run(tiny_grid, tmp_path, retry_failed=True)
     assert complete
     assert len(again.plan.train) == 1
-
-
-def _kill_one_worker():
-    import multiprocessing
-
-    for _ in range(100):
-        if children := multiprocessing.active_children():
-            os.kill(children[0].pid, signal.SIGKILL)
-            return
-        time.sleep(0.05)
 
 
 def test_a_pythae_model_runs_and_is_scored_later(tiny_grid, tmp_path):

@@ -1,5 +1,6 @@
 """Temporary folders of killed processes are removed by the next start."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -54,6 +55,18 @@ def check_abandoned_folders(cache, temp):
         process.communicate()
     assert list(root.iterdir()) == []
     assert list(temp.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_forked_child_that_ends_leaves_the_folder_to_its_parent(tmp_path, monkeypatch):
+    monkeypatch.setattr(temporary, "temporary_root", lambda: tmp_path)
+    monkeypatch.setattr(temporary, "_folders", {})
+    folder = temporary.process_folder()
+    child = multiprocessing.get_context("fork").Process(target=os.getpid)
+    child.start()
+    child.join()
+    temporary.remove_abandoned(tmp_path)
+    assert folder.is_dir()
 
 
 def test_a_cache_folder_with_a_long_path_leaves_sockets_where_they_are(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from hgmvae_bench.grid import parse_grid
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.errors import UserError
 
-NOT_IN_TINY_GRID = {"components", "ranks", "rate-distortion", "verdicts"}
+NOT_IN_TINY_GRID = {"components", "factors", "ranks", "rate-distortion", "verdicts"}
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in NOT_IN_TINY_GRID])
