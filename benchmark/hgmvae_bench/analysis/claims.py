@@ -111,7 +111,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "best-dimension-8",
-        "Eight dimensions cluster best, whichever the model and metric",
+        "Eight dimensions cluster best for every model and metric",
         "section 3.1.2, Fig. 3",
         tuple(
             Hypothesis(
