@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from hgmvae_bench.execution.estimate import Survey
 from hgmvae_bench.execution.plan import ExecutionPlan, UnsuccessfulRun
 from hgmvae_bench.execution.runner import Reporter
+from hgmvae_bench.execution.survey import Survey
 from hgmvae_bench.execution.tasks import (
     EpochEnded,
     Event,

@@ -42,7 +42,6 @@ from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.catalogue import default_root
 from hgmvae_bench.execution.backends import Executor, Resources, open_executor
 from hgmvae_bench.execution.controls import score_controls
-from hgmvae_bench.execution.estimate import Survey, survey
 from hgmvae_bench.execution.plan import (
     ExecutionPlan,
     PlanError,
@@ -54,6 +53,7 @@ from hgmvae_bench.execution.preflight import check_cells, load_data
 from hgmvae_bench.execution.results import Folder, Results
 from hgmvae_bench.execution.runner import Reporter, execute_plan
 from hgmvae_bench.execution.signals import StoppedError, stop_on_signals
+from hgmvae_bench.execution.survey import Survey, survey
 from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext
 from hgmvae_bench.execution.tracking import TrackingContext, tracking
 from hgmvae_bench.execution.upload import UploadReporter

@@ -7,8 +7,8 @@ import torch
 
 from hgmvae_bench.cli.progress import format_survey
 from hgmvae_bench.execution import estimate
-from hgmvae_bench.execution.estimate import survey
 from hgmvae_bench.execution.run import execute_run
+from hgmvae_bench.execution.survey import survey
 from hgmvae_bench.execution.tasks import RunContext
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.storage.provenance import collect_provenance
@@ -40,7 +40,7 @@ def one_second_steps(monkeypatch):
         cells.append(cell)
         return 1.0
 
-    monkeypatch.setattr(estimate._Estimates, "_time_step", time_step)
+    monkeypatch.setattr(estimate.Estimates, "_time_step", time_step)
     return cells
 
 
