@@ -8,7 +8,8 @@ from typing import Protocol
 
 import torch
 
-from hgmvae_bench.execution.local_pool import ConcurrencyLimit, execute_locally
+from hgmvae_bench.execution.gpu_capacity import ConcurrencyLimit
+from hgmvae_bench.execution.local_pool import execute_locally
 from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext, Task, Tasks
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.training.precision import check_precision

@@ -2,8 +2,7 @@
 
 Each worker has its share of the machine's threads, loads the data itself and writes its records
 itself; the driver only receives events. A worker that dies or exceeds the time limit loses nothing
-but its current run, which is recorded as failed, and a new worker replaces it. A worker whose
-driver dies exits at once.
+but its current run, which is recorded as failed, and a new worker replaces it.
 
 One small network does not fill a GPU. There one worker at a time trains several seeds of a cell
 jointly and saves them as checkpoints; the other workers score them while the next seeds are
@@ -13,30 +12,22 @@ causes the failure is recorded as failed.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.process import BaseProcess
-from typing import NamedTuple
+from multiprocessing.connection import wait
 
+from hgmvae_bench.execution.gpu_capacity import ConcurrencyLimit, gpu_capacity
 from hgmvae_bench.execution.local_worker import (
     Answer,
     JointTrainingFailed,
     StopRequest,
     TrainedJointly,
     WorkerFailed,
-    serve,
 )
 from hgmvae_bench.execution.recording import failure_record, store_result
-from hgmvae_bench.execution.signals import block_signals_in_children
 from hgmvae_bench.execution.tasks import (
     EpochEnded,
     Event,
@@ -51,67 +42,10 @@ from hgmvae_bench.execution.tasks import (
     Task,
     Tasks,
 )
-from hgmvae_bench.execution.temporary import redirect_multiprocessing
-from hgmvae_bench.storage.schema import Record, ScoreRecord, StageCost
-
-PRELOADED = ["hgmvae_bench.execution.run", "sklearn.cluster", "sklearn.svm", "torch._dynamo"]
-"""Modules that every worker needs and that take seconds to import; optimizers need the last one."""
-
-START_DELAYS = (0.0, 0.1, 0.3, 1.0, 3.0)
-"""Seconds before each attempt to start a worker; a killed fork server needs time to exit."""
+from hgmvae_bench.execution.worker_process import WorkerProcess, cause_of_death, start_worker
+from hgmvae_bench.storage.schema import Record, ScoreRecord
 
 POLL_SECONDS = 0.5
-
-SECONDS_TO_EXIT = 3.0
-"""Time that an idle worker has to exit before it is killed."""
-DUMP_SECONDS = 5.0
-"""Time that an aborted worker gets to write its stack to its log."""
-
-
-@dataclass
-class _WorkerHandle:
-    """A worker process with the task that it executes, or the several that it trains jointly."""
-
-    process: BaseProcess
-    pipe: Connection
-    tasks: Sequence[Task] = ()
-    started_at: float = 0.0
-    stop_requested: bool = False
-
-    def dismiss(self) -> None:
-        """Ask the process to exit if it is idle, so that it can clean up after itself."""
-        if not self.tasks:
-            with suppress(OSError):
-                self.pipe.send(None)
-
-    def kill(self) -> None:
-        """End the process, whatever it is doing; an idle one that was dismissed may exit first."""
-        if not self.tasks:
-            self.process.join(SECONDS_TO_EXIT)
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-
-@dataclass
-class ConcurrencyLimit:
-    """Current and maximum number of runs at a time.
-
-    Attributes:
-        current: the limit that the measurements so far allow.
-        maximum: the limit that further measurements may raise it to.
-    """
-
-    current: int
-    maximum: int
-
-    def raise_to(self, capacity: int) -> None:
-        """Raise the current limit to ``capacity``, up to the maximum."""
-        self.current = max(self.current, min(self.maximum, capacity))
-
-    def lower_to(self, limit: int) -> None:
-        """Lower the limit permanently after an out-of-memory failure."""
-        self.current = self.maximum = min(self.current, limit)
 
 
 @dataclass
@@ -131,12 +65,12 @@ class _Pool:
     context: RunContext
     separate: ConcurrencyLimit
     joint: ConcurrencyLimit
-    workers: list[_WorkerHandle] = field(default_factory=list)
+    workers: list[WorkerProcess] = field(default_factory=list)
     waiting: deque[Sequence[Task]] = field(default_factory=deque)
     trained: deque[Task] = field(default_factory=deque)
 
     @property
-    def busy(self) -> list[_WorkerHandle]:
+    def busy(self) -> list[WorkerProcess]:
         """The workers that have tasks."""
         return [worker for worker in self.workers if worker.tasks]
 
@@ -199,34 +133,13 @@ class _Pool:
             else:
                 break
         else:
-            worker = self.start_worker()
+            worker = start_worker(self.context)
+            self.workers.append(worker)
             with suppress(OSError):  # If it has died, `receive` finds its pipe closed.
                 worker.pipe.send(tasks)
         worker.tasks, worker.started_at = tasks, time.monotonic()
 
-    def start_worker(self) -> _WorkerHandle:
-        """Start a worker process.
-
-        Raises:
-            ExecutorError: if none can be started in several attempts.
-        """
-        context = process_context(self.context.device)
-        for seconds in START_DELAYS:
-            time.sleep(seconds)
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, self.context), daemon=True)
-            # If the fork server has been killed, the next attempt starts a new one.
-            with theirs, suppress(EOFError, ConnectionError), block_signals_in_children():
-                process.start()
-                self.workers.append(_WorkerHandle(process, ours))
-                return self.workers[-1]
-            ours.close()
-        raise ExecutorError(
-            f"no worker process could be started in {len(START_DELAYS)} attempts: the fork server "
-            "was killed each time (out of memory?); free memory, then repeat the command"
-        )
-
-    def receive(self, worker: _WorkerHandle) -> Iterator[Event]:
+    def receive(self, worker: WorkerProcess) -> Iterator[Event]:
         """Receive one message of a busy worker, or handle its death."""
         tasks = worker.tasks
         try:
@@ -277,7 +190,7 @@ class _Pool:
         self.joint.raise_to(capacity.joint)
         self.separate.raise_to(capacity.separate)
 
-    def end(self, worker: _WorkerHandle) -> None:
+    def end(self, worker: WorkerProcess) -> None:
         """Kill a worker and remove it from the pool."""
         worker.kill()
         self.workers.remove(worker)
@@ -322,10 +235,8 @@ class _Pool:
             return
         for worker in self.busy:
             if time.monotonic() - worker.started_at > limit:
-                with suppress(OSError):
-                    os.kill(worker.process.pid or 0, signal.SIGABRT)
-                worker.process.join(DUMP_SECONDS)
-                self.end(worker)
+                worker.abort()
+                self.workers.remove(worker)
                 reason = f"not finished within the time limit of {limit:g} s"
                 yield from self.handle_loss(worker.tasks, reason)
 
@@ -333,39 +244,6 @@ class _Pool:
         """Record a lost task as failed, unless its worker died after recording it."""
         record = failure_record(task, reason, self.context.store, self.context.device)
         return store_result(task, record, self.context.store)
-
-
-TRAINING_SHARE, SCORING_SHARE = 0.6, 0.3
-"""Shares of a GPU's memory for the joint training and for all other runs."""
-
-PROCESS_GPU_BYTES = 700_000_000
-"""GPU memory that a process takes in addition to what torch counts."""
-
-
-class GpuCapacity(NamedTuple):
-    """Numbers of runs that fit on a GPU; 0 where nothing was measured.
-
-    Attributes:
-        joint: seeds that are trained jointly.
-        separate: runs that are scored at the same time.
-    """
-
-    joint: int
-    separate: int
-
-
-def gpu_capacity(record: Record | ScoreRecord) -> GpuCapacity:
-    """Compute how many runs like a recorded one fit on its GPU."""
-    if isinstance(record, ScoreRecord):  # The costs of scoring alone are not measured.
-        return GpuCapacity(0, 0)
-    total, stages = record.gpu_bytes or 0, record.stage_costs
-    training = stages.pop("training", StageCost())
-    per_seed = (training.peak_gpu_bytes or 0) / training.joint_seeds
-    scoring = max((cost.peak_gpu_bytes or 0 for cost in stages.values()), default=0)
-    return GpuCapacity(
-        int((TRAINING_SHARE * total - PROCESS_GPU_BYTES) / per_seed) if per_seed else 0,
-        int(SCORING_SHARE * total / (scoring + PROCESS_GPU_BYTES)) if scoring else 0,
-    )
 
 
 def execute_locally(
@@ -393,24 +271,3 @@ def execute_locally(
             worker.dismiss()
         for worker in pool.workers:
             worker.kill()
-
-
-def process_context(device: str) -> SpawnContext | ForkServerContext:
-    """Return the start method of worker processes on a device.
-
-    On a Linux CPU a fork server imports the `PRELOADED` modules once, so workers start at once and
-    share that memory. It computes nothing, which makes forking safe. A CUDA driver does not survive
-    a fork once it has been initialized, so workers on a GPU are spawned.
-    """
-    if device != "cpu" or sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    redirect_multiprocessing()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
-
-
-def cause_of_death(code: int) -> str:
-    """Describe the exit code of a process that died."""
-    cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    return cause + (" (out of memory?)" if code == -9 else "")

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.execution.local_pool import cause_of_death, process_context
 from hgmvae_bench.execution.process_state import restored_process_state
 from hgmvae_bench.execution.signals import block_signals_in_children
+from hgmvae_bench.execution.worker_process import cause_of_death, process_context
 from hgmvae_bench.grid import Cell, Grid, GridError
 from hgmvae_bench.grid.errors import LocatedError, describe_validation_error, join_lines
 from hgmvae_bench.plugins import local_files

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hgmvae_bench.execution import local_pool
+from hgmvae_bench.execution import local_pool, worker_process
 from hgmvae_bench.execution.backends import (
     INITIAL_JOINT_SEEDS,
     MAX_JOINT_SEEDS,
@@ -14,7 +14,8 @@ from hgmvae_bench.execution.backends import (
     Resources,
     open_executor,
 )
-from hgmvae_bench.execution.local_pool import ConcurrencyLimit, _Pool, gpu_capacity
+from hgmvae_bench.execution.gpu_capacity import ConcurrencyLimit, gpu_capacity
+from hgmvae_bench.execution.local_pool import _Pool
 from hgmvae_bench.execution.local_worker import (
     JointTrainingFailed,
     TrainedJointly,
@@ -30,6 +31,7 @@ from hgmvae_bench.execution.tasks import (
     Stopped,
     Task,
 )
+from hgmvae_bench.execution.worker_process import WorkerProcess
 from hgmvae_bench.grid import Run
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
@@ -132,11 +134,10 @@ def pool(tiny_grid, tmp_path, monkeypatch):
     setup = RunContext(Store(tmp_path), tmp_path)
     pool = _Pool(tasks, setup, ConcurrencyLimit(1, 4), ConcurrencyLimit(1, 1))
 
-    def start_worker(self):
-        self.workers.append(local_pool._WorkerHandle(FakeProcess(), FakePipe()))
-        return self.workers[-1]
+    def start_worker(context):
+        return WorkerProcess(FakeProcess(), FakePipe())
 
-    monkeypatch.setattr(_Pool, "start_worker", start_worker)
+    monkeypatch.setattr(local_pool, "start_worker", start_worker)
     return pool
 
 
@@ -156,26 +157,16 @@ class FakeContext:
             raise (EOFError, ConnectionResetError)[self.failures % 2]
 
 
-def test_starting_a_worker_is_retried_while_a_killed_fork_server_exits(
-    tiny_grid, tmp_path, monkeypatch
-):
+def test_starting_a_worker_is_retried_while_a_killed_fork_server_exits(tmp_path, monkeypatch):
     slept = []
-    monkeypatch.setattr(local_pool.time, "sleep", slept.append)
-    pool = _Pool(
-        Tasks([]),
-        RunContext(Store(tmp_path), tmp_path),
-        ConcurrencyLimit(1, 4),
-        ConcurrencyLimit(1, 1),
-    )
-    for failures in (4, 5):
-        monkeypatch.setattr(local_pool, "process_context", lambda _, f=failures: FakeContext(f))
-        if failures == 4:
-            assert pool.start_worker() is pool.workers[-1]
-            assert sum(slept) > 4
-        else:
-            with pytest.raises(ExecutorError, match="no worker process could be started in 5"):
-                pool.start_worker()
-    assert len(pool.workers) == 1
+    monkeypatch.setattr(worker_process.time, "sleep", slept.append)
+    context = RunContext(Store(tmp_path), tmp_path)
+    monkeypatch.setattr(worker_process, "process_context", lambda _: FakeContext(4))
+    assert worker_process.start_worker(context).tasks == ()
+    assert sum(slept) > 4
+    monkeypatch.setattr(worker_process, "process_context", lambda _: FakeContext(5))
+    with pytest.raises(ExecutorError, match="no worker process could be started in 5"):
+        worker_process.start_worker(context)
 
 
 def answer(pool, worker, message):

@@ -27,7 +27,6 @@ from hgmvae_bench.analysis.stats import Interval, median_interval
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation.outputs import ModelCodec, RunOutputs
 from hgmvae_bench.evaluation.scoring import score
-from hgmvae_bench.execution.local_pool import PRELOADED
 from hgmvae_bench.execution.speed.trainers import (
     Epoch,
     bare_loop,
@@ -38,6 +37,7 @@ from hgmvae_bench.execution.speed.trainers import (
     train_epoch,
 )
 from hgmvae_bench.execution.temporary import process_folder
+from hgmvae_bench.execution.worker_process import PRELOADED
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.storage.provenance import collect_provenance

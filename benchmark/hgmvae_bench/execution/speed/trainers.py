@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hgmvae_bench.data.pixels import to_unit
-from hgmvae_bench.execution.local_pool import process_context
 from hgmvae_bench.execution.temporary import process_folder
+from hgmvae_bench.execution.worker_process import process_context
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.training.build import build_model
