@@ -12,12 +12,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.catalogue import HasSplitSizes, resolve_dataset
+from hgmvae_bench.execution.isolation import NoResult, is_own, map_isolated
 from hgmvae_bench.grid import Cell, Grid
 from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.storage.store import Store
@@ -26,10 +27,15 @@ from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.rng import RunRNG
 from hgmvae_bench.training.stacking import SingleModel
 from hgmvae_bench.training.trainer import Trainer
-from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.text import shorten
+
+T = TypeVar("T")
 
 WARM_UP_STEPS = 1
 MEASURED_STEPS = 2
+
+TRIAL_SECONDS = 120.0
+"""Time after which a third-party model that is tried counts as hung."""
 
 RECORD_BYTES = 20_000
 """Approximate size of a record and a log."""
@@ -94,7 +100,7 @@ class Estimates:
     grid: Grid
     progress: Callable[[str], None]
     _similar: dict[tuple[Any, ...], list[StoredRun]] = field(default_factory=dict)
-    _step_seconds: dict[tuple[Any, ...], float | None] = field(default_factory=dict)
+    _step_seconds: dict[tuple[Any, ...], float | NoResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.here = _Machine.of(collect_provenance(self.device))
@@ -118,8 +124,8 @@ class Estimates:
         if steps is None:
             return RunEstimate(None, "unknown: the number of images", size)
         step_seconds = self._calibrate(cell)
-        if step_seconds is None:
-            return RunEstimate(None, "unknown: a training step fails", size)
+        if isinstance(step_seconds, NoResult):
+            return RunEstimate(None, f"unknown: {step_seconds.reason}", size)
         if not recorded:
             return RunEstimate(steps * step_seconds, "calibration, training only", size)
         factors = [step_seconds / (run.record.seconds["training"] / steps) for run in recorded]
@@ -145,10 +151,10 @@ class Estimates:
             folder = self.store.artifact_folder(recorded[0].record.key)
             files = folder.glob("*") if folder.is_dir() else ()
             return RECORD_BYTES + sum(path.stat().st_size for path in files)
+        weights = _apply(_weight_bytes, cell, self.device)
+        if isinstance(weights, NoResult):
+            return None
         dataset = resolve_dataset(cell.dataset)
-        with torch.random.fork_rng(devices=[]):
-            model = build_model(cell, (dataset.channels, cell.image_size, cell.image_size))
-        weights: int = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         data = self.data.get((cell.dataset, cell.image_size))
         if data is not None:
             n_codes: int = len(data.test_images)
@@ -169,47 +175,80 @@ class Estimates:
             return None
         return max(1, images // cell.training.batch_size) * cell.training.epochs
 
-    def _calibrate(self, cell: Cell) -> float | None:
-        """Seconds of a training step on images of the cell's shape; None if it fails."""
+    def _calibrate(self, cell: Cell) -> float | NoResult:
+        """Seconds of a training step on images of the cell's shape."""
         channels = resolve_dataset(cell.dataset).channels
         shape = channels, cell.image_size, cell.training.batch_size, cell.training.precision
         key = (*shape, *_kind(cell.settings)[1:3])
         if key not in self._step_seconds:
             dataset, model, _ = self.grid.cell_names[cell]
             self.progress(f"{model} on images of the shape of {dataset}")
-            try:
-                self._step_seconds[key] = self._time_step(cell)
-            except (ValueError, RuntimeError, UserError):
-                self._step_seconds[key] = None
+            self._step_seconds[key] = _apply(_step_seconds, cell, self.device)
         return self._step_seconds[key]
 
-    def _time_step(self, cell: Cell) -> float:
-        shape = resolve_dataset(cell.dataset).channels, cell.image_size, cell.image_size
-        rng = RunRNG(0, self.device)
-        with rng.activate():
-            model = build_model(cell, shape)
-        model.to(self.device)
-        noise = torch.Generator().manual_seed(0)
-        count = cell.training.batch_size * (WARM_UP_STEPS + MEASURED_STEPS)
-        images = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=noise)
-        trainer = Trainer(
-            SingleModel(model, rng),
-            images.to(self.device),
-            cell.training,
-            batch_seeds=[0],
-            device=self.device,
-        )
-        started_at = 0.0
-        for number, _ in enumerate(trainer.steps(1), start=1):
-            if number == WARM_UP_STEPS:
-                self._synchronize()
-                started_at = time.perf_counter()
-        self._synchronize()
-        return (time.perf_counter() - started_at) / MEASURED_STEPS
 
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+class _Trial(NamedTuple):
+    """A model to build, and the device to train it on."""
+
+    cell: Cell
+    device: torch.device
+
+
+def _apply(function: Callable[[_Trial], T], cell: Cell, device: torch.device) -> T | NoResult:
+    """Try the model of a cell, in a process of its own if it does not come with the suite."""
+    trial = _Trial(cell, device)
+    try:
+        if is_own(cell.model):
+            return function(trial)
+        trials = map_isolated(function, [trial], seconds=TRIAL_SECONDS, device=device.type)
+        [result] = trials
+    except Exception as error:
+        result = NoResult(shorten(f"{type(error).__name__}: {error}"))
+    if isinstance(result, NoResult):
+        return NoResult(f"the model did not train a step ({shorten(result.reason)})")
+    return result
+
+
+def _weight_bytes(trial: _Trial) -> int:
+    """Size of a model's weights."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(trial.cell, _image_shape(trial.cell))
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+def _step_seconds(trial: _Trial) -> float:
+    """Time a training step on random images."""
+    cell, device = trial
+    rng = RunRNG(0, device)
+    with rng.activate():
+        model = build_model(cell, _image_shape(cell))
+    model.to(device)
+    noise = torch.Generator().manual_seed(0)
+    count = cell.training.batch_size * (WARM_UP_STEPS + MEASURED_STEPS)
+    images = torch.randint(256, (count, *_image_shape(cell)), dtype=torch.uint8, generator=noise)
+    trainer = Trainer(
+        SingleModel(model, rng),
+        images.to(device),
+        cell.training,
+        batch_seeds=[0],
+        device=device,
+    )
+    started_at = 0.0
+    for number, _ in enumerate(trainer.steps(1), start=1):
+        if number == WARM_UP_STEPS:
+            _synchronize(device)
+            started_at = time.perf_counter()
+    _synchronize(device)
+    return (time.perf_counter() - started_at) / MEASURED_STEPS
+
+
+def _image_shape(cell: Cell) -> tuple[int, int, int]:
+    return resolve_dataset(cell.dataset).channels, cell.image_size, cell.image_size
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _seconds(run: StoredRun) -> float:

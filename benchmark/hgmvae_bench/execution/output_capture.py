@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hgmvae_bench.utils.atomic_files import write_atomically
-
 _TAIL_CHARACTERS = 4000
 
 MAX_LOG_BYTES = 4_000_000
-"""Size from which a log is shortened at the end of its run."""
+"""Size from which a log is shortened, while its run is under way and at its end."""
 
 KEPT_LOG_BYTES = 1_000_000
 """Size of the beginning and of the end that a shortened log keeps."""
+
+CHECK_SECONDS = 0.05
+"""Time between two checks of a log's size; a run that prints 1 GB/s adds 50 MB meanwhile."""
+
+_OMITTED = re.compile(rb"\n\[at least ([0-9,]{1,26}) bytes omitted\]\n")
+_OMITTED_LENGTH = 53
 
 
 @contextmanager
@@ -25,7 +31,8 @@ def captured_output(path: Path) -> Iterator[None]:
     """Append everything that this process writes to stdout and stderr to a file.
 
     The file descriptors are redirected, so the output of C libraries and the stack of an aborted
-    process are captured too. At the end, a log above `MAX_LOG_BYTES` is shortened.
+    process are captured too. A log above `MAX_LOG_BYTES` is shortened meanwhile, so that a run
+    that prints without end does not fill the disk.
 
     Raises:
         OSError: if the file cannot be written.
@@ -38,7 +45,8 @@ def captured_output(path: Path) -> Iterator[None]:
         for number in (1, 2):
             os.dup2(file, number)
         faulthandler.enable(2)
-        yield
+        with _kept_short(path):
+            yield
     finally:
         for stream in streams:
             stream.flush()
@@ -49,17 +57,44 @@ def captured_output(path: Path) -> Iterator[None]:
         shorten_log(path)
 
 
+@contextmanager
+def _kept_short(path: Path) -> Iterator[None]:
+    """Shorten a log whenever it is too long, in a thread, until the block ends."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(CHECK_SECONDS):
+            shorten_log(path)
+
+    thread = threading.Thread(target=watch, name="log size", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def shorten_log(path: Path) -> None:
-    """Replace the middle of a log above `MAX_LOG_BYTES` by a line; ignored if it fails."""
+    """Replace the middle of a log above `MAX_LOG_BYTES` by a line; ignored if it fails.
+
+    The file stays the same one, so that processes may append to it meanwhile. What they append
+    while the file is shortened is omitted without being counted.
+    """
     with suppress(OSError):
-        if (size := path.stat().st_size) <= MAX_LOG_BYTES:
+        if path.stat().st_size <= MAX_LOG_BYTES:
             return
-        with path.open("rb") as file:
-            head = file.read(KEPT_LOG_BYTES)
-            file.seek(size - KEPT_LOG_BYTES)
+        with path.open("r+b") as file:
+            file.seek(KEPT_LOG_BYTES)
+            earlier = _OMITTED.match(file.read(_OMITTED_LENGTH))
+            file.seek(-KEPT_LOG_BYTES, os.SEEK_END)
             tail = file.read(KEPT_LOG_BYTES)
-        omitted = size - len(head) - len(tail)
-        write_atomically(path, head + f"\n[{omitted:,} bytes omitted]\n".encode() + tail)
+            omitted = file.seek(0, os.SEEK_END) - KEPT_LOG_BYTES - len(tail)
+            if earlier:
+                omitted += int(earlier[1].replace(b",", b"")) - len(earlier[0])
+            file.seek(KEPT_LOG_BYTES)
+            file.write(f"\n[at least {omitted:,} bytes omitted]\n".encode() + tail)
+            file.truncate()
 
 
 def log_tail(path: Path) -> str:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,17 +10,19 @@ from pydantic import ValidationError
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import resolve_dataset
+from hgmvae_bench.execution.isolation import (
+    MAX_REASON_LENGTH,
+    NoResult,
+    is_own,
+    map_isolated,
+)
 from hgmvae_bench.execution.process_state import restored_process_state
-from hgmvae_bench.execution.signals import block_signals_in_children
-from hgmvae_bench.execution.worker_process import cause_of_death, process_context
 from hgmvae_bench.grid import Cell, Grid, GridError
 from hgmvae_bench.grid.errors import LocatedError, describe_validation_error, join_lines
-from hgmvae_bench.plugins import local_files
-from hgmvae_bench.plugins.protocols import ChecksEpochs, PluginError
-from hgmvae_bench.plugins.registry import MODELS
+from hgmvae_bench.plugins.protocols import ChecksEpochs
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.encoders import Network
-from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.text import shorten
 
 BUILD_SECONDS = 300.0
 """Time after which a model that is being built counts as hung."""
@@ -106,8 +104,8 @@ def check_cells(
         PluginError: if a plug-in builds something that is not a model of the suite.
     """
     builds = [_Build.of(grid, cell, data) for cell in cells]
-    own = [build for build in builds if _is_own(build.cell.model)]
-    foreign = [build for build in builds if not _is_own(build.cell.model)]
+    own = [build for build in builds if is_own(build.cell.model)]
+    foreign = [build for build in builds if not is_own(build.cell.model)]
     errors = list(_check_foreign(foreign))
     with restored_process_state():
         errors += [error for build in own for error in build.errors()]
@@ -166,68 +164,23 @@ class _Build(NamedTuple):
 
     def failure(self, reason: str) -> LocatedError:
         """The error of a model that cannot be built."""
+        reason = shorten(reason, MAX_REASON_LENGTH)
         return ("models", self.model), f"{self.cell.slug} cannot be built: {reason}"
 
 
-def _is_own(model: str) -> bool:
-    """Whether a model comes with the suite."""
-    return MODELS.entry(model.partition(":")[0]).owner == "hgmvae-bench"
+def _errors(build: _Build) -> list[LocatedError]:
+    """Build a model and list the errors of the cell's settings."""
+    return list(build.errors())
 
 
 def _check_foreign(builds: Sequence[_Build]) -> Iterator[LocatedError]:
-    """Build models in another process, and in a new one after a model that ends or blocks it."""
-    waiting = deque(builds)
-    while waiting:
-        with _build_process(list(waiting)) as (process, pipe):
-            while waiting:
-                try:
-                    answer = pipe.recv() if pipe.poll(BUILD_SECONDS) else None
-                except (EOFError, OSError):
-                    process.join()
-                    cause = cause_of_death(process.exitcode or 0)
-                    yield waiting.popleft().failure(f"the process died: {cause}")
-                    break
-                if answer is None:
-                    reason = f"not finished within {BUILD_SECONDS:g} s"
-                    yield waiting.popleft().failure(reason)
-                    break
-                if isinstance(answer, str):
-                    raise PluginError(answer)
-                waiting.popleft()
-                yield from answer
-
-
-@contextmanager
-def _build_process(builds: list[_Build]) -> Iterator[tuple[BaseProcess, Connection]]:
-    """Start a process that builds models and sends the errors of each; kill it at the end."""
-    context = process_context("cpu")
-    ours, theirs = context.Pipe(duplex=False)
-    plugins = local_files.active_plugins()
-    process = context.Process(target=_build_all, args=(theirs, builds, plugins), daemon=True)
-    with theirs, block_signals_in_children():
-        process.start()
-    try:
-        yield process, ours
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
-
-
-def _build_all(
-    pipe: Connection, builds: list[_Build], plugins: tuple[local_files.LocalPlugin, ...]
-) -> None:
-    """Build models one after the other and send the errors of each; runs in a process.
-
-    A text is sent in place of a `PluginError`.
-    """
-    try:
-        local_files.activate_plugins(plugins)
-        for build in builds:
-            with restored_process_state():
-                pipe.send(list(build.errors()))
-    except UserError as error:
-        pipe.send(str(error))
+    """Build models in another process and yield the errors of the cells' settings."""
+    answers = map_isolated(_errors, builds, seconds=BUILD_SECONDS)
+    for build, answer in zip(builds, answers, strict=True):
+        if isinstance(answer, NoResult):
+            yield build.failure(answer.reason)
+        else:
+            yield from answer
 
 
 def _raise_errors(grid: Grid, errors: Iterable[LocatedError]) -> None:

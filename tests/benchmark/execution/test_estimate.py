@@ -11,6 +11,9 @@ from hgmvae_bench.execution.run import execute_run
 from hgmvae_bench.execution.survey import survey
 from hgmvae_bench.execution.tasks import RunContext
 from hgmvae_bench.grid import Run, load_grid, parse_grid
+from hgmvae_bench.plugins.local_files import using_plugins
+from hgmvae_bench.plugins.objects import wrap_plugins
+from hgmvae_bench.plugins.registry import MODELS
 from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
@@ -36,11 +39,11 @@ def one_second_steps(monkeypatch):
     """Let every calibration measure one second a step; return the calibrated cells."""
     cells = []
 
-    def time_step(self, cell):
-        cells.append(cell)
+    def step_seconds(trial):
+        cells.append(trial.cell)
         return 1.0
 
-    monkeypatch.setattr(estimate.Estimates, "_time_step", time_step)
+    monkeypatch.setattr(estimate, "_step_seconds", step_seconds)
     return cells
 
 
@@ -152,6 +155,57 @@ def test_a_calibration_predicts_time_and_disk_space(tiny_text, digits, tmp_path)
     assert took / 4 < plan.seconds < took * 4
     files = store.artifact_folder(record.key).iterdir()
     assert plan.bytes == pytest.approx(sum(p.stat().st_size for p in files) + 20_000, rel=0.1)
+
+
+class Untrainable:
+    """A VAE whose training step ends in the way that its setting names."""
+
+    title, reference, settings = "Untrainable", "none", {"way": "well"}
+
+    def build(self, *, settings, **rest):
+        import ctypes
+        import os
+        import sys
+        import time
+
+        model = MODELS["vae"].build(settings={}, **rest)
+        ways = {
+            "exits": lambda: sys.exit(3),
+            "vanishes": lambda: os._exit(4),
+            "crashes": lambda: ctypes.string_at(0),
+            "hangs": lambda: time.sleep(1000),
+            "raises": lambda: {}["x" * 1000],
+        }
+        if settings["way"] != "well":
+            model.forward = lambda *_, **__: ways[settings["way"]]()
+        return model
+
+
+def test_models_that_cannot_be_calibrated_are_unknown_and_cost_no_other_estimate(
+    tiny_text, tmp_path, monkeypatch
+):
+    reasons = {
+        "exits": "the process died: exit status 3",
+        "vanishes": "the process died: exit status 4",
+        "crashes": "the process died: SIGSEGV",
+        "hangs": "not finished within 15 s",
+        "raises": "KeyError: 'xxx",
+    }
+    monkeypatch.setattr(estimate, "TRIAL_SECONDS", 15.0)
+    ways = ["well", *reasons]
+    models = "".join(f"  {w}: {{ model: bad, settings: {{ way: {w} }} }}\n" for w in ways)
+    text = tiny_text.replace("tables:", f"models:\n{models}tables:", 1)
+    text = text.replace("[vae, wae-imq]", f"[vae, {', '.join(ways)}]")
+    with using_plugins(wrap_plugins({"bad": Untrainable()})):
+        plans = look(parse_grid(text, "tiny.yaml"), tmp_path).cells
+    found = {plan.model: plan for plan in plans}
+    for way, reason in reasons.items():
+        assert found[way].seconds is None
+        assert found[way].basis.startswith(f"unknown: the model did not train a step ({reason}")
+        assert len(found[way].basis) < 120
+    assert found["vae"].seconds > 0
+    assert found["well"].seconds > 0
+    assert found["well"].bytes == found["vae"].bytes
 
 
 def test_missing_data_and_weights_are_named_and_a_known_size_still_gives_a_time(

@@ -1,7 +1,9 @@
 """Models that change their process, exit, vanish or flood their log affect no other run."""
 
 import os
+import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,15 @@ class Hostile:
     def floods(self):
         for _ in range(3):
             sys.stdout.write("x" * 2_000_000)
+
+    def floods_without_end(self):
+        """Print a gigabyte in the first step, half of it around Python's stream."""
+        if self.settings["way"] == "well":
+            self.settings = {"way": "flooded"}
+            block = "x" * 4_000_000
+            for _ in range(125):
+                os.write(1, block.encode())
+                print(block)  # noqa: T201
 
 
 WAYS = ("changes", "well", "exits", "floods", "vanishes")
@@ -145,6 +156,51 @@ def test_a_flooded_log_keeps_its_beginning_and_end(hostile_run):
     log = folder / "logs" / f"{records['floods'].key}.log"
     assert log.stat().st_size < output_capture.MAX_LOG_BYTES
     assert b"bytes omitted" in log.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_that_prints_a_gigabyte_fills_neither_memory_nor_disk(tmp_path):
+    largest, ended = 0, threading.Event()
+
+    def watch():
+        nonlocal largest
+        while not ended.wait(0.01):
+            sizes = [log.stat().st_size for log in (tmp_path / "logs").glob("*.log")]
+            largest = max([largest, *sizes])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    models = {"loud": {"model": "hostile", "settings": {"way": "floods_without_end"}}}
+    try:
+        [run] = hb.run_grid(
+            {**GRID, "models": models, "tables": [{**GRID["tables"][0], "models": ["loud"]}]},
+            results=tmp_path,
+            device="cpu",
+            models={"hostile": Hostile()},
+            controls=False,
+        ).runs
+    finally:
+        ended.set()
+        watcher.join()
+    assert run.record.status == "complete"
+    log = tmp_path / "logs" / f"{run.record.key}.log"
+    [omitted] = re.findall(r"\[at least ([0-9,]+) bytes omitted\]", log.read_text())
+    assert 500_000_000 < int(omitted.replace(",", "")) < 1_000_000_000
+    assert log.stat().st_size < output_capture.MAX_LOG_BYTES
+    assert largest < 400_000_000
+    assert run.record.provenance["stages"]["training"]["peak_bytes"] < 2_000_000_000
+
+
+def test_a_log_that_is_shortened_twice_counts_all_that_is_omitted(tmp_path):
+    log = tmp_path / "run.log"
+    log.write_bytes(b"a" * 6_000_000)
+    shorten_log(log)
+    with log.open("ab") as file:
+        file.write(b"b" * 6_000_000)
+    shorten_log(log)
+    kept = output_capture.KEPT_LOG_BYTES
+    omitted = b"\n[at least 10,000,000 bytes omitted]\n"
+    assert log.read_bytes() == b"a" * kept + omitted + b"b" * kept
 
 
 def test_a_short_log_is_left_alone_and_a_missing_one_ignored(tmp_path):

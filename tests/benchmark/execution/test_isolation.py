@@ -1,0 +1,26 @@
+"""Functions that exit, raise or print in a process of their own."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from hgmvae_bench.execution.isolation import MAX_REASON_LENGTH, NoResult, map_isolated
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_what_a_call_prints_is_discarded():
+    streams = [Path("/proc/self/fd/1"), Path("/proc/self/fd/2")]
+    assert list(map_isolated(Path.readlink, streams, seconds=120)) == [Path(os.devnull)] * 2
+
+
+def test_calls_continue_after_one_that_exits_or_raises():
+    assert list(map_isolated(sys.exit, [3, 4], seconds=120)) == [
+        NoResult("the process died: exit status 3"),
+        NoResult("the process died: exit status 4"),
+    ]
+    raises, number = map_isolated(int, ["x" * 10_000, "2"], seconds=120)
+    assert number == 2
+    assert raises.reason.startswith("ValueError: invalid literal")
+    assert len(raises.reason) <= MAX_REASON_LENGTH
