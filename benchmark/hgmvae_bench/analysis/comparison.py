@@ -31,6 +31,16 @@ ValueVerdict = Literal[
     "reproduced", "not distinguishable", "better", "worse", "undecided", "missing"
 ]
 
+VERDICT_SYMBOLS: Mapping[ValueVerdict, str] = {
+    "better": "▲",
+    "reproduced": "✓",
+    "not distinguishable": "≈",
+    "undecided": "?",
+    "worse": "▼",
+    "missing": "",
+}
+"""Symbols of the verdicts in figures and compact tables."""
+
 MIN_SEEDS = 10
 """Fewest seeds with which a value can count as reproduced.
 

@@ -11,7 +11,7 @@ import io
 import re
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -174,6 +174,13 @@ def to_markdown(table: FormattedTable) -> str:
     notes = [f"- [{mark}] {escape_markdown(note)}" for mark, note in table.notes.items()]
     parts = [f"**{escape_markdown(table.heading)}**", body, legend, "\n".join(notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write headings and rows of plain text as a pipe table."""
+    lines = [[escape_markdown(text) for text in row] for row in (headings, *rows)]
+    lines.insert(1, ["---"] * len(headings))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def to_latex(table: FormattedTable) -> str:

@@ -38,6 +38,7 @@ for command in (
     show.table,
     show.compare,
     show.export,
+    show.page,
     show.figure,
     show.report,
     speed,

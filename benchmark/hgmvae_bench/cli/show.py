@@ -192,6 +192,28 @@ def export(
     typer.echo(f"{len(files)} files in {output}{os.sep}; tables.tex is a document of all tables")
 
 
+def page(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Markdown page with generated parts.", exists=True, dir_okay=False
+        ),
+    ],
+    results: Results = DEFAULT_RESULTS,
+    grid: GridOfResults = None,
+    plugins: Plugins = None,
+) -> None:
+    """Write the generated parts of a Markdown page anew from the records.
+
+    A part stands between the lines `<!-- begin: NAME, generated -->` and `<!-- end: NAME -->`. NAME
+    is `summary of the records` (verdicts on the paper's values and claims) or `measured values`.
+    """
+    from hgmvae_bench.execution.results import Results as GridResults
+
+    with local_plugins(plugins), results_folder(results) as folder:
+        GridResults(folder, grid).update_page(file)
+
+
 def figure(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Figure, such as 3 (see `list figures`).")

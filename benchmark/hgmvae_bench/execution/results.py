@@ -200,3 +200,23 @@ class Results:
             source = FigureSource(self.grid, self._store, stored, self._data)
             heatmaps = write_figures(FIGURES["verdicts"], source, folder)
             return files + [path for path, error in heatmaps if error is None]
+
+    def update_page(self, page: Folder) -> None:
+        """Write the generated parts of a Markdown page anew.
+
+        Args:
+            page: the file; `hgmvae_bench.analysis.page` describes its parts.
+
+        Raises:
+            hgmvae_bench.analysis.page.PageError: if it has no part, an unknown one, or one without
+                an end; the file stays as it is.
+        """
+        from hgmvae_bench.analysis.page import PageError, update_page
+
+        path = Path(page)
+        with using_plugins(self._plugins):
+            try:
+                text = update_page(path.read_text(encoding="utf-8"), self.grid, self.runs)
+            except (PageError, UnicodeDecodeError) as error:
+                raise PageError(f"{path}: {error}") from error
+        write_output(path, text.encode())

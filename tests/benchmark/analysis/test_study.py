@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hgmvae_bench import load_results, load_tables
-from hgmvae_bench.analysis.summary import paper_summary, replace_summary
+from hgmvae_bench import Results
+from hgmvae_bench.analysis.page import update_page
 from hgmvae_bench.analysis.tables import Table, build_table
 from hgmvae_bench.grid import load_grid
 from hgmvae_bench.storage.store import Store
@@ -76,58 +76,13 @@ def test_the_study_page_has_the_numbers_of_records_with_the_current_defaults(stu
             assert ("±" in written) == (entry.n > 1)
 
 
-CLUSTERING = ["sc", "ch", "db"]
-FIRST_TABLE = [*CLUSTERING, "svm-accuracy", "accuracy", "nmi", "ari", "ssim"]
-WITH_TEN_SEEDS = {"hgmvae-u", "gmvae"}
-MEASURED_ROWS = {
-    # Title of a row, its model and latent dim, the metrics of its columns, and its seeds.
-    **{
-        title: (model, 8, FIRST_TABLE, 10 if model in WITH_TEN_SEEDS else 4)
-        for title, model in {
-            "HGMVAE-U": "hgmvae-u",
-            "GMVAE": "gmvae",
-            "HGMVAE-G": "hgmvae-g",
-            "VAE": "vae",
-            "β-VAE": "beta-vae",
-            "SWAE": "swae",
-            "WAE-IMQ": "wae-imq",
-            "WAE-RBF": "wae-rbf",
-        }.items()
-    },
-    "HGMVAE-U w/o Fisher": ("hgmvae-u-nofisher", 8, CLUSTERING, 2),
-    "HGMVAE-G w/o Fisher": ("hgmvae-g-nofisher", 8, CLUSTERING, 2),
-    "HGMVAE-U, L = 128": ("hgmvae-u", 128, ["ssim", "ms-ssim", *CLUSTERING], 1),
-    "VAE, L = 128": ("vae", 128, ["ssim", "ms-ssim", *CLUSTERING], 1),
-}
-
-
-@pytest.fixture(scope="module")
-def measured():
-    """Values of the measured part of the paper's grid."""
-    values = load_results(MEASURED)
-    return values[values["metric"].notna()]
-
-
-@pytest.mark.parametrize("title", MEASURED_ROWS)
-def test_the_measured_page_has_the_numbers_of_its_records(measured, title):
-    model, latent_dim, metrics, n_seeds = MEASURED_ROWS[title]
-    (line,) = re.findall(rf"^\| {title} \|(.*)\|$", MEASURED_PAGE, re.MULTILINE)
-    of_cell = measured[(measured["model"] == model) & (measured["latent_dim"] == latent_dim)]
-    for cell, metric in zip(line.split("|"), metrics, strict=True):
-        values = of_cell[of_cell["metric"] == metric]["value"]
-        assert len(values) == (0 if cell.strip() == "–" else n_seeds)
-        if len(values):
-            spread = [values.std()] if n_seeds > 1 else []
-            assert cell.strip() == as_written(cell.strip(), values.mean(), *spread)
-
-
-def test_the_measured_cells_are_cells_of_the_paper_grid(measured):
-    cells = set(measured["cell"])
-    assert {cell.identity for cell in load_grid("paper").cells} >= cells
-    assert f"{len(cells)} of its 83 cells are here" in MEASURED_PAGE
+def test_the_measured_cells_are_cells_of_the_paper_grid():
     assert Store(MEASURED).grid().spec == load_grid("paper").spec
+    cells = {run.record.cell for run in Store(MEASURED).runs().values()}
+    assert {cell.identity for cell in load_grid("paper").cells} >= cells
 
 
-def test_the_measured_page_has_the_verdicts_of_its_records():
-    summary = paper_summary(Store(MEASURED).grid(), load_tables(MEASURED).values())
-    assert replace_summary(MEASURED_PAGE, summary) == MEASURED_PAGE
+def test_the_generated_parts_of_the_measured_page_are_those_of_its_records():
+    """If this fails, `hgmvae-bench page results/measured/README.md` writes them anew."""
+    results = Results(MEASURED)
+    assert update_page(MEASURED_PAGE, results.grid, results.runs) == MEASURED_PAGE

@@ -2,15 +2,7 @@ import pytest
 
 from hgmvae_bench.analysis.claim_tests import evaluate_claims
 from hgmvae_bench.analysis.comparison import compare_with_paper
-from hgmvae_bench.analysis.summary import (
-    BEGIN,
-    END,
-    SummaryError,
-    claims_table,
-    paper_summary,
-    replace_summary,
-    verdict_counts,
-)
+from hgmvae_bench.analysis.summary import claims_table, paper_summary, verdict_counts
 from hgmvae_bench.analysis.tables import build_table
 from hgmvae_bench.grid import load_grid
 
@@ -61,16 +53,3 @@ def test_the_summary_counts_the_measured_values(grid, tables):
     n_values = len(compare_with_paper(grid, tables))
     assert f"21 of the paper's {n_values} values" in summary
     assert verdict_counts(compare_with_paper(grid, tables)) in summary
-
-
-def test_a_summary_replaces_the_one_on_a_page():
-    page = f"# Title\n\n{BEGIN}\nold\n{END}\n\nText\n"
-    once = replace_summary(page, r"new \1")
-    assert once == f"# Title\n\n{BEGIN}\n\nnew \\1\n\n{END}\n\nText\n"
-    assert replace_summary(once, r"new \1") == once
-
-
-@pytest.mark.parametrize("page", ["", BEGIN, f"{END}\n{BEGIN}\n", f"{BEGIN}\n{END}\n" * 2])
-def test_a_page_without_a_place_for_the_summary_is_refused(page):
-    with pytest.raises(SummaryError, match="summary of the records"):
-        replace_summary(page, "new")

@@ -60,6 +60,26 @@ def test_export_writes_every_table_and_every_value(cli, tiny):
     assert len(values) == 4 * 2
 
 
+def test_the_generated_parts_of_a_page_are_written(cli, tiny):
+    page = tiny / "page.md"
+    begin, end = "<!-- begin: measured values, generated -->", "<!-- end: measured values -->"
+    page.write_text(f"# Runs\n\n{begin}\n{end}\n")
+    outcome = cli("page", "page.md", "--results", "r", cwd=tiny)
+    assert outcome.exit_status == 0, outcome.stderr
+    assert "2 of the grid's 2 cells have a complete run: 2 with 2 seeds." in page.read_text()
+    assert page.read_text().startswith(f"# Runs\n\n{begin}\n")
+
+
+def test_a_page_without_generated_parts_is_refused_and_kept(cli, tiny):
+    page = tiny / "plain.md"
+    page.write_text("# Runs\n")
+    outcome = cli("page", "plain.md", "--results", "r", cwd=tiny)
+    assert outcome.exit_status == 2
+    assert "plain.md" in outcome.stderr
+    assert "generated part" in outcome.stderr
+    assert page.read_text() == "# Runs\n"
+
+
 def test_merged_folders_give_the_same_table(cli, tiny):
     outcome = cli("merge", "r", "r", "--into", "m", cwd=tiny)
     assert outcome.exit_status == 0, outcome.stderr

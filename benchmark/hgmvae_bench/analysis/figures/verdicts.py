@@ -12,7 +12,12 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hgmvae_bench.analysis.comparison import ComparedValue, ValueVerdict, compare_with_paper
+from hgmvae_bench.analysis.comparison import (
+    VERDICT_SYMBOLS,
+    ComparedValue,
+    ValueVerdict,
+    compare_with_paper,
+)
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
 from hgmvae_bench.analysis.published import values_by_cell
@@ -22,21 +27,20 @@ from hgmvae_bench.plugins.registry import METRICS
 
 
 class VerdictStyle(NamedTuple):
-    """Symbol, colours and description of a verdict."""
+    """Colours and description of a verdict."""
 
-    symbol: str
     color: str
     text_color: str
     description: str
 
 
 VERDICT_STYLES: Mapping[ValueVerdict, VerdictStyle] = {
-    "better": VerdictStyle("▲", "#0A5FC2", "white", "better"),
-    "reproduced": VerdictStyle("✓", "#007A58", "white", "reproduced"),
-    "not distinguishable": VerdictStyle("≈", "#7FCDAE", "#1B1B1F", "not distinguishable"),
-    "undecided": VerdictStyle("?", "#F6E3A1", "#222222", "undecided"),
-    "worse": VerdictStyle("▼", "#C44E00", "white", "worse"),
-    "missing": VerdictStyle("", "#ECEDF1", "#8A8C96", "not measured"),
+    "better": VerdictStyle("#0A5FC2", "white", "better"),
+    "reproduced": VerdictStyle("#007A58", "white", "reproduced"),
+    "not distinguishable": VerdictStyle("#7FCDAE", "#1B1B1F", "not distinguishable"),
+    "undecided": VerdictStyle("#F6E3A1", "#222222", "undecided"),
+    "worse": VerdictStyle("#C44E00", "white", "worse"),
+    "missing": VerdictStyle("#ECEDF1", "#8A8C96", "not measured"),
 }
 """Styles by verdict, in the order of the legend.
 
@@ -219,7 +223,7 @@ class Heatmap:
         for i, (verdict, look) in enumerate(VERDICT_STYLES.items()):
             column, row = divmod(i, n_rows)
             x, y = left + 1.55 * column, top + 1.3 * row * CELL_HEIGHT
-            self._draw_cell(x, y, look, look.symbol)
+            self._draw_cell(x, y, look, VERDICT_SYMBOLS[verdict])
             text = f"{look.description}: {self.tally[verdict]}"
             self._text(x + CELL_WIDTH + 0.06, y + CELL_HEIGHT / 2, text, va="center_baseline")
 
@@ -243,12 +247,11 @@ class Heatmap:
         compared = self._compared.get(key)
         verdict: ValueVerdict = "missing" if compared is None else compared.verdict
         self.tally[verdict] += 1
-        look = VERDICT_STYLES[verdict]
-        text = look.symbol
+        text = VERDICT_SYMBOLS[verdict]
         if compared is not None and compared.n:
             text += f" {compared.n}"
             self._n_other_settings += bool(compared.settings_note)
-        self._draw_cell(x, y, look, text)
+        self._draw_cell(x, y, VERDICT_STYLES[verdict], text)
 
     def _draw_cell(self, x: float, y: float, look: VerdictStyle, text: str) -> None:
         cell = Rectangle((x, y), CELL_WIDTH, CELL_HEIGHT, fc=look.color, ec="white", lw=1)

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from skimage.color import deltaE_ciede2000, rgb2lab
 from typer.testing import CliRunner
 
-from hgmvae_bench.analysis.comparison import ValueVerdict
+from hgmvae_bench.analysis.comparison import VERDICT_SYMBOLS, ValueVerdict
 from hgmvae_bench.analysis.figures import FIGURES, FigureError, FigureSource, verdicts
 from hgmvae_bench.analysis.figures.style import to_svg
 from hgmvae_bench.analysis.figures.verdicts import VERDICT_STYLES, published_tables
@@ -80,7 +80,8 @@ def figure(source):
 
 def test_every_verdict_has_its_own_colour_and_symbol():
     assert set(get_args(ValueVerdict)) == set(VERDICT_STYLES)
-    assert len({look.symbol for look in VERDICT_STYLES.values()}) == len(VERDICT_STYLES)
+    assert set(VERDICT_SYMBOLS) == set(VERDICT_STYLES)
+    assert len(set(VERDICT_SYMBOLS.values())) == len(VERDICT_STYLES)
     assert len({look.color for look in VERDICT_STYLES.values()}) == len(VERDICT_STYLES)
 
 
@@ -119,7 +120,7 @@ def test_the_heatmap_shows_verdicts_and_seeds(figure):
     # Table 4 has the cells of Table 1 too.
     assert colors.count(worse.color.lower()) == 2 + 1
     texts = [text.get_text() for text in axes.texts]
-    assert texts.count(f"{worse.symbol} 4") == 2
+    assert texts.count(f"{VERDICT_SYMBOLS['worse']} 4") == 2
     assert f"{worse.description}: 2" in texts
     assert figure.get_suptitle() == "4 of the paper's 392 values measured"
     assert "2 worse" in figure.get_label()

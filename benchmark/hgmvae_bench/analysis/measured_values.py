@@ -1,0 +1,160 @@
+"""Markdown tables of a grid's measured values, with the published values and the verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from hgmvae_bench.analysis.comparison import VERDICT_SYMBOLS, ComparedValue, compare_with_paper
+from hgmvae_bench.analysis.render import format_number, markdown_table
+from hgmvae_bench.analysis.tables import ARROWS, TableEntry, build_table, with_all_metrics
+from hgmvae_bench.grid import Grid
+from hgmvae_bench.plugins.registry import METRICS
+from hgmvae_bench.storage.stored_run import StoredRun
+
+Row = tuple[str, int]
+"""Model and latent dim."""
+
+NO_VALUE = "–"
+
+
+@dataclass(frozen=True)
+class DatasetValues:
+    """Measured values of a dataset.
+
+    Attributes:
+        entries: values by row and metric, without those that no seed has.
+        compared: comparisons with the paper by row and metric, one for each table with the value.
+    """
+
+    entries: Mapping[tuple[Row, str], TableEntry]
+    compared: Mapping[tuple[Row, str], Sequence[ComparedValue]]
+
+
+def measured_values(grid: Grid, runs: Iterable[StoredRun]) -> str:
+    """Write the measured values of each dataset as two Markdown tables.
+
+    Both have a row for each latent dim and model with a value. The first has the metrics that the
+    paper has for the dataset, with the verdict and, below, the published value. The second has the
+    other recorded metrics.
+
+    Args:
+        grid: names the cells.
+        runs: recorded runs; those of other cells are ignored.
+
+    Raises:
+        hgmvae_bench.analysis.tables.TableError: if values of a metric cannot be compared.
+    """
+    runs = list(runs)
+    by_dataset = _values_by_dataset(grid, runs)
+    legend = _legend(by_dataset.values())
+    parts = [
+        _cell_counts(grid, runs),
+        f"Means ± standard deviations over n seeds. {legend}".strip(),
+    ]
+    for dataset, values in by_dataset.items():
+        in_paper = {metric for _, metric in values.compared}
+        for kind, metrics in (
+            ("metrics of the paper", in_paper),
+            ("other metrics", set(METRICS) - in_paper),
+        ):
+            columns = _columns(grid, values, metrics)
+            if columns:
+                parts.append(f"**{grid.dataset_title(dataset)}: {kind}**")
+                parts.append(_table(grid, values, columns))
+    return "\n\n".join(parts)
+
+
+def _values_by_dataset(grid: Grid, runs: Sequence[StoredRun]) -> dict[str, DatasetValues]:
+    """Measured values of the datasets that have any, in the order of the grid's tables."""
+    entries: dict[str, dict[tuple[Row, str], TableEntry]] = defaultdict(dict)
+    compared: dict[str, dict[tuple[Row, str], list[ComparedValue]]] = defaultdict(dict)
+    for spec in grid.spec.tables:
+        table = build_table(grid, with_all_metrics(grid, spec, runs), runs)
+        for entry in table.entries:
+            if entry.n:
+                key = (entry.model, entry.latent_dim), entry.metric
+                entries[entry.dataset][key] = entry
+    tables = [build_table(grid, spec, runs) for spec in grid.spec.tables]
+    for each in compare_with_paper(grid, tables):
+        key = (each.model, each.latent_dim), each.metric
+        compared[each.dataset].setdefault(key, []).append(each)
+    return {name: DatasetValues(entries[name], compared[name]) for name in entries}
+
+
+def _columns(grid: Grid, values: DatasetValues, metrics: Set[str]) -> list[str]:
+    """Those of the metrics that have a value: the tables' own in their order, then the others."""
+    measured = {metric for _, metric in values.entries}
+    of_tables = dict.fromkeys(metric for spec in grid.spec.tables for metric in spec.metrics)
+    return [name for name in of_tables | dict.fromkeys(METRICS) if name in measured & metrics]
+
+
+def _table(grid: Grid, values: DatasetValues, columns: Sequence[str]) -> str:
+    models = list(dict.fromkeys(model for spec in grid.spec.tables for model in spec.models))
+    found = {row for row, metric in values.entries if metric in columns}
+    lines = []
+    for row in sorted(found, key=lambda row: (row[1], models.index(row[0]))):
+        entries = [values.entries.get((row, metric)) for metric in columns]
+        compared = [values.compared.get((row, metric), []) for metric in columns]
+        n = max(entry.n for entry in entries if entry is not None)
+        cells = [
+            NO_VALUE if entry is None else _value(entry, n, _decimals(values, entry.metric), paper)
+            for entry, paper in zip(entries, compared, strict=True)
+        ]
+        lines.append([grid.model_title(row[0]), str(row[1]), str(n), *cells])
+        if any(compared):
+            published = [
+                format_number(paper[0].published, f",.{_decimals(values, paper[0].metric)}f")
+                if paper
+                else ""
+                for paper in compared
+            ]
+            lines.append(["published", "", "", *published])
+    headings = [f"{METRICS[name].title} {ARROWS[METRICS[name].direction]}" for name in columns]
+    return markdown_table(["Model", "L", "n", *headings], lines)
+
+
+def _value(entry: TableEntry, n: int, decimals: int, compared: Sequence[ComparedValue]) -> str:
+    """Mean, standard deviation and verdict, with the number of seeds if it is not the row's.
+
+    Tables of the paper that share a value may have different verdicts on it, because p-values are
+    corrected within each table.
+    """
+    mean = "" if entry.mean is None else format_number(entry.mean, f",.{decimals}f")
+    spread = "" if entry.std is None else f" ± {entry.std:,.{decimals}f}"
+    symbols = "/".join(dict.fromkeys(VERDICT_SYMBOLS[each.verdict] for each in compared))
+    seeds = "" if entry.n == n else f"(n = {entry.n})"
+    return " ".join(part for part in (mean + spread, symbols, seeds) if part)
+
+
+def _decimals(values: DatasetValues, metric: str) -> int:
+    """Decimals of a metric's column: three, or none if a mean is 100 or more."""
+    means = [entry.mean for (_, name), entry in values.entries.items() if name == metric]
+    return 0 if max((abs(mean) for mean in means if mean is not None), default=0) >= 100 else 3
+
+
+def _cell_counts(grid: Grid, runs: Iterable[StoredRun]) -> str:
+    """Sentence on the cells of a grid by their numbers of complete runs."""
+    complete = Counter(run.record.cell for run in runs if run.record.status == "complete")
+    cells = {cell.identity for cell in grid.cells}
+    seeds = Counter(complete[cell] for cell in cells if complete[cell])
+    counts = [
+        f"{count} with {n} seed{'s' if n > 1 else ''}" for n, count in sorted(seeds.items())[::-1]
+    ]
+    listed = f": {', '.join(counts)}" if counts else ""
+    return f"{seeds.total()} of the grid's {len(cells)} cells have a complete run{listed}."
+
+
+def _legend(values: Iterable[DatasetValues]) -> str:
+    """How to read the values: what they are, and the symbols of the verdicts that occur."""
+    found = {
+        each.verdict
+        for of_dataset in values
+        for key, compared in of_dataset.compared.items()
+        if key in of_dataset.entries
+        for each in compared
+    }
+    symbols = [f"{mark} {name}" for name, mark in VERDICT_SYMBOLS.items() if name in found]
+    verdicts = f" Verdicts: {', '.join(symbols)}." if symbols else ""
+    return f"Means ± standard deviations over n seeds.{verdicts}"
