@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from hgmvae_bench.execution.resource_meter import ResourceMeter, per_run_share
 from hgmvae_bench.execution.tasks import RunContext, Task
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.protocols import BenchmarkModel, MetricMissingError
-from hgmvae_bench.storage.artifacts import artifact_files
+from hgmvae_bench.storage.artifacts import ArtifactError, artifact_files
 from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord, Status
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -219,15 +220,22 @@ def rescore(
 ) -> ScoreRecord:
     """Compute metrics of a finished run from its stored weights, and store them.
 
+    If the weights cannot be read, the metrics are recorded as missing with that reason.
+
     Raises:
-        hgmvae_bench.storage.artifacts.ArtifactError: if the weights cannot be read.
         AlreadyRecordedError: if another process has recorded metrics of the run meanwhile.
         hgmvae_bench.storage.store.StoreError: if the results folder cannot be written.
     """
     store, device = context.store, torch.device(context.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        codec = restore_codec(run, data, store=store, device=device)
-        values = score(_outputs(run, codec.model, data, context), metrics)
+        try:
+            codec = restore_codec(run, data, store=store, device=device)
+        except ArtifactError as error:
+            # Records travel: the reason names the file within the results folder.
+            reason = str(error).replace(f"{store.root}{os.sep}", "")
+            values = {name: MetricValue(missing=reason) for name in metrics}
+        else:
+            values = score(_outputs(run, codec.model, data, context), metrics)
     record = ScoreRecord(
         key=run.key,
         record_sha256=stored.sha256,

@@ -238,6 +238,24 @@ def test_evaluate_computes_missing_metrics_and_trains_nothing(finished, tiny_gri
     assert evaluate(tiny_grid, finished, ["sc", "ssim", "nmi"]).plan.tasks == []
 
 
+def test_a_run_without_weights_costs_only_its_own_metrics(finished, with_ssim):
+    store = Store(finished)
+    first, second, *others = store.runs()
+    (store.artifact_folder(first) / "model.safetensors").unlink()
+    (store.artifact_folder(second) / "model.safetensors").write_bytes(b"damaged")
+    complete, recorder = run(with_ssim, finished)
+    assert complete
+    assert recorder.count(Finished) == 4
+    scored = {key: stored.metrics["ssim"] for key, stored in store.runs().items()}
+    assert all(scored[key].value is not None for key in others)
+    assert "not saved" in scored[first].missing
+    assert "damaged" in scored[second].missing
+    # The reason names the file within the results folder.
+    assert scored[first].missing.startswith(f"artifacts{os.sep}{first}")
+    _, again = run(with_ssim, finished)
+    assert again.plan.tasks == []
+
+
 def test_evaluate_refuses_runs_on_other_data(finished, tiny_grid):
     stored = {
         key: StoredRun(
