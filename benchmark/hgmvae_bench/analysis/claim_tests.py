@@ -1,4 +1,4 @@
-"""Tests of the paper's claims on measured tables."""
+"""Tests of claims on measured tables."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple, get_args
 import pandas as pd
 
 from hgmvae_bench.analysis import published, render
-from hgmvae_bench.analysis.claims import CLAIMS, Claim, Hypothesis, ModelAtDim
+from hgmvae_bench.analysis.claims import CLAIMS, PAPER, Claim, Hypothesis, ModelAtDim
+from hgmvae_bench.analysis.comparison import published_value
 from hgmvae_bench.analysis.stats import ALPHA, holm, welch_test
-from hgmvae_bench.analysis.tables import Table
+from hgmvae_bench.analysis.tables import Table, TableEntry
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.plugins.registry import METRICS
 
@@ -32,6 +33,27 @@ LEGEND = (
     "hold if one fails; a claim of most holds if more than half do, and does not hold if half or "
     "more fail."
 )
+
+
+CLAIM_COLUMNS = [
+    "claim",
+    "grid",
+    "statement",
+    "source",
+    "verdict",
+    "published_verdict",
+    "table",
+    "dataset",
+    "metric",
+    "candidate",
+    "rival",
+    "candidate_mean",
+    "rival_mean",
+    "p_value",
+    "outcome",
+    "published_outcome",
+]
+"""Columns of `claims_frame`."""
 
 
 class Quantifier(NamedTuple):
@@ -61,7 +83,7 @@ class HypothesisResult:
             None if no test could be made.
         outcome: ``holds`` or ``fails`` only where the seeds distinguish the two.
         published: outcome by the paper's own numbers, which have no spread; ``undecided`` if they
-            are equal.
+            are equal. None for a claim beyond the paper.
     """
 
     hypothesis: Hypothesis
@@ -71,7 +93,7 @@ class HypothesisResult:
     rival_mean: float | None
     p_value: float | None
     outcome: Outcome
-    published: Outcome
+    published: Outcome | None
 
 
 @dataclass(frozen=True)
@@ -81,13 +103,13 @@ class ClaimResult:
     Attributes:
         claim: the tested claim.
         verdict: by the measured values.
-        published: verdict by the paper's own numbers.
+        published: verdict by the paper's own numbers; None for a claim beyond the paper.
         hypotheses: results in the claim's order.
     """
 
     claim: Claim
     verdict: ClaimVerdict
-    published: ClaimVerdict
+    published: ClaimVerdict | None
     hypotheses: list[HypothesisResult]
 
     @property
@@ -98,32 +120,77 @@ class ClaimResult:
     @property
     def published_counts(self) -> str:
         """Number of hypotheses by their outcome in the paper."""
-        return _count([each.published for each in self.hypotheses])
+        return _count([each.published for each in self.hypotheses if each.published])
+
+
+def grid_claims(grid: Grid, tables: Iterable[Table]) -> list[Claim]:
+    """Claims to test on a grid: its own, and the paper's if the paper has values of its cells."""
+    names = {grid.spec.name}
+    if any(published_value(grid, entry) for table in tables for entry in table.entries):
+        names.add(PAPER)
+    return [claim for claim in CLAIMS if claim.grid in names]
 
 
 def evaluate_claims(
-    grid: Grid, tables: Iterable[Table], claims: Iterable[Claim] = CLAIMS
+    grid: Grid, tables: Iterable[Table], claims: Iterable[Claim] | None = None
 ) -> list[ClaimResult]:
-    """Test claims on a grid's tables; claims without any measured cell are not measured."""
+    """Test claims on a grid's tables; claims without any measured cell are not measured.
+
+    Args:
+        grid: the grid.
+        tables: all of its tables, since a claim may need cells of several.
+        claims: claims of this grid or of the paper; all of these (`grid_claims`) by default.
+    """
+    tables = list(tables)
+    by_model = _values_by_model(grid, tables)
+    by_name = _values_by_name(tables)
+    return [
+        _test_claim(claim, by_model if claim.grid == PAPER else by_name)
+        for claim in (grid_claims(grid, tables) if claims is None else claims)
+    ]
+
+
+def _values_by_model(grid: Grid, tables: Iterable[Table]) -> SeedValues:
+    """Values by registered dataset and model, as the paper's claims name them.
+
+    A model counts before its variants, and the first variant before the others.
+    """
     measured: dict[tuple[str, str, ModelAtDim], Collection[float]] = {}
-    for entry in [entry for table in tables for entry in table.entries if not entry.control]:
-        cell = grid.cell(entry.dataset, entry.model, entry.latent_dim)
+    cells = [
+        (entry, grid.cell(entry.dataset, entry.model, entry.latent_dim))
+        for entry in _model_entries(tables)
+    ]
+    for entry, cell in sorted(cells, key=lambda each: each[0].model != each[1].model):
         model = ModelAtDim(cell.model, cell.latent_dim)
-        # If a grid has variants of one model, the first one counts.
         measured.setdefault((cell.dataset, entry.metric, model), entry.by_seed.values())
-    return [_test_claim(claim, measured) for claim in claims]
+    return measured
+
+
+def _values_by_name(tables: Iterable[Table]) -> SeedValues:
+    """Values by the names that the grid uses, which distinguish variants of a model."""
+    return {
+        (entry.dataset, entry.metric, ModelAtDim(entry.model, entry.latent_dim)): (
+            entry.by_seed.values()
+        )
+        for entry in _model_entries(tables)
+    }
+
+
+def _model_entries(tables: Iterable[Table]) -> list[TableEntry]:
+    return [entry for table in tables for entry in table.entries if not entry.control]
 
 
 def _test_claim(claim: Claim, measured: SeedValues) -> ClaimResult:
     p_values = _p_values(claim, measured)
     results = [
-        _test_hypothesis(number, hypothesis, measured, p_values)
-        for number, hypothesis in enumerate(claim.hypotheses)
+        _test_hypothesis(claim, number, measured, p_values)
+        for number in range(len(claim.hypotheses))
     ]
+    published_outcomes = [each.published for each in results if each.published]
     return ClaimResult(
         claim=claim,
         verdict=_verdict(claim, [each.outcome for each in results]),
-        published=_verdict(claim, [each.published for each in results]),
+        published=_verdict(claim, published_outcomes) if published_outcomes else None,
         hypotheses=results,
     )
 
@@ -150,11 +217,12 @@ def _p_values(claim: Claim, measured: SeedValues) -> dict[Pair, float | None]:
 
 
 def _test_hypothesis(
+    claim: Claim,
     number: int,
-    hypothesis: Hypothesis,
     measured: SeedValues,
     p_values: Mapping[Pair, float | None],
 ) -> HypothesisResult:
+    hypothesis = claim.hypotheses[number]
     candidate = _best(hypothesis, hypothesis.candidates, measured)
     rival = _best(hypothesis, hypothesis.rivals, measured)
     candidate_mean, rival_mean = (
@@ -169,7 +237,7 @@ def _test_hypothesis(
         rival_mean=rival_mean,
         p_value=p_value,
         outcome=_outcome(hypothesis.metric, candidate_mean, rival_mean, p_value),
-        published=_published_outcome(hypothesis),
+        published=_published_outcome(hypothesis) if claim.grid == PAPER else None,
     )
 
 
@@ -232,11 +300,15 @@ def _verdict(claim: Claim, outcomes: list[Outcome]) -> ClaimVerdict:
 
 
 def claims_frame(results: Iterable[ClaimResult]) -> pd.DataFrame:
-    """One row per hypothesis: its claim and verdict, the two sides, their means and the outcome."""
+    """One row per hypothesis: its claim and verdict, the two sides, their means and the outcome.
+
+    ``published_verdict`` and ``published_outcome`` are None for claims beyond the paper.
+    """
     return pd.DataFrame(
         [
             {
                 "claim": result.claim.name,
+                "grid": result.claim.grid,
                 "statement": result.claim.statement,
                 "source": result.claim.source,
                 "verdict": result.verdict,
@@ -254,7 +326,8 @@ def claims_frame(results: Iterable[ClaimResult]) -> pd.DataFrame:
             }
             for result in results
             for each in result.hypotheses
-        ]
+        ],
+        columns=CLAIM_COLUMNS,
     ).astype(dict.fromkeys(["candidate_mean", "rival_mean", "p_value"], float))
 
 
@@ -265,7 +338,7 @@ def format_claims(results: list[ClaimResult]) -> render.FormattedTable:
     lines = [
         [
             render.FormattedEntry(each.claim.source),
-            render.FormattedEntry(f"{each.published} ({each.published_counts})"),
+            render.FormattedEntry(_published_text(each)),
             render.FormattedEntry(each.verdict, note=marks.get(footnotes[each.claim.name], "")),
             render.FormattedEntry(each.outcome_counts),
         ]
@@ -278,7 +351,7 @@ def format_claims(results: list[ClaimResult]) -> render.FormattedTable:
     columns = ["Source", "By the paper's numbers", "Measured", "Hypotheses"]
     return render.FormattedTable(
         name="claims",
-        title="The paper's claims",
+        title="Claims",
         frame=pd.DataFrame(
             lines, index=pd.Index(statements, name="Claim"), columns=columns, dtype=object
         ),
@@ -287,6 +360,10 @@ def format_claims(results: list[ClaimResult]) -> render.FormattedTable:
         notes={mark: note for note, mark in marks.items()},
         widths=(0.34, 0.14, 0.2, 0.12, 0.15),
     )
+
+
+def _published_text(result: ClaimResult) -> str:
+    return f"{result.published} ({result.published_counts})" if result.published else "–"
 
 
 def _failures(result: ClaimResult) -> str:

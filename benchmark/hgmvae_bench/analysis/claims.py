@@ -1,4 +1,4 @@
-"""The paper's claims, as data.
+"""Claims as data: those of the paper, and those of the grids that go beyond it.
 
 A claim is a list of hypotheses. Each says that the best of some cells (the candidates) outperforms
 the best of some others (the rivals) in one metric on one dataset.
@@ -19,9 +19,19 @@ GENERATION_DATA = ("3d-chairs", "celeba", "mnist", "fashion-mnist")
 BASELINES = ("vae", "beta-vae", "gmvae", "swae", "wae-imq", "wae-rbf")
 HGMVAE = ("hgmvae-g", "hgmvae-u")
 
+PAPER = "paper"
+"""Name of the grid whose claims are the paper's."""
+
+DISENTANGLEMENT = ("mig", "dci-disentanglement", "sap", "factor-vae-score")
+ABLATIONS = ("sc", "ch", "db", "accuracy", "own-accuracy")
+
 
 class ModelAtDim(NamedTuple):
-    """A model at a latent dim."""
+    """A model at a latent dim.
+
+    The model is a registered name in a claim of the paper, else a name that the grid uses, such as
+    that of a variant.
+    """
 
     model: str
     latent_dim: int
@@ -35,7 +45,7 @@ class Hypothesis:
     """The best candidate outperforms the best rival.
 
     Attributes:
-        table: the paper's table that has the cells.
+        table: the paper's table that has the cells, or the grid's for a claim beyond the paper.
         dataset, metric: registered names.
         candidates, rivals: the models of each side; the one with the best mean counts.
     """
@@ -49,14 +59,16 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper.
+    """A statement that runs of a grid can support or refute.
 
     Attributes:
         name: short name, for files and links.
         statement: the statement in the terms of this project.
-        source: section and table of the paper.
+        source: section and table of the paper, or the grid of a claim beyond it.
         hypotheses: the statement as comparisons of cells.
         quantifier: how many of the hypotheses have to hold.
+        grid: the grid that has the cells. Claims of the grid ``paper`` are the paper's, and are
+            tested on every grid that has cells of the paper.
     """
 
     name: str
@@ -64,6 +76,7 @@ class Claim:
     source: str
     hypotheses: tuple[Hypothesis, ...]
     quantifier: Literal["all", "most"] = "all"
+    grid: str = PAPER
 
 
 def _models(models: Iterable[str], dims: Iterable[int]) -> tuple[ModelAtDim, ...]:
@@ -90,7 +103,35 @@ def _generation(
     )
 
 
-CLAIMS: tuple[Claim, ...] = (
+def _disentanglement_claim(
+    name: str, statement: str, candidates: Iterable[str], rival: str
+) -> Claim:
+    """One hypothesis per metric of disentanglement."""
+    sides = _models(candidates, [8]), _models([rival], [8])
+    return Claim(
+        name,
+        statement,
+        "grid disentanglement (MIG, DCI, SAP, FactorVAE score)",
+        tuple(Hypothesis("1", "sprites", metric, *sides) for metric in DISENTANGLEMENT),
+        quantifier="most",
+        grid="disentanglement",
+    )
+
+
+def _ablation_claim(name: str, statement: str, candidate: str, rival: str) -> Claim:
+    """One hypothesis per metric of clustering, by classes and by the model's own clusters."""
+    sides = _models([candidate], [8]), _models([rival], [8])
+    return Claim(
+        name,
+        statement,
+        "grid ablations (SC, CH, DB, accuracy, own clusters' accuracy)",
+        tuple(Hypothesis("1", "mnist", metric, *sides) for metric in ABLATIONS),
+        quantifier="most",
+        grid="ablations",
+    )
+
+
+PAPER_CLAIMS: tuple[Claim, ...] = (
     Claim(
         "hgmvae-beats-gmvae",
         "HGMVAE (the better of -G and -U) clusters better than GMVAE in every latent dimension",
@@ -171,10 +212,81 @@ CLAIMS: tuple[Claim, ...] = (
     ),
 )
 
+DISENTANGLEMENT_CLAIMS: tuple[Claim, ...] = (
+    _disentanglement_claim(
+        "gaussian-disentangles",
+        "HGMVAE-G with its defaults disentangles better than the VAE",
+        ["hgmvae-g"],
+        "vae",
+    ),
+    _disentanglement_claim(
+        "uniform-disentangles",
+        "HGMVAE-U with its defaults disentangles better than the VAE",
+        ["hgmvae-u"],
+        "vae",
+    ),
+    _disentanglement_claim(
+        "correlation-disentangles-gaussian",
+        "Total-correlation weights of 1 or 6 (the better) disentangle HGMVAE-G better than its "
+        "default of 0.01",
+        ["hgmvae-g-tc-1", "hgmvae-g-tc-6"],
+        "hgmvae-g",
+    ),
+    _disentanglement_claim(
+        "correlation-disentangles-uniform",
+        "Total-correlation weights of 1 or 6 (the better) disentangle HGMVAE-U better than its "
+        "default of 0.01",
+        ["hgmvae-u-tc-1", "hgmvae-u-tc-6"],
+        "hgmvae-u",
+    ),
+)
 
-def claims_about(tables: Iterable[str]) -> list[Claim]:
-    """The claims that are based on any of these tables of the paper."""
+ABLATION_CLAIMS: tuple[Claim, ...] = (
+    _ablation_claim(
+        "gain-over-vade",
+        "HGMVAE-U clusters better than VaDE with the same start",
+        "hgmvae-u",
+        "vade-merged",
+    ),
+    _ablation_claim(
+        "gain-without-fisher",
+        "Without the Fisher term, too, HGMVAE-U clusters better than VaDE with the same start",
+        "hgmvae-u-nofisher",
+        "vade-merged",
+    ),
+    _ablation_claim(
+        "fisher-helps-vade",
+        "The Fisher term improves the clustering of VaDE with HGMVAE's start",
+        "vade-fisher",
+        "vade-merged",
+    ),
+    _ablation_claim(
+        "gain-over-vade-with-fisher",
+        "HGMVAE-U clusters better than VaDE with the same start and the Fisher term",
+        "hgmvae-u",
+        "vade-fisher",
+    ),
+    _ablation_claim(
+        "mixture-helps",
+        "A mixture for each image clusters better than one Gaussian for each image",
+        "hgmvae-u",
+        "hgmvae-u-single",
+    ),
+)
+
+CLAIMS: tuple[Claim, ...] = (*PAPER_CLAIMS, *DISENTANGLEMENT_CLAIMS, *ABLATION_CLAIMS)
+
+
+def claims_about(tables: Iterable[str], grid: str = PAPER) -> list[Claim]:
+    """The claims of a grid that are based on any of these tables.
+
+    Args:
+        tables: names of the paper's tables, or of the grid's for another grid.
+        grid: name of the grid.
+    """
     names = set(tables)
     return [
-        claim for claim in CLAIMS if names & {hypothesis.table for hypothesis in claim.hypotheses}
+        claim
+        for claim in CLAIMS
+        if claim.grid == grid and names & {hypothesis.table for hypothesis in claim.hypotheses}
     ]

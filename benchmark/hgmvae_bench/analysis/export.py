@@ -21,7 +21,7 @@ class ExportError(UserError, RuntimeError):
 
 
 def formatted_tables(grid: Grid, tables: Iterable[Table]) -> list[FormattedTable]:
-    """Lay out a grid's tables, and the comparison and claims where the paper has their cells."""
+    """Lay out a grid's tables, the comparison where the paper has their cells, and the claims."""
     tables = list(tables)
     formatted = [table.formatted for table in tables]
     compared = comparison.compare_with_paper(grid, tables)
@@ -32,7 +32,8 @@ def formatted_tables(grid: Grid, tables: Iterable[Table]) -> list[FormattedTable
             for table in tables
             if table.spec.name in published
         ]
-        formatted.append(claim_tests.format_claims(claim_tests.evaluate_claims(grid, tables)))
+    if results := claim_tests.evaluate_claims(grid, tables):
+        formatted.append(claim_tests.format_claims(results))
     return formatted
 
 
@@ -51,6 +52,8 @@ def formatted_comparison(grid: Grid, tables: list[Table], name: str) -> list[For
     compared = comparison.compare_with_paper(grid, [table])
     formatted = comparison.format_comparison(table, compared)
     about = claims.claims_about(each.paper_table for each in compared)
+    if grid.spec.name != claims.PAPER:
+        about += claims.claims_about([name], grid.spec.name)
     results = claim_tests.evaluate_claims(grid, tables, about)
     return [formatted, claim_tests.format_claims(results)]
 

@@ -152,8 +152,9 @@ def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
 
 
 def load_claims(path: Folder, grid: str | None = None) -> pd.DataFrame:
-    """Load the paper's claims with their verdicts, one row per hypothesis of a claim.
+    """Load the claims about a grid with their verdicts, one row per hypothesis of a claim.
 
+    These are the grid's own claims, and the paper's if the paper has values of the grid's cells.
     `hgmvae_bench.analysis.claims` describes claims and hypotheses.
 
     Raises:

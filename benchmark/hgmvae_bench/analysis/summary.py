@@ -16,7 +16,9 @@ SEED_LEVELS = (1, 4, 10)
 
 
 def paper_summary(grid: Grid, tables: Iterable[Table]) -> str:
-    """Summarize a grid's tables beside the paper, as two Markdown tables with a caption each.
+    """Summarize a grid's tables as Markdown tables with a caption each: values and claims.
+
+    A table is left out if the paper has no value of the grid's cells, or no claim is about them.
 
     Args:
         grid: the grid.
@@ -24,15 +26,17 @@ def paper_summary(grid: Grid, tables: Iterable[Table]) -> str:
     """
     tables = list(tables)
     compared = compare_with_paper(grid, tables)
-    measured = sum(each.n > 0 for each in compared)
-    parts = [
-        f"{measured} of the paper's {len(compared)} values have a measured seed. By verdict and "
-        "number of seeds (false-discovery rate of 5 % in each table):",
-        verdict_counts(compared),
-        "The paper's claims, by its own numbers and as measured (Holm's correction within a "
-        "claim, 5 %):",
-        claims_table(evaluate_claims(grid, tables)),
-    ]
+    claims = evaluate_claims(grid, tables)
+    parts = []
+    if compared:
+        measured = sum(each.n > 0 for each in compared)
+        parts += [
+            f"{measured} of the paper's {len(compared)} values have a measured seed. By verdict "
+            "and number of seeds (false-discovery rate of 5 % in each table):",
+            verdict_counts(compared),
+        ]
+    if claims:
+        parts += [_claims_caption(claims), claims_table(claims)]
     return "\n\n".join(parts)
 
 
@@ -56,13 +60,22 @@ def claims_table(results: Iterable[ClaimResult]) -> str:
         [
             each.claim.statement,
             each.claim.source,
-            each.published,
+            each.published or "–",
             each.verdict,
             each.outcome_counts,
         ]
         for each in results
     ]
     return markdown_table(headings, rows)
+
+
+def _claims_caption(results: Iterable[ClaimResult]) -> str:
+    claims = (
+        "The paper's claims, by its own numbers and as measured"
+        if all(each.published for each in results)
+        else "Claims, by the paper's numbers where it has them and as measured"
+    )
+    return f"{claims} (Holm's correction within a claim, 5 %):"
 
 
 def _counts(compared: Iterable[ComparedValue], verdict: str) -> list[int]:

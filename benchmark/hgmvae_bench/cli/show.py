@@ -118,7 +118,7 @@ def table(
         typer.Option(
             "--compare",
             help="Print every value as published, measured and difference, with a verdict, and the "
-            "paper's claims (as CSV only the values).",
+            "claims about them (as CSV only the values).",
         ),
     ] = None,
     plugins: Plugins = None,

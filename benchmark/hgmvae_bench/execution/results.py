@@ -133,7 +133,7 @@ class Results:
             return comparison.comparison_frame(compared)
 
     def claims(self) -> pd.DataFrame:
-        """Test the paper's claims: a row and a verdict for each hypothesis."""
+        """Test the claims about the grid: a row for each hypothesis (`load_claims`)."""
         with using_plugins(self._plugins):
             return claim_tests.claims_frame(
                 claim_tests.evaluate_claims(self.grid, self.tables().values())

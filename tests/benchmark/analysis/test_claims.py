@@ -2,10 +2,19 @@ import pytest
 from scipy.stats import ttest_ind
 
 from hgmvae_bench.analysis.claim_tests import claims_frame, evaluate_claims, format_claims
-from hgmvae_bench.analysis.claims import CLAIMS, Claim, Hypothesis, ModelAtDim, claims_about
+from hgmvae_bench.analysis.claims import (
+    ABLATION_CLAIMS,
+    CLAIMS,
+    DISENTANGLEMENT_CLAIMS,
+    PAPER_CLAIMS,
+    Claim,
+    Hypothesis,
+    ModelAtDim,
+    claims_about,
+)
 from hgmvae_bench.analysis.render import to_text
 from hgmvae_bench.analysis.tables import build_table
-from hgmvae_bench.grid import Run, load_grid
+from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.stored_run import StoredRun
 
@@ -162,11 +171,11 @@ def test_a_claim_of_most_needs_more_than_half(grid):
     assert judged(grid, [won, won, lost], "all", **values).verdict == "does not hold"
 
 
-def test_the_paper_grid_has_the_cells_of_every_hypothesis():
-    grid = load_grid("paper")
+def test_every_hypothesis_is_about_cells_of_the_grid_of_its_claim():
     known = {
-        (table.name, dataset, metric, ModelAtDim(model, dim))
-        for table in grid.spec.tables
+        (grid, table.name, dataset, metric, ModelAtDim(model, dim))
+        for grid in {claim.grid for claim in CLAIMS}
+        for table in load_grid(grid).spec.tables
         for dataset in table.datasets
         for metric in table.metrics
         for model in table.models
@@ -175,7 +184,7 @@ def test_the_paper_grid_has_the_cells_of_every_hypothesis():
     for claim in CLAIMS:
         for each in claim.hypotheses:
             for place in (*each.candidates, *each.rivals):
-                assert (each.table, each.dataset, each.metric, place) in known
+                assert (claim.grid, each.table, each.dataset, each.metric, place) in known
 
 
 def test_claims_are_found_by_the_tables_they_are_based_on():
@@ -184,6 +193,8 @@ def test_claims_are_found_by_the_tables_they_are_based_on():
         "both-best-classification",
         "fisher-helps-generation",
     }
+    assert claims_about(["1"], "ablations") == list(ABLATION_CLAIMS)
+    assert claims_about(["2"], "ablations") == []
 
 
 def test_a_failed_hypothesis_has_its_numbers_in_a_footnote(grid, tables):
@@ -191,7 +202,134 @@ def test_a_failed_hypothesis_has_its_numbers_in_a_footnote(grid, tables):
     text = to_text(format_claims(results))
     assert "fails: SC on mnist: gmvae (L = 8) 0.404, gmvae (L = 16) 0.413" in text
     frame = claims_frame(results)
-    assert len(frame) == sum(len(claim.hypotheses) for claim in CLAIMS)
+    assert len(frame) == sum(len(claim.hypotheses) for claim in PAPER_CLAIMS)
     row = frame[(frame["claim"] == "gaussian-below-16") & (frame["metric"] == "sc")].iloc[1]
     assert (row["candidate"], row["rival"]) == ("hgmvae-g (L = 4)", "hgmvae-u (L = 4)")
     assert row["candidate_mean"] == pytest.approx(0.467, rel=1e-3)
+
+
+def claim_results(grid_name, values):
+    """Results of a grid's own claims by name, with values of all metrics by the grid's models."""
+    grid = load_grid(grid_name)
+    (spec,) = grid.spec.tables
+    runs = []
+    for model, by_seed in values.items():
+        cell = grid.cell(spec.datasets[0], model, 8)
+        for seed, value in enumerate(by_seed):
+            run = Run(cell, seed, "d")
+            metrics = dict.fromkeys(grid.cells[cell], MetricValue(value=value))
+            runs.append(StoredRun(Record.of(run, status="complete"), run.key, metrics))
+    results = evaluate_claims(grid, [build_table(grid, spec, runs)])
+    return {each.claim.name: each for each in results if each.claim.grid == grid_name}
+
+
+def test_claims_of_the_disentanglement_grid_reach_every_verdict():
+    results = claim_results(
+        "disentanglement",
+        {
+            "vae": [0.5, 0.51, 0.52],
+            "hgmvae-g": HIGH,
+            "hgmvae-u": LOW,
+            # Weight 6 is the better, and does not differ from the default.
+            "hgmvae-g-tc-1": LOW,
+            "hgmvae-g-tc-6": [0.89, 0.91, 0.93],
+            # Weight 6 of HGMVAE-U is not measured.
+            "hgmvae-u-tc-1": HIGH,
+        },
+    )
+    assert {name: each.verdict for name, each in results.items()} == {
+        "gaussian-disentangles": "holds",
+        "uniform-disentangles": "does not hold",
+        "correlation-disentangles-gaussian": "undecided",
+        "correlation-disentangles-uniform": "not measured",
+    }
+    best = results["correlation-disentangles-gaussian"].hypotheses[0]
+    assert best.candidate == ModelAtDim("hgmvae-g-tc-6", 8)
+    assert best.candidate_mean == pytest.approx(0.91)
+
+
+def test_both_weights_of_the_total_correlation_count_in_the_correction():
+    better, default = [0.93, 0.94, 0.95], HIGH
+    results = claim_results(
+        "disentanglement",
+        {"hgmvae-g": default, "hgmvae-g-tc-1": default, "hgmvae-g-tc-6": better},
+    )
+    alone = ttest_ind(better, default, equal_var=False).pvalue
+    for each in results["correlation-disentangles-gaussian"].hypotheses:
+        # Four metrics and two weights; the four tests of weight 1 have a p-value of 1.
+        assert each.p_value == pytest.approx(8 * alone)
+
+
+def test_claims_of_the_ablations_reach_every_verdict():
+    values = {
+        "hgmvae-u": HIGH,
+        "hgmvae-u-nofisher": [0.5, 0.51, 0.52],
+        "vade-merged": [0.5, 0.512, 0.52],
+        "vade-fisher": LOW,
+    }
+    verdicts = {name: each.verdict for name, each in claim_results("ablations", values).items()}
+    # DB is better if lower, so that one of five hypotheses has the other outcome.
+    assert verdicts == {
+        "gain-over-vade": "holds",
+        "gain-without-fisher": "undecided",
+        "fisher-helps-vade": "does not hold",
+        "gain-over-vade-with-fisher": "holds",
+        "mixture-helps": "not measured",
+    }
+
+
+def test_a_variant_is_not_confused_with_its_model_or_another_variant():
+    """VaDE's three variants differ in settings alone."""
+    results = claim_results(
+        "ablations", {"vade": HIGH, "vade-merged": LOW, "vade-fisher": [0.5, 0.51, 0.52]}
+    )
+    first = results["fisher-helps-vade"].hypotheses[0]
+    assert first.candidate_mean == pytest.approx(0.51)
+    assert first.rival_mean == pytest.approx(0.11)
+    assert results["fisher-helps-vade"].outcome_counts == "holds 4, fails 1"
+    assert claim_results("ablations", {"vade": HIGH})["gain-over-vade"].verdict == "not measured"
+
+
+def test_a_claim_of_the_paper_uses_a_model_before_its_variants():
+    text = """
+name: own
+title: A variant first
+seeds: 3
+models: { short: { model: hgmvae-u, settings: { warmup_epochs: 1 } } }
+tables:
+  - { name: "1", title: Clustering, datasets: [mnist], models: [short, hgmvae-u, gmvae],
+      latent_dims: [8], metrics: [sc], rows: [model], columns: [metric] }
+"""
+    own = parse_grid(text, "own.yaml")
+    runs = []
+    for model, by_seed in {"short": LOW, "hgmvae-u": HIGH, "gmvae": WIDE}.items():
+        for seed, value in enumerate(by_seed):
+            run = Run(own.cell("mnist", model, 8), seed, "d")
+            metrics = {"sc": MetricValue(value=value)}
+            runs.append(StoredRun(Record.of(run, status="complete"), run.key, metrics))
+    claim = Claim("claim", "A claim", "here", (hypothesis(candidates=[U], rivals=[GMVAE]),))
+    (result,) = evaluate_claims(own, [build_table(own, own.table("1"), runs)], [claim])
+    assert result.hypotheses[0].candidate_mean == pytest.approx(0.91)
+
+
+def test_a_claim_beyond_the_paper_states_no_verdict_by_its_numbers():
+    results = list(claim_results("disentanglement", {"vae": LOW, "hgmvae-g": HIGH}).values())
+    assert {each.published for each in results} == {None}
+    formatted = format_claims(results)
+    column = formatted.frame["By the paper's numbers"]
+    assert {entry.text for entry in column} == {"–"}
+    assert claims_frame(results)["published_verdict"].isna().all()
+    assert claims_frame(results)["published_outcome"].isna().all()
+
+
+def test_a_grid_has_its_own_claims_and_the_papers_only_with_cells_of_the_paper():
+    def claims_of(name):
+        grid = load_grid(name)
+        tables = [build_table(grid, spec, []) for spec in grid.spec.tables]
+        return [each.claim for each in evaluate_claims(grid, tables)]
+
+    assert claims_of("paper") == list(PAPER_CLAIMS)
+    assert claims_of("disentanglement") == list(DISENTANGLEMENT_CLAIMS)
+    assert claims_of("ablations") == [*PAPER_CLAIMS, *ABLATION_CLAIMS]
+    assert claims_of("smoke") == []
+    assert claims_frame([]).empty

@@ -125,6 +125,14 @@ def test_a_grid_without_published_values_gets_no_comparison(tmp_path, tiny_grid)
     assert names == {"table-1", "tables", "values"}
 
 
+def test_a_grid_beyond_the_paper_is_exported_with_its_claims(tmp_path):
+    write(tmp_path, load_grid("disentanglement"), [])
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert names == {"table-1", "claims", "tables", "values"}
+    text = (tmp_path / "claims.md").read_text()
+    assert "HGMVAE-U with its defaults disentangles better than the VAE (most of 4)" in text
+
+
 def test_the_error_of_an_unwritable_folder_names_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"cannot write to .*file/out"):

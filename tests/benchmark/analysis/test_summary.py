@@ -53,3 +53,18 @@ def test_the_summary_counts_the_measured_values(grid, tables):
     n_values = len(compare_with_paper(grid, tables))
     assert f"21 of the paper's {n_values} values" in summary
     assert verdict_counts(compare_with_paper(grid, tables)) in summary
+
+
+def test_the_summary_of_a_grid_beyond_the_paper_has_its_claims_alone():
+    own = load_grid("disentanglement")
+    summary = paper_summary(own, [build_table(own, spec, []) for spec in own.spec.tables])
+    rows = rows_of(summary)
+    statement = "HGMVAE-G with its defaults disentangles better than the VAE"
+    assert rows[statement][1:] == ["–", "not measured", "not measured 4"]
+    assert "values have a measured seed" not in summary
+    assert summary.startswith("Claims, by the paper's numbers where it has them")
+
+
+def test_the_summary_of_a_grid_without_published_values_and_claims_is_empty(tiny_grid):
+    tables = [build_table(tiny_grid, spec, []) for spec in tiny_grid.spec.tables]
+    assert paper_summary(tiny_grid, tables) == ""

@@ -99,7 +99,7 @@ def _results(source: FigureSource, tables: list[Table]) -> dict[str, Any]:
         ),
         "models": [grid.model_title(model) for model in source.models],
         "counts": runs.count_runs(source),
-        "claims": findings.claims(grid, tables) if comparisons else None,
+        "claims": findings.claims(grid, tables),
         "best": findings.best_models(grid, tables),
         "tables": show_legends_once(
             page_table(table.formatted, controls=table.control_titles) for table in tables

@@ -40,10 +40,10 @@ def best_models(grid: Grid, tables: Iterable[Table]) -> PageTable:
     )
 
 
-def claims(grid: Grid, tables: Iterable[Table]) -> PageTable:
-    """The paper's claims with their verdicts."""
+def claims(grid: Grid, tables: Iterable[Table]) -> PageTable | None:
+    """The claims about the grid with their verdicts; None if there is no such claim."""
     results = claim_tests.evaluate_claims(grid, tables)
-    return page_table(claim_tests.format_claims(results), prose=True)
+    return page_table(claim_tests.format_claims(results), prose=True) if results else None
 
 
 def comparisons(grid: Grid, tables: Iterable[Table]) -> list[PageTable]:
