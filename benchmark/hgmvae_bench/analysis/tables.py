@@ -246,6 +246,13 @@ def with_all_metrics(grid: Grid, spec: TableSpec, runs: Iterable[StoredRun]) -> 
     The table's own metrics come first, then the others in the order of registration. Recorded
     metrics that are no longer registered are left out.
     """
+    return with_recorded_metrics(grid, spec, runs, METRICS)
+
+
+def with_recorded_metrics(
+    grid: Grid, spec: TableSpec, runs: Iterable[StoredRun], metrics: Iterable[str]
+) -> TableSpec:
+    """Add to a table those of these metrics that runs of its cells have recorded."""
     cells = {
         grid.cell(dataset, model, latent_dim).identity
         for dataset, model, latent_dim in itertools.product(
@@ -253,7 +260,7 @@ def with_all_metrics(grid: Grid, spec: TableSpec, runs: Iterable[StoredRun]) -> 
         )
     }
     recorded = {name for run in runs if run.record.cell in cells for name in run.metrics}
-    others = [name for name in METRICS if name in recorded and name not in spec.metrics]
+    others = [name for name in metrics if name in recorded and name not in spec.metrics]
     return spec.with_metrics([*spec.metrics, *others]) if others else spec
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from hgmvae_bench.analysis.claims import CLUSTERING
 from hgmvae_bench.analysis.figures.catalogue import FigureInput
 from hgmvae_bench.analysis.figures.source import FigureSource
 from hgmvae_bench.analysis.folder_comparison import compare_folders
@@ -25,10 +26,13 @@ from hgmvae_bench.analysis.report.layout import (
     repeated_labels,
     show_legends_once,
 )
-from hgmvae_bench.analysis.tables import Table, build_table
+from hgmvae_bench.analysis.tables import Table, build_table, with_recorded_metrics
+from hgmvae_bench.grid import TableSpec
 from hgmvae_bench.storage.record_file import StoreError
 
 ALL_INPUTS: tuple[FigureInput, ...] = ("records", "codes", "models")
+
+OWN_CLUSTERS = ("own-accuracy", "own-purity", "own-nmi", "own-ari")
 
 RANKS = {1: "best", 2: "second", 3: "third"}
 
@@ -57,7 +61,7 @@ def build_report(
     controls = source.store.controls(on_invalid="warn").values()
     tables = [
         build_table(source.grid, spec, source.runs.values(), controls)
-        for spec in source.grid.spec.tables
+        for spec in _with_own_clusters(source)
     ]
     content = {
         **_results(source, tables),
@@ -67,6 +71,22 @@ def build_report(
         "figures": list(page_figures(source, tables, figures)),
     }
     return _render(content, sections=_sections(content))
+
+
+def _with_own_clusters(source: FigureSource) -> list[TableSpec]:
+    """The grid's tables; those of clustering have rows for the own clusters that are recorded.
+
+    A grid with own clusters in a table of its own needs no further rows.
+    """
+    specs = source.grid.spec.tables
+    known = {metric for spec in specs for metric in spec.metrics}
+    others = [metric for metric in OWN_CLUSTERS if metric not in known]
+    return [
+        with_recorded_metrics(source.grid, spec, source.runs.values(), others)
+        if set(CLUSTERING).intersection(spec.metrics)
+        else spec
+        for spec in specs
+    ]
 
 
 def _against(folder: Path, source: FigureSource) -> PageTable:

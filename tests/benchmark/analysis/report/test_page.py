@@ -252,6 +252,55 @@ def test_published_cells_are_compared_with_the_paper(paper_page, parsed):
     assert parsed.soup.find(id="claims") is None
 
 
+def report_with(tmp_path, grid, metrics):
+    """Report on one run of each of a grid's cells with these metrics."""
+    runs = {}
+    for cell in grid.cells:
+        values = {metric: MetricValue(value=value) for metric, value in metrics.items()}
+        record = Record.of(Run(cell, 0, "d"), status="complete", metrics=values)
+        runs[record.key] = StoredRun(record, "0" * 64, values)
+    return build_report(FigureSource(grid, Store(tmp_path), runs, tmp_path), figures=())
+
+
+def test_tables_of_clustering_have_rows_for_the_recorded_own_clusters(tmp_path, parse):
+    grid = load_grid("paper").select(["mnist"], ["gmvae"], [8])
+    own = {"own-accuracy": 0.75, "own-ari": 0.5}
+    page = parse(report_with(tmp_path, grid, {"sc": 0.4, "svm-accuracy": 0.9, **own}))
+    rows = {row[-3]: row[-1] for row in page.rows("table-1")}
+    assert rows["Accuracy (own clusters)↑"].startswith("0.750")
+    assert rows["ARI (own clusters)↑"].startswith("0.500")
+    assert "NMI (own clusters)↑" not in rows
+    assert "own clusters" not in page.soup.find(id="table-2").text
+    # The paper has no own clusters to compare with.
+    assert "own clusters" not in page.section("paper").text
+    assert "own clusters" in page.soup.find(id="best").text
+
+
+def test_a_grid_with_own_clusters_in_a_table_has_them_once(tmp_path, parse):
+    grid = load_grid("ablations").select(models=["hgmvae-u"])
+    page = parse(report_with(tmp_path, grid, {"own-accuracy": 0.75, "own-purity": 0.8}))
+    headings = page.headings("table-1")
+    assert headings.count("Accuracy (own clusters)↑") == 1
+
+
+def test_claims_of_a_grid_beyond_the_paper_are_among_the_findings(tmp_path, parse):
+    grid = load_grid("disentanglement").select(models=["vae", "hgmvae-g"])
+    page = parse(report_with(tmp_path, grid, {"mig": 0.2}))
+    assert page.section("paper") is None
+    claims = page.rows("claims")
+    assert [row[1] for row in claims] == [
+        "HGMVAE-G with its defaults disentangles better than the VAE (most of 4)",
+        "HGMVAE-U with its defaults disentangles better than the VAE (most of 4)",
+        "Total-correlation weights of 1 or 6 (the better) disentangle HGMVAE-G better than its "
+        "default of 0.01 (most of 4)",
+        "Total-correlation weights of 1 or 6 (the better) disentangle HGMVAE-U better than its "
+        "default of 0.01 (most of 4)",
+    ]
+    # The column of the paper's numbers is empty, and left out.
+    assert claims[0][3:] == ["undecided", "undecided 1, not measured 3"]
+    assert claims[1][3:] == ["not measured", "not measured 4"]
+
+
 def test_the_heatmap_comes_first(tmp_path, parse, published_runs):
     grid = load_grid("paper")
     selected = grid.select(["mnist"], ["gmvae"], [8])
