@@ -124,11 +124,11 @@ class ClaimResult:
 
 
 def grid_claims(grid: Grid, tables: Iterable[Table]) -> list[Claim]:
-    """Claims to test on a grid: its own, and the paper's if the paper has values of its cells."""
-    names = {grid.spec.name}
+    """Claims to test on a grid: its own, then the paper's if the paper has values of its cells."""
+    names = [grid.spec.name]
     if any(published_value(grid, entry) for table in tables for entry in table.entries):
-        names.add(PAPER)
-    return [claim for claim in CLAIMS if claim.grid in names]
+        names.append(PAPER)
+    return [claim for name in dict.fromkeys(names) for claim in CLAIMS if claim.grid == name]
 
 
 def evaluate_claims(

@@ -330,6 +330,6 @@ def test_a_grid_has_its_own_claims_and_the_papers_only_with_cells_of_the_paper()
 
     assert claims_of("paper") == list(PAPER_CLAIMS)
     assert claims_of("disentanglement") == list(DISENTANGLEMENT_CLAIMS)
-    assert claims_of("ablations") == [*PAPER_CLAIMS, *ABLATION_CLAIMS]
+    assert claims_of("ablations") == [*ABLATION_CLAIMS, *PAPER_CLAIMS]
     assert claims_of("smoke") == []
     assert claims_frame([]).empty
