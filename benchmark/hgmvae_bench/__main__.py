@@ -1,4 +1,4 @@
-"""``python -m hgmvae_bench``: the command, where its script is not on the path."""
+"""``python -m hgmvae_bench`` runs the command without its script on the path."""
 
 from hgmvae_bench.cli import main
 

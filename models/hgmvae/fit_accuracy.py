@@ -1,7 +1,7 @@
-"""Metric ``fit-accuracy``: what HGMVAE's mixture fit finds in the codes of any model.
+"""Metric ``fit-accuracy``: accuracy of the clusters of HGMVAE's mixture fit to any model's codes.
 
-HGMVAE owes its clusters to a good start (`hgmvae.mixture.fit_clusters`) and to its objective. This
-metric applies the start alone to the finished codes of a model, so that the two can be told apart.
+HGMVAE's clusters come from a good start (`hgmvae.mixture.fit_clusters`) and from its objective.
+This metric applies only the start to the codes of a trained model, to separate the two effects.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class FitAccuracy:
     """Accuracy of the clusters that HGMVAE's fit finds; satisfies the suite's `MetricPlugin`.
 
     The mixture is fitted to the codes of at most 15,000 training images, as in HGMVAE's training,
-    with as many clusters as there are classes. Each test image belongs to the cluster with the
+    with one cluster per class. Each test image belongs to the cluster with the
     highest posterior probability given its code.
     """
 

@@ -1,1 +1,1 @@
-"""From records to tables, comparisons, figures, reports and regression checks."""
+"""Tables, comparisons, figures, reports and regression checks of stored records."""

@@ -57,7 +57,12 @@ CLAIM_COLUMNS = [
 
 
 class Quantifier(NamedTuple):
-    """When a claim holds and when it does not, given a number of outcomes and their total."""
+    """Conditions on the outcomes of hypotheses under which a claim holds and does not hold.
+
+    Attributes:
+        holds: decides from the number of hypotheses that hold and their total number.
+        does_not_hold: decides from the number of hypotheses that fail and their total number.
+    """
 
     holds: Callable[[int, int], bool]
     does_not_hold: Callable[[int, int], bool]
@@ -102,7 +107,7 @@ class ClaimResult:
 
     Attributes:
         claim: the tested claim.
-        verdict: by the measured values.
+        verdict: verdict by the measured values.
         published: verdict by the paper's own numbers; None for a claim beyond the paper.
         hypotheses: results in the claim's order.
     """

@@ -66,7 +66,7 @@ class Claim:
         statement: the statement in the terms of this project.
         source: section and table of the paper, or the grid of a claim beyond it.
         hypotheses: the statement as comparisons of cells.
-        quantifier: how many of the hypotheses have to hold.
+        quantifier: whether all or most of the hypotheses have to hold.
         grid: the grid that has the cells. Claims of the grid ``paper`` are the paper's, and are
             tested on every grid that has cells of the paper.
     """

@@ -74,7 +74,7 @@ class PublishedValue(NamedTuple):
     Attributes:
         table: the paper's table.
         value: mean of ten runs.
-        note: where the paper contradicts itself.
+        note: contradiction in the paper that concerns the value; empty if there is none.
     """
 
     table: str
@@ -94,19 +94,21 @@ class ComparedValue:
         direction: which values of the metric are better.
         latent_dim: L.
         published: the paper's value.
-        mean, median, std, n, planned: over the measured seeds.
+        mean, median, std, n: statistics over the measured seeds.
+        planned: number of seeds that the grid plans.
         low, high: 95 % prediction interval for the mean of ten further runs, widened by the
             rounding of the published value; None for fewer than two seeds.
         difference: measured minus published.
-        p_value: of the published value being the mean of ten runs like the measured ones,
-            corrected for the table's false-discovery rate; None for fewer than two seeds.
+        p_value: p-value of a two-sided test whether the published value can be the mean of ten
+            runs like the measured ones, corrected for the table's false-discovery rate; None for
+            fewer than two seeds.
         detectable: smallest true difference that the test finds with a probability of 80 %,
             before the correction.
         equivalent_within: smallest margin within which two one-sided tests at 5 % show the two
             means to be equivalent.
         verdict: see `LEGEND`.
-        paper_note: where the paper contradicts itself.
-        run_note: why ``n`` is not ``planned``, and the median of skewed seeds.
+        paper_note: contradiction in the paper that concerns the value; empty if there is none.
+        run_note: reason why ``n`` is not ``planned``, and the median of skewed seeds.
         settings_note: settings that differ from those of the grid ``paper``.
         alternative_note: the verdict by the metric's alternative convention, if it is another.
     """
@@ -138,7 +140,7 @@ class ComparedValue:
 
     @property
     def verdict_text(self) -> str:
-        """The verdict, with the number of seeds if they are what it hangs on."""
+        """The verdict, with the number of seeds if more seeds could change it."""
         return f"{self.verdict} (n = {self.n})" if "not " in self.verdict else self.verdict
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 from hgmvae_bench.analysis.frames import load_results
 from hgmvae_bench.analysis.render import FormattedEntry, FormattedTable, format_number
 from hgmvae_bench.analysis.stats import ALPHA, holm, welch_test
+from hgmvae_bench.grid import flatten
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.utils.errors import UserError
 
@@ -119,7 +120,7 @@ def compare_folders(first: Path, second: Path) -> FolderComparison:
         FolderComparisonError: if no cell of one folder matches a cell of the other.
     """
     frames = [_values(load_results(folder)) for folder in (first, second)]
-    pairs, unmatched = _matched(*frames)
+    pairs, unmatched = _match_cells(*frames)
     if not pairs:
         examples = " and ".join(
             f"{folder} has {cell_name(frame.iloc[0]) if len(frame) else 'no values'}"
@@ -152,7 +153,7 @@ def compare_folders(first: Path, second: Path) -> FolderComparison:
 
 
 def cell_name(row: Mapping[str, Any] | pd.Series) -> str:
-    """A cell as people say it: ``mnist, HGMVAE-U, L = 8``."""
+    """Return the readable name of a cell, such as ``mnist, HGMVAE-U, L = 8``."""
     return f"{row['dataset']}, {row['model']}, L = {row['latent_dim']}"
 
 
@@ -174,7 +175,7 @@ def _parts(frame: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
     return {str(name): part for name, part in frame.groupby(column, sort=False)}
 
 
-def _matched(
+def _match_cells(
     first: pd.DataFrame, second: pd.DataFrame
 ) -> tuple[list[tuple[pd.DataFrame, pd.DataFrame]], list[list[pd.DataFrame]]]:
     """Pairs of matching cells, and the cells of each folder that have no match."""
@@ -193,20 +194,12 @@ def _matched(
 
 def _different_settings(first: pd.DataFrame, second: pd.DataFrame) -> str:
     """The settings in which two cells differ, such as ``training.precision: float32, bf16``."""
-    one, other = (dict(_flat(json.loads(cell["settings"].iloc[0]))) for cell in (first, second))
+    one, other = (flatten(json.loads(cell["settings"].iloc[0])) for cell in (first, second))
     return "; ".join(
         f"{name}: {one.get(name)}, {other.get(name)}"
         for name in dict.fromkeys([*one, *other])
         if one.get(name) != other.get(name)
     )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _row(metric: str, first: pd.DataFrame, second: pd.DataFrame, note: str) -> dict[str, Any]:
@@ -237,7 +230,7 @@ def _row(metric: str, first: pd.DataFrame, second: pd.DataFrame, note: str) -> d
 
 
 def _outcome(row: pd.Series) -> str:
-    """What a row says about the second folder; `FolderComparison` lists the outcomes."""
+    """Return the outcome of a row; `FolderComparison` lists the outcomes."""
     if row["outcome"]:
         return str(row["outcome"])
     if str(row["note"]).startswith("not comparable"):

@@ -28,7 +28,7 @@ class Leaderboard:
         dataset: name in the grid.
         latent_dim: L.
         table: means, intervals, ranks and ties.
-        frame: what is printed as Markdown, with names escaped. Each row is a model, best first,
+        frame: the table to print as Markdown, with escaped names. Each row is a model, best first,
             with its metrics, the number of seeds and the median training time on the hardware
             that trained most runs.
     """
@@ -94,15 +94,15 @@ def _frame(table: Table, runs: dict[str, list[StoredRun]]) -> pd.DataFrame:
     for model in sorted(table.spec.models, key=order):
         row = {"model": escape_markdown(table.titles["model"][model])}
         for metric in table.spec.metrics:
-            row[escape_markdown(table.titles["metric"][metric])] = _written(
+            row[escape_markdown(table.titles["metric"][metric])] = _format_mean(
                 table, entries[model, metric]
             )
         rows.append(row | _cost(runs[model]))
     return pd.DataFrame(rows)
 
 
-def _written(table: Table, entry: TableEntry) -> str:
-    """Mean with its 95 % interval; ⁼ if the seeds cannot tell it from the best."""
+def _format_mean(table: Table, entry: TableEntry) -> str:
+    """Format a mean and its 95 % interval, with ⁼ if it is not distinguishable from the best."""
     if entry.mean is None:
         return "–"
     form = f".{table.decimals(entry.metric)}f"

@@ -1,4 +1,4 @@
-"""Values that the paper printed: Tables 1–5 of Zhou, Liu & Du 2024."""
+"""Published values: Tables 1–5 of Zhou, Liu & Du 2024."""
 
 from __future__ import annotations
 

@@ -67,14 +67,14 @@ def _program(
 
 
 class _EscapingFormatter(logging.Formatter):
-    """Formats messages without terminal escapes, which names of files may hold."""
+    """Log formatter that escapes control characters, which file names may contain."""
 
     def format(self, record: logging.LogRecord) -> str:
         return escape_controls(super().format(record), keep="\n\t")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors that the user can mend are shown without a traceback.
+    """Run the command line; errors that the user can fix are shown without a traceback.
 
     Args:
         arguments: the arguments; those of the process by default.

@@ -1,4 +1,4 @@
-"""The command that guards a model against regressions: ``check``."""
+"""The command ``check``, which compares a grid's runs with a baseline."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def choose_grid(
     """Load a grid and apply the options that filter it or replace its settings.
 
     Raises:
-        UnknownNameError, GridError: as loading, filtering and overriding do.
+        UnknownNameError, GridError: if the grid, a filter or a setting is invalid.
     """
     from hgmvae_bench.grid import load_grid
     from hgmvae_bench.grid.overrides import override, parse_assignments
@@ -98,9 +98,9 @@ def execution_options(
     Args:
         folder: results folder.
         reporter: receives the progress.
-        data: data folder, if named.
-        device: where to compute.
-        workers: number of concurrent runs, if given.
+        data: data folder; None for the default one.
+        device: device of the runs.
+        workers: number of concurrent runs; None for the executor's default.
         executor: ``local`` or ``ray``.
         ray: address, CPU cores per run and share of a GPU per run.
         **options: further options of the API; those that are None keep their default.
@@ -134,12 +134,12 @@ def execution_options(
 
 
 def command_line() -> str:
-    """The command as the user typed it."""
+    """Return the command as the user typed it."""
     return shlex.join(["hgmvae-bench", *sys.argv[1:]])
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal; None if the output is a file or a pipe."""
+    """Return the terminal's width in columns; None if the output is a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -191,7 +191,7 @@ def print_error(text: str) -> None:
 def _print_error(text: str, style: str) -> None:
     from rich.console import Console
 
-    # Names of files and messages of others may hold terminal escapes.
+    # File names and messages of other libraries may contain terminal escapes.
     text = escape_controls(text, keep="\n\t")
     # Rich honours NO_COLOR and writes no colours to files.
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -78,7 +78,7 @@ def _exit_status() -> Iterator[None]:
 
 
 class _TerminalProgress:
-    """A bar per file on a terminal; nothing if the output is a file or a pipe."""
+    """Progress bars, one per file, on a terminal; nothing if the output is a file or a pipe."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
         from rich.console import Console

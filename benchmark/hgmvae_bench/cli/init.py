@@ -1,4 +1,4 @@
-"""The command that writes a file or a package to start from: ``init``."""
+"""The command ``init``, which writes a grid file or a plug-in package to start from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def init(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="PATH", help="A grid file to write (benchmark.yaml), or a folder with --plugin."
+            metavar="PATH",
+            help="Grid file to write, such as benchmark.yaml; with --plugin, the package's folder.",
         ),
     ],
     plugin: Annotated[
@@ -55,7 +56,7 @@ def init(
 
 
 def grid_file(path: Path) -> dict[Path, str]:
-    """A commented grid file.
+    """Return a commented grid file by its path.
 
     Raises:
         InitError: if the path does not end in ``.yaml``.
@@ -64,11 +65,11 @@ def grid_file(path: Path) -> dict[Path, str]:
         raise InitError(
             f"{path} must end in .yaml for a grid file; add --plugin to write a plug-in package"
         )
-    return {path: _filled("grid.yaml", name=_slug(path.stem))}
+    return {path: _fill_template("grid.yaml", name=_slug(path.stem))}
 
 
 def plugin_package(folder: Path) -> dict[Path, str]:
-    """A package with a model and its test; the model is called like the folder.
+    """Return the files of a package with a model and its test; the folder names the model.
 
     Raises:
         InitError: if the folder's name cannot be the name of a model.
@@ -81,7 +82,7 @@ def plugin_package(folder: Path) -> dict[Path, str]:
         )
     values = {"name": name, "module": name.replace("-", "_")}
     return {
-        folder / Template(target).substitute(values): _filled(f"plugin/{source}", **values)
+        folder / Template(target).substitute(values): _fill_template(f"plugin/{source}", **values)
         for source, target in PLUGIN_FILES.items()
     }
 
@@ -90,7 +91,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "grid"
 
 
-def _filled(template: str, **values: str) -> str:
-    """The text of a template with its placeholders filled in."""
+def _fill_template(template: str, **values: str) -> str:
+    """Read a template and replace its placeholders."""
     file = resources.files("hgmvae_bench.cli") / "templates" / template
     return Template(file.read_text(encoding="utf-8")).safe_substitute(values)

@@ -1,4 +1,4 @@
-"""Options that several commands have. Reading them has no side effects."""
+"""Options that several commands share. Parsing them has no side effects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_RESULTS = "results/local"
 
 
 class Device(enum.StrEnum):
-    """Where to compute."""
+    """Device of the runs."""
 
     auto = "auto"
     cpu = "cpu"
@@ -29,10 +29,10 @@ class Precision(enum.StrEnum):
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of ``90s``, ``30m``, ``12h`` or ``2d``.
+    """Convert a duration such as ``90s``, ``30m``, ``12h`` or ``2d`` to seconds.
 
     Raises:
-        typer.BadParameter: if the text is no positive duration.
+        typer.BadParameter: if the text is not a positive duration.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if match is None or not float(match[1]):
@@ -66,7 +66,7 @@ Data = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    Device, typer.Option("--device", help="Where to compute; auto takes a GPU if there is one.")
+    Device, typer.Option("--device", help="Device; auto selects a GPU if there is one.")
 ]
 Workers = Annotated[
     int | None,
@@ -75,7 +75,7 @@ Workers = Annotated[
         metavar="N",
         min=1,
         help="Number of concurrent runs, which share the machine's threads.  "
-        "[default: one per core; on a GPU as many as its memory holds]",
+        "[default: one per core; on a GPU limited by its memory]",
     ),
 ]
 StackSeeds = Annotated[
@@ -109,7 +109,9 @@ LatentDims = Annotated[
 ]
 Seeds = Annotated[
     int | None,
-    typer.Option("--seeds", metavar="N", min=1, help="Runs per cell, in place of the grid's."),
+    typer.Option(
+        "--seeds", metavar="N", min=1, help="Runs per cell, instead of the grid's number."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -123,16 +125,21 @@ Settings = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        "--image-size", metavar="PX", min=1, help="Image side, in place of each dataset's own."
+        "--image-size",
+        metavar="PX",
+        min=1,
+        help="Side of the images in pixels, instead of each dataset's.",
     ),
 ]
 PrecisionOption = Annotated[
     Precision | None,
-    typer.Option("--precision", help="Number format of training, in place of the grid's."),
+    typer.Option("--precision", help="Number format of training, instead of the grid's."),
 ]
 ExecutorName = Annotated[
     str,
-    typer.Option("--executor", metavar="local|ray", help="Where to execute: here, or on Ray."),
+    typer.Option(
+        "--executor", metavar="local|ray", help="Run on this machine or on a Ray cluster."
+    ),
 ]
 RayAddress = Annotated[
     str | None,

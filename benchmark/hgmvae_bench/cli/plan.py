@@ -1,4 +1,4 @@
-"""The command that estimates what a grid needs: ``plan``."""
+"""The command ``plan``, which estimates what a grid still needs."""
 
 from __future__ import annotations
 

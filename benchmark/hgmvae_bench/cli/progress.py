@@ -33,7 +33,7 @@ from hgmvae_bench.utils.text import pluralize
 MAX_UNSUCCESSFUL_LINES = 20
 
 SECONDS_BETWEEN_EPOCH_LINES = 30
-"""Minimum time between two lines on the epochs of one run."""
+"""Minimum time between two progress lines of one run."""
 
 
 @contextmanager
@@ -41,26 +41,26 @@ def progress(grid: Grid, folder: Path, *, quiet: bool = False) -> Iterator[Repor
     """Yield a reporter that fits the output: bars on a terminal, lines in a file or pipe.
 
     Args:
-        grid: whose runs are named.
-        folder: results folder, whose logs are named.
-        quiet: whether to print only what went wrong.
+        grid: grid with the names of the runs.
+        folder: results folder with the logs.
+        quiet: whether to print only runs that failed, diverged or lack a metric.
     """
     console = Console()
-    wording = EventText(grid, folder)
+    event_text = EventText(grid, folder)
     if quiet:
-        yield QuietReporter(console, wording)
+        yield QuietReporter(console, event_text)
     elif console.is_terminal:
-        with BarReporter(console, wording) as reporter:
+        with BarReporter(console, event_text) as reporter:
             yield reporter
     else:
-        yield LineReporter(console, wording)
+        yield LineReporter(console, event_text)
 
 
 class EventText:
-    """Events as people read them.
+    """Readable text of events.
 
     Args:
-        grid: gives the names of cells.
+        grid: grid with the names of the cells.
         folder: results folder with the logs.
     """
 
@@ -68,7 +68,7 @@ class EventText:
         self._grid, self._store = grid, Store(folder)
 
     def name(self, run: Run) -> str:
-        """A run's name: ``mnist, HGMVAE-U, L = 8, seed 3``."""
+        """Return the readable name of a run, such as ``mnist, HGMVAE-U, L = 8, seed 3``."""
         return f"{self._grid.cell_name(run.cell)}, seed {run.seed}"
 
     def outcome(self, event: Finished | FinishedElsewhere) -> str:
@@ -103,10 +103,10 @@ class EventText:
 
 
 class QuietReporter:
-    """Prints only runs that went wrong."""
+    """Prints only runs that failed, diverged or lack a metric."""
 
-    def __init__(self, console: Console, wording: EventText) -> None:
-        self._console, self._wording = console, wording
+    def __init__(self, console: Console, event_text: EventText) -> None:
+        self._console, self._event_text = console, event_text
 
     def on_plan(self, plan: ExecutionPlan) -> None:
         """Print nothing."""
@@ -114,26 +114,26 @@ class QuietReporter:
     def on_event(self, event: Event) -> None:
         """Print a run that failed, diverged or lacks a metric."""
         if isinstance(event, Finished) and not _is_clean(event.record):
-            self._console.print(escape(self._wording.outcome(event)), soft_wrap=True)
+            self._console.print(escape(self._event_text.outcome(event)), soft_wrap=True)
 
 
 class LineReporter:
-    """Prints a line when a run starts and ends, and now and then one in between."""
+    """Prints a line when a run starts and ends, and at most every 30 s one on its progress."""
 
-    def __init__(self, console: Console, wording: EventText) -> None:
-        self._console, self._wording = console, wording
+    def __init__(self, console: Console, event_text: EventText) -> None:
+        self._console, self._event_text = console, event_text
         self._total = self._finished = 0
         self._last_line: dict[str, float] = {}
 
     def on_plan(self, plan: ExecutionPlan) -> None:
         """Print how much there is to train and score."""
         self._total, self._finished = len(plan.tasks), 0
-        for line in (plan_summary(plan), *self._wording.unsuccessful(plan.unsuccessful)):
+        for line in (plan_summary(plan), *self._event_text.unsuccessful(plan.unsuccessful)):
             self._print(line)
 
     def on_event(self, event: Event) -> None:
-        """Print that a run starts, how far it is, or how it ended."""
-        key, name, now = event.run.key, self._wording.name(event.run), time.monotonic()
+        """Print the start, the progress or the outcome of a run."""
+        key, name, now = event.run.key, self._event_text.name(event.run), time.monotonic()
         if isinstance(event, Started):
             self._last_line[key] = now
             self._print(f"{name}: started")
@@ -146,7 +146,7 @@ class LineReporter:
             self._print(f"{name}: re-queued: {event.reason}")
         else:
             self._finished += 1
-            self._print(f"[{self._finished}/{self._total}] {self._wording.outcome(event)}")
+            self._print(f"[{self._finished}/{self._total}] {self._event_text.outcome(event)}")
 
     def _print(self, text: str) -> None:
         self._console.print(escape(text), soft_wrap=True, highlight=False)
@@ -155,8 +155,8 @@ class LineReporter:
 class BarReporter:
     """Shows a bar for the grid, with the remaining time, and one for each running run."""
 
-    def __init__(self, console: Console, wording: EventText) -> None:
-        self._wording = wording
+    def __init__(self, console: Console, event_text: EventText) -> None:
+        self._event_text = event_text
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -179,7 +179,7 @@ class BarReporter:
 
     def on_plan(self, plan: ExecutionPlan) -> None:
         """Show the number of runs to train and score."""
-        for line in (plan_summary(plan), *self._wording.unsuccessful(plan.unsuccessful)):
+        for line in (plan_summary(plan), *self._event_text.unsuccessful(plan.unsuccessful)):
             self._print(line)
         self._total, self._finished = len(plan.tasks), 0
         self._progress.reset(self._grid_bar, total=self._total, visible=True)
@@ -189,7 +189,7 @@ class BarReporter:
         key = event.run.key
         if isinstance(event, Started):
             epochs = event.run.cell.training.epochs
-            name = escape(self._wording.name(event.run))
+            name = escape(self._event_text.name(event.run))
             self._bars[key] = self._progress.add_task(name, total=epochs, status="")
         elif isinstance(event, EpochEnded):
             self._progress.update(self._bars[key], completed=event.epoch, status=_loss(event))
@@ -203,11 +203,11 @@ class BarReporter:
         if event.run.key in self._bars:
             self._progress.remove_task(self._bars.pop(event.run.key))
         if isinstance(event, Requeued):
-            self._print(f"{self._wording.name(event.run)}: re-queued: {event.reason}")
+            self._print(f"{self._event_text.name(event.run)}: re-queued: {event.reason}")
         else:
             self._finished += 1
         if isinstance(event, Finished) and not _is_clean(event.record):
-            self._print(self._wording.outcome(event))
+            self._print(self._event_text.outcome(event))
 
     def _update_total(self) -> None:
         finished = self._finished + sum(self._finished_shares.values())
@@ -234,7 +234,7 @@ def plan_summary(plan: ExecutionPlan) -> str:
 
 
 def print_plan(survey: Survey) -> None:
-    """Print what a grid still needs: a line per cell, then the sums and what is missing."""
+    """Print what a grid still needs: a line per cell, the totals, and missing data and weights."""
     typer.echo(format_survey(survey), nl=False)
 
 
@@ -274,7 +274,7 @@ def format_survey(survey: Survey) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration: ``3 min 05 s``, ``2 h 07 min``."""
+    """Format a duration, such as ``3 min 05 s`` or ``2 h 07 min``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"

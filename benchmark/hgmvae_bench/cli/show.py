@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Kind(enum.StrEnum):
-    """What ``list`` lists."""
+    """Kinds of names that ``list`` prints."""
 
     models = "models"
     datasets = "datasets"
@@ -51,7 +51,7 @@ class TableFormat(enum.StrEnum):
 
 
 class Reference(enum.StrEnum):
-    """What measured values are compared with."""
+    """Reference of a comparison."""
 
     paper = "paper"
 
@@ -71,7 +71,7 @@ FormatOption = Annotated[
 
 
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")], plugins: Plugins = None
+    kind: Annotated[Kind, typer.Argument(help="Kind of names to list.")], plugins: Plugins = None
 ) -> None:
     """List registered models, datasets or metrics, or the grids and figures."""
     with local_plugins(plugins):
@@ -245,7 +245,7 @@ def figure(
 ) -> None:
     """Draw a figure from records, codes and weights. Nothing is trained.
 
-    A grid with several datasets, latent dims or models gives as many figures as it takes.
+    A grid with several datasets, latent dims or models gives several figures.
 
     Exit status: 0 if all figures were drawn, 1 if some could not be drawn, 2 if none was.
     """
@@ -292,7 +292,7 @@ def report(
         typer.Option(
             "--against",
             metavar="DIR",
-            help="Another results folder to compare with, in a section of its own.",
+            help="Another results folder; the report gets a section that compares the two.",
             file_okay=False,
         ),
     ] = None,

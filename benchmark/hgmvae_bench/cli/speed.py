@@ -1,4 +1,4 @@
-"""The command that measures the throughput of this machine: ``speed``."""
+"""The command ``speed``, which measures the throughput of this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def speed(
         ),
     ] = None,
     latent_dim: Annotated[
-        int, typer.Option("--latent-dim", metavar="L", min=1, help="Latent dimensions.")
+        int, typer.Option("--latent-dim", metavar="L", min=1, help="Number of latent dimensions.")
     ] = 8,
     width: Annotated[
         int, typer.Option("--width", metavar="N", min=1, help="Channels of the first convolution.")
@@ -53,12 +53,15 @@ def speed(
         ),
     ] = None,
     steps: Annotated[
-        int, typer.Option("--steps", metavar="N", min=4, help="Training steps per repeat.")
+        int, typer.Option("--steps", metavar="N", min=4, help="Training steps per measurement.")
     ] = 10,
     repeats: Annotated[
         int,
         typer.Option(
-            "--repeats", metavar="N", min=1, help="Repeats of each trainer; six give intervals."
+            "--repeats",
+            metavar="N",
+            min=1,
+            help="Measurements of each trainer; at least six give 95 % intervals.",
         ),
     ] = 7,
     data: Data = None,
@@ -83,10 +86,10 @@ def speed(
 
     names = [name.strip() for name in metrics.split(",")]
     for name in names:
-        METRICS[name]  # an unknown name is an error before anything is timed
+        METRICS[name]  # report an unknown name before anything is timed
     on_gpu = torch.cuda.is_available() if device is Device.auto else device is Device.cuda
     if on_gpu and not torch.cuda.is_available():
-        raise typer.BadParameter("no CUDA device here; use cpu", param_hint="--device")
+        raise typer.BadParameter("this machine has no CUDA device; use cpu", param_hint="--device")
     chosen = torch.device("cuda" if on_gpu else "cpu")
     plugin = catalogue.resolve_dataset(dataset)
     training = TrainingSettings(batch_size=batch_size, precision=precision.value)

@@ -73,14 +73,14 @@ def load(images: ImageFiles, root: Path) -> ImageData:
     source = images.identity()
     entry = find(images, root, source)
     if entry is None:
-        home = _writable_home(images, root)
-        with _as_data_error(images, home):
-            home.mkdir(parents=True, exist_ok=True)
+        folder = _writable_folder(images, root)
+        with _as_data_error(images, folder):
+            folder.mkdir(parents=True, exist_ok=True)
             # One process decodes; the others wait and then find its entry.
-            with FileLock(home / f".{_entry_name(images, root)}.lock"):
+            with FileLock(folder / f".{_entry_name(images, root)}.lock"):
                 entry = find(images, root, source)
                 if entry is None:
-                    entry = _write(images, source, home / _entry_name(images, root))
+                    entry = _write(images, source, folder / _entry_name(images, root))
     return entry.data
 
 
@@ -96,8 +96,8 @@ def find(images: ImageFiles, root: Path, source: str | None = None) -> CacheEntr
         DataError: if an image file is missing.
     """
     source = source or images.identity()
-    for home in _homes(root):
-        entry = _open(home / _entry_name(images, root), source)
+    for folder in _entry_folders(root):
+        entry = _open(folder / _entry_name(images, root), source)
         if entry is not None:
             return entry
     return None
@@ -133,7 +133,7 @@ def check(
     return [*statuses, FileStatus(entry.folder, "damaged", detail)]
 
 
-def _homes(root: Path) -> list[Path]:
+def _entry_folders(root: Path) -> list[Path]:
     """Folders of entries for the data in ``root``, in order of preference."""
     from platformdirs import user_cache_path
 
@@ -145,14 +145,14 @@ def _homes(root: Path) -> list[Path]:
     return [root / BELOW_ROOT, user_cache_path("hgmvae-bench") / "decoded" / own]
 
 
-def _writable_home(images: ImageFiles, root: Path) -> Path:
-    homes = _homes(root)
-    for home in homes:
-        if is_writable(home):
-            return home
+def _writable_folder(images: ImageFiles, root: Path) -> Path:
+    folders = _entry_folders(root)
+    for folder in folders:
+        if is_writable(folder):
+            return folder
     raise DataError(
         f"{images.title}: the decoded images cannot be stored, because "
-        f"{' and '.join(str(home) for home in homes)} cannot be written to; "
+        f"{' and '.join(str(folder) for folder in folders)} cannot be written to; "
         f"name a folder with {ENVIRONMENT}"
     )
 
@@ -227,7 +227,7 @@ def _write(images: ImageFiles, source: str, folder: Path) -> CacheEntry:
         for split, content in images.splits.items():
             _write_images(images, split, partial / f"{split}_images.npy")
             if content.labels is not None:
-                with _synced(partial / f"{split}_labels.npy") as file:
+                with _open_synced(partial / f"{split}_labels.npy") as file:
                     np.save(file, np.asarray(content.labels, dtype=np.int64), allow_pickle=False)
         # Read from disk, so that the digest is that of the written files.
         digest = _read_arrays(partial, images.class_names).digest
@@ -254,7 +254,7 @@ def _write_sidecar(folder: Path, images: ImageFiles, source: str, digest: str) -
         "class_names": images.class_names,
         "arrays": _array_states(folder),
     }
-    with _synced(folder / SIDECAR) as file:
+    with _open_synced(folder / SIDECAR) as file:
         file.write(json.dumps(sidecar, indent=1).encode())
     sync_folder(folder)
 
@@ -273,14 +273,14 @@ def _write_images(images: ImageFiles, split: SplitName, path: Path) -> None:
         "fortran_order": False,
         "shape": (len(images.splits[split].files), channels, side, side),
     }
-    with _synced(path) as file:
+    with _open_synced(path) as file:
         npy.write_array_header_1_0(file, header)
         for block in images.blocks(split):
             file.write(block.data)
 
 
 @contextmanager
-def _synced(path: Path) -> Iterator[Any]:
+def _open_synced(path: Path) -> Iterator[Any]:
     """Open a new binary file and flush it to disk at the end; errors name it."""
     try:
         with path.open("wb") as file:
@@ -298,13 +298,13 @@ def _remove(folder: Path) -> None:
 
 
 @contextmanager
-def _as_data_error(images: ImageFiles, home: Path) -> Iterator[None]:
+def _as_data_error(images: ImageFiles, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         size = images.count * images.rule.channels * images.rule.image_size**2 / 1e6
         raise DataError(
-            f"{images.title}: cannot write {error.filename or home}: {error_reason(error)}; "
+            f"{images.title}: cannot write {error.filename or folder}: {error_reason(error)}; "
             f"the decoded images take {size:,.0f} MB: free some space, or name another folder with "
             f"{ENVIRONMENT}"
         ) from error

@@ -1,7 +1,7 @@
 """Downloads with pooch, and archives that are unpacked completely or not at all.
 
 pooch streams a file to a temporary name, retries, checks its hash and renames it. This module adds
-a list of addresses per file, messages that tell the user what to do, and checks that pooch lacks:
+a list of addresses per file, messages that say what to do, and checks that pooch does not have:
 a length that must match the announced one, and archives that may not write outside their folder.
 """
 
@@ -48,10 +48,10 @@ def fetch_file(
 
     Args:
         urls: http or https addresses of the same file, in order of preference.
-        target: where the file goes. If it exists with the right hash, nothing is downloaded.
+        target: path of the file. If it exists with the right hash, nothing is downloaded.
         md5: published MD5 (hex), or None if none is published.
         progress: receives the number of bytes.
-        by_hand: how to get the file without a network, for the message.
+        by_hand: instructions to get the file without a network, for the message.
 
     Returns:
         Whether the file was downloaded.
@@ -78,9 +78,9 @@ def fetch_from_drive(drive_id: str, target: Path, *, md5: str, by_hand: str) -> 
 
     Args:
         drive_id: the file's ID on Google Drive.
-        target: where the file goes. If it exists with the right hash, nothing is downloaded.
+        target: path of the file. If it exists with the right hash, nothing is downloaded.
         md5: published MD5 (hex).
-        by_hand: how to get the file otherwise, for the message.
+        by_hand: instructions to get the file in another way, for the message.
 
     Returns:
         Whether the file was downloaded.
@@ -228,7 +228,7 @@ def unpack(archive: Path, folder: Path, top: str, progress: Progress) -> None:
 
     Args:
         archive: the archive, which is kept.
-        folder: where ``top`` goes.
+        folder: folder that receives ``top``.
         top: the folder of the archive to unpack; other members are left out.
         progress: receives the number of unpacked bytes.
 

@@ -196,7 +196,7 @@ class Folder:
 
 
 def _advice(error: DataFileError) -> str:
-    """What to do about an error that was found before the images are decoded."""
+    """Return the advice for an error that was found before the images are decoded."""
     return SPECIAL_ADVICE.get(
         type(error), FILE_ADVICE if error.file.path.is_file() else LAYOUT_ADVICE
     )
@@ -215,7 +215,7 @@ def _given_split(folder: Path, names: list[str]) -> tuple[dict[SplitName, Split]
             detail = f"does not have the classes of the other splits; they differ in {different}"
             raise DataFileError(folder / name, "damaged", detail)
         classes = tuple(files)
-        splits[SPLIT_FOLDERS[name]] = _labelled(
+        splits[SPLIT_FOLDERS[name]] = _make_split(
             {label: [f"{name}/{file}" for file in chosen] for label, chosen in files.items()}
         )
     return splits, tuple(name for name in classes or () if name)
@@ -232,10 +232,10 @@ def _seeded_split(folder: Path) -> tuple[dict[SplitName, Split], tuple[str, ...]
         order = shuffled(files)
         test[name], train[name] = sorted(order[:count]), sorted(order[count:])
     classes = tuple(name for name in train if name)
-    return {"train": _labelled(train), "test": _labelled(test)}, classes
+    return {"train": _make_split(train), "test": _make_split(test)}, classes
 
 
-def _labelled(files: Mapping[str, list[str]]) -> Split:
+def _make_split(files: Mapping[str, list[str]]) -> Split:
     """Make a split from its files by class; without labels if the only class has no name."""
     flat = [file for chosen in files.values() for file in chosen]
     if "" in files:

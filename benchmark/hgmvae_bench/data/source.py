@@ -58,7 +58,7 @@ class FileStatus:
     Attributes:
         path: the file or folder.
         state: ``complete``, ``missing`` or ``damaged``.
-        detail: what was verified, or what is wrong.
+        detail: the verified properties, or the error.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class DatasetReport:
     Attributes:
         title: title of the dataset.
         files: every file or folder that was checked.
-        advice: what to do if the dataset is incomplete.
+        advice: instructions if the dataset is incomplete; empty otherwise.
     """
 
     title: str

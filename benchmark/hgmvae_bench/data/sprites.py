@@ -1,4 +1,4 @@
-"""Sprites: white shapes on black, rendered on the spot, one image for every combination of factors.
+"""Sprites: white shapes on black, rendered when loaded, one for every combination of factors.
 
 The dataset serves the same purpose as dSprites (Matthey et al. 2017) without a download. It has no
 shape with a rotational symmetry, so that every combination of factors gives a different image.

@@ -224,7 +224,7 @@ class Control:
 
     @property
     def comparable(self) -> bool:
-        """Whether its metrics use as many images as a model's, so that both fit into one table."""
+        """Whether its metrics use as many images as a model's, so that one table can show both."""
         return not isinstance(self.outputs, HalvedOutputs)
 
     def applicable_metrics(self, metrics: Iterable[str]) -> list[str]:

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Sent to a worker: stop at the end of the epoch."""
+    """Request to a worker to stop at the end of the epoch."""
 
 
 @dataclass(frozen=True)
 class WorkerFailed:
-    """A worker's answer: it cannot read its data or write its results.
+    """Answer of a worker that cannot read its data or write its results.
 
-    Sent in place of the exception, which may not be picklable.
+    It replaces the exception, which may not be picklable.
     """
 
     reason: str
@@ -49,12 +49,12 @@ class WorkerFailed:
 
 @dataclass(frozen=True)
 class TrainedJointly:
-    """A worker's answer: the seeds are trained and saved in their checkpoints."""
+    """Answer of a worker that has trained several seeds and saved them in their checkpoints."""
 
 
 @dataclass(frozen=True)
 class JointTrainingFailed:
-    """A worker's answer: the seeds cannot be trained jointly."""
+    """Answer of a worker in which a joint training failed."""
 
     reason: str
 
@@ -165,7 +165,7 @@ class _Worker:
 
 
 def _refer_to_log(runs: Sequence[Run], store: Store) -> None:
-    """Note in the log of each jointly trained seed which log has their common output."""
+    """Write to the log of each jointly trained seed which log has the output of all."""
     for run in runs[1:]:
         with store.log_path(run.key).open("a", encoding="utf-8") as log:
             log.write(f"trained jointly with {runs[0].key}; its log has the output of both\n")
@@ -178,7 +178,7 @@ def _epoch_reporter(
 
     def on_epoch(index: int, epoch: int, terms: Mapping[str, float]) -> None:
         pipe.send(EpochEnded(runs[index], epoch, terms))
-        if pipe.poll():  # A busy worker is sent nothing but a StopRequest.
+        if pipe.poll():  # The driver sends nothing but a StopRequest to a busy worker.
             raise StopRequestedError
 
     return on_epoch

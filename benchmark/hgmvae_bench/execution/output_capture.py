@@ -1,4 +1,4 @@
-"""Capturing what a run writes to its terminal: prints, warnings, the stack of a crash."""
+"""Capture of a run's terminal output: prints, warnings, the stack of a crash."""
 
 from __future__ import annotations
 

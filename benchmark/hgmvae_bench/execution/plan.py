@@ -93,7 +93,7 @@ def make_plan(
         grid: the grid.
         data: every dataset of the grid by name and image size.
         stored: the runs of a results folder by key.
-        retry_failed: whether to run again what is recorded as failed or diverged.
+        retry_failed: whether to repeat runs that are recorded as failed or diverged.
         cells: the cells to plan for; all cells of the grid by default.
     """
     plan = ExecutionPlan()

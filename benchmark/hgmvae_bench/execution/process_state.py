@@ -16,7 +16,7 @@ from hgmvae_bench.utils.threads import limit_threads
 
 @contextmanager
 def restored_process_state(threads: int | None = None) -> Iterator[None]:
-    """Restore after the block whatever would affect the next run of this process.
+    """Restore after the block every state that would affect the next run of this process.
 
     That is the working directory, the environment, the umask, the warning filters, the global
     random generators of Python, NumPy and torch, and torch's default dtype and device, gradient

@@ -1,4 +1,4 @@
-"""A run in this process: build, train, keep the weights, score, record."""
+"""Execution of a run in this process: build, train, store the weights, score, record."""
 
 from __future__ import annotations
 
@@ -65,19 +65,19 @@ def train_jointly(
     Args:
         runs: seeds of one cell.
         data: the cell's dataset.
-        context: what the runs of the grid share; its ``stacked`` selects one model of stacked
+        context: settings that all runs of the grid share; ``stacked`` selects one model of stacked
             weights, as `hgmvae_bench.training.loop.train` describes.
         on_epoch: called after every epoch of a run with the run's index, the epoch's number and the
             mean of every loss term.
 
     Raises:
-        JointTrainingError: if the training fails. A run whose loss diverges only ends itself.
+        JointTrainingError: if the training fails. A diverged run does not end the others.
         torch.OutOfMemoryError: if the GPU has too little memory.
     """
     training, device = runs[0].cell.training, torch.device(context.device)
     meter = ResourceMeter(device)
     try:
-        seeded = [_seeded(run, data, context) for run in runs]
+        seeded = [build_seeded_model(run, data, context) for run in runs]
         with meter("training"):
             results = train(
                 seeded,
@@ -102,7 +102,7 @@ class _Outcome:
     """Result of a run, filled in stage by stage.
 
     Attributes:
-        status: how the run ended.
+        status: outcome of the run.
         error: the reason, unless it is complete.
     """
 
@@ -134,7 +134,7 @@ def execute_run(
         run: the run.
         data: its dataset.
         metrics: names of the metrics to compute.
-        context: what the runs of the grid share.
+        context: settings that all runs of the grid share.
         number: number in the record's name; the first free one by default.
         on_epoch: called after every epoch with its number and the mean of every loss term.
 
@@ -148,8 +148,8 @@ def execute_run(
     try:
         _train_and_score(run, data, metrics, context, meter, outcome, on_epoch)
     except torch.OutOfMemoryError:
-        raise  # Not the run's fault: it is repeated with fewer runs on the GPU.
-    except MetricMissingError as reason:  # Finite weights whose codes overflow.
+        raise  # Other runs use the same memory: the run is repeated with fewer of them.
+    except MetricMissingError as reason:  # The weights are finite, but the codes overflow.
         outcome.status, outcome.error = "diverged", f"after training: {reason}"
     except (Exception, SystemExit):  # A model may call sys.exit.
         outcome.status, outcome.error = "failed", traceback.format_exc()
@@ -184,8 +184,8 @@ def _train_and_score(
     outcome: _Outcome,
     on_epoch: OnRunEpoch | None,
 ) -> None:
-    """Train a run and score it, writing into ``outcome`` whatever is known so far."""
-    seeded = _seeded(run, data, context)
+    """Train a run and score it; ``outcome`` has the results of every finished stage."""
+    seeded = build_seeded_model(run, data, context)
     outcome.n_parameters = parameter_count(seeded.model.parameters())
     training = run.cell.training
     with meter("training"):
@@ -247,8 +247,8 @@ def rescore(
     return record
 
 
-def _seeded(run: Run, data: ImageData, context: RunContext) -> SeededModel:
-    """Build the model of a run as it is before training, with its seeds and its checkpoint."""
+def build_seeded_model(run: Run, data: ImageData, context: RunContext) -> SeededModel:
+    """Build the untrained model of a run, with its seeds and its checkpoint."""
     device = torch.device(context.device)
     rng = RunRNG(derive_seed(run.key, "training"), device)
     with rng.activate():

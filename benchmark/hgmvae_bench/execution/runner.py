@@ -1,4 +1,4 @@
-"""Executing a plan: the driver's loop over a results folder that other drivers may share."""
+"""Execution of a plan by a driver whose results folder other drivers may share."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def execute_plan(
 
     Args:
         plan: the tasks.
-        context: what the runs share. Its owner, threads and plug-ins are set here.
+        context: settings that all runs share. Its owner, threads and plug-ins are set here.
         executor: executes the tasks.
         reporter: receives the events.
         stopping: returns whether to stop. No further run is then started, and running ones stop at
@@ -85,13 +85,13 @@ def execute_plan(
             tasks = [] if stopping() else results.unscored(recorded)
             if tasks:
                 reporter.on_plan(ExecutionPlan(score=tasks))
-        # Only by now may a driver on another machine have been found dead.
+        # The expiry of a heartbeat takes a minute, so a dead driver may have been found only now.
         store.remove_temporaries(leases.live_owners())
     return complete
 
 
 @dataclass
-class _Results:
+class _PassResults:
     """Results of one pass over the tasks.
 
     Attributes:
@@ -110,7 +110,7 @@ class _Results:
         self.open = set(self.tasks)
 
     def add(self, event: Event) -> None:
-        """Take an event into account."""
+        """Update the results by an event."""
         key = event.run.key
         if isinstance(event, Finished | FinishedElsewhere):
             self.open.discard(key)
@@ -126,7 +126,7 @@ class _Results:
         return all(recorded[key].record.status == "complete" for key in self.elsewhere)
 
     def unscored(self, recorded: Mapping[str, StoredRun]) -> list[Task]:
-        """Tasks for the metrics that other drivers did not compute of the runs they recorded."""
+        """Tasks for the missing metrics of runs that other drivers recorded."""
         tasks = (_unscored(self.tasks[key], recorded[key]) for key in self.elsewhere)
         return [task for task in tasks if task is not None]
 
@@ -138,9 +138,9 @@ def _execute_pass(
     executor: Executor,
     reporter: Reporter,
     stopping: Callable[[], bool],
-) -> _Results:
+) -> _PassResults:
     """Execute tasks until each is recorded, here or by another driver, or the grid is stopped."""
-    results = _Results({task.run.key: task for task in tasks})
+    results = _PassResults({task.run.key: task for task in tasks})
 
     def handle(event: Event) -> None:
         reporter.on_event(event)
@@ -169,7 +169,7 @@ def _clean_up(plan: ExecutionPlan, store: Store, leases: Leases) -> None:
 
 
 def _unscored(task: Task, recorded: StoredRun) -> Task | None:
-    """Task for those metrics that another driver's record of the run lacks; None if none."""
+    """Make the task for the metrics that another driver's record lacks; None if it has all."""
     before = task.stored.metrics if task.stored is not None else {}
     missing = [
         name

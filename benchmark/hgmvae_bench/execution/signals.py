@@ -21,7 +21,7 @@ class StoppedError(UserError):
         exit_status: 128 plus the signal's number, as in shells.
     """
 
-    label = ""  # Not an error to the user, who asked for it.
+    label = ""  # The user asked to stop, so the message is not labelled as an error.
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ def block_signals_in_children() -> Iterator[None]:
 def stop_on_signals(advice: str) -> Iterator[Callable[[], bool]]:
     """Handle Ctrl-C and SIGTERM in the block and yield a function that returns whether to stop.
 
-    After the first signal the block is expected to end by itself. The second signal interrupts it
+    After the first signal, the block is expected to end on request. The second signal interrupts it
     with a KeyboardInterrupt.
 
     Args:

@@ -1,4 +1,4 @@
-"""Queue of the tasks that this driver may claim from a results folder that others share."""
+"""Queue of the tasks that this driver may lease in a results folder that others share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLL_SECONDS = 2.0
 
 
 class TaskQueue:
-    """Tasks of a plan, handed out one by one or in batches, each claimed before it is handed out.
+    """Tasks of a plan, each leased before it is handed out, one by one or in batches.
 
     Iteration ends when no task is available *now*. A task that another driver holds becomes
     available if that driver dies, so an idle executor iterates again. The queue is true while tasks
@@ -90,18 +90,18 @@ class TaskQueue:
         self._leases.release(_record_name(task))
 
     def _acquire(self, task: Task) -> bool:
-        """Claim a task; False if it is recorded already or another driver holds it."""
+        """Lease a task; False if it is recorded already or another driver holds it."""
         name = _record_name(task)
         with as_store_errors(self._store.root / "leases"):
-            claimed = not self._store.has_record_file(name) and self._leases.acquire(name)
+            leased = not self._store.has_record_file(name) and self._leases.acquire(name)
             # Checked again: another driver may have recorded it and released its lease in between.
             if self._store.has_record_file(name):
                 self._leases.release(name)
                 self._on_elsewhere(task.run)
                 return False
-        if not claimed:
+        if not leased:
             self._held_elsewhere.append(task)
-        return claimed
+        return leased
 
 
 def _trains_same_cell(first: Task, second: Task) -> bool:

@@ -105,7 +105,7 @@ class Requeued:
 
     Attributes:
         run: the run.
-        reason: why it was interrupted.
+        reason: reason of the interruption.
     """
 
     run: Run
@@ -117,12 +117,12 @@ Event = Started | EpochEnded | Finished | FinishedElsewhere | Requeued
 
 @dataclass(frozen=True)
 class Stopped:
-    """A worker's answer: its task stopped at the end of an epoch, as requested."""
+    """Answer of a worker that stopped its task at the end of an epoch, as requested."""
 
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """A worker's answer: the GPU has too little memory for everything that runs on it."""
+    """Answer of a worker whose GPU has too little memory for all runs on it."""
 
     reason: str
 

@@ -24,7 +24,7 @@ MAX_SOCKET_PATH = 104
 SOCKET_NAME_LENGTH = len("/pymp-12345678/listener-12345678")
 
 _folders: dict[int, tuple[Path, FileLock]] = {}
-"""Folder and lock by process id: a forked child has a folder of its own.
+"""Folder and lock by process id, because a forked child has its own folder.
 
 The child also keeps its parent's lock here. Deleting the object would release the lock for both.
 """

@@ -367,9 +367,9 @@ def _distinct_title(name: str, names: Iterable[str], title_of: Callable[[str], s
 
 
 def slugify(name: str) -> str:
-    """Make a registered name, which may hold a path, fit for a part of a file name.
+    """Convert a registered name, which may contain a path, to a part of a file name.
 
-    Different names may have the same slug; the hash in a run key tells them apart.
+    Different names may have the same slug; the hash in a run key distinguishes them.
     """
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
 

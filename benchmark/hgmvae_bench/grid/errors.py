@@ -14,7 +14,7 @@ from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.text import quote
 
 LocatedError = tuple[Location, str]
-"""Where a grid file has an error, and the message."""
+"""Location of an error in a grid file, and its message."""
 
 MAX_LINES = 20
 """Maximum number of errors that a message lists."""
@@ -69,7 +69,7 @@ def join_lines(lines: Iterable[str]) -> str:
 
 
 def find_errors(spec: GridSpec) -> Iterator[LocatedError]:
-    """Find what no single value shows: unknown names and settings, and a grid that is too large."""
+    """Find errors that no single value shows: unknown names and settings, and too large grids."""
     runs = sum(len(t.datasets) * len(t.models) * len(t.latent_dims) for t in spec.tables)
     if (runs := runs * spec.seeds) > MAX_RUNS:
         yield ("tables",), f"the grid has {runs:,} runs, the limit is {MAX_RUNS:,}"
@@ -116,7 +116,7 @@ def _check_table(spec: GridSpec, table: TableSpec, at: Location) -> Iterator[Loc
 
 def _check_metrics(names: list[str], at: Location) -> Iterator[LocatedError]:
     for i, name in enumerate(names):
-        # Without importing the metric, which needs libraries that the grid may not need.
+        # Metrics are not imported, because they need libraries that the grid may not need.
         yield from check_name(METRICS.entry, name, (*at, i))
 
 
@@ -131,7 +131,7 @@ def check_name(
 
 
 def _same_type(value: Setting, default: Setting) -> bool:
-    """Whether a setting's value is of its default's type; an int serves as a float."""
+    """Whether a setting's value has the type of its default; an int is a valid float."""
     if default is None or value is None:
         return True
     if isinstance(default, bool) or isinstance(value, bool):

@@ -68,7 +68,7 @@ def override(grid: Grid, changes: Mapping[str, Any]) -> Grid:
             spec=changed_spec(grid.spec, change),
             full_spec=changed_spec(grid.full_spec, change),
         )
-    return _checked(grid)
+    return _check_types(grid)
 
 
 def _model_change(grid: Grid, setting: str, value: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _model_change(grid: Grid, setting: str, value: Any) -> dict[str, Any]:
     return {"models": models}
 
 
-def _checked(grid: Grid) -> Grid:
+def _check_types(grid: Grid) -> Grid:
     """Return the grid if the values of its settings have the types of the models' defaults."""
     errors = list(find_errors(grid.full_spec))
     if errors:

@@ -20,7 +20,7 @@ from hgmvae_bench.utils.text import escape_controls, is_control, quote
 Axis = Literal["dataset", "metric", "model", "latent_dim"]
 
 
-def _refuse_controls(text: str) -> str:
+def _refuse_control_characters(text: str) -> str:
     """Refuse characters that change what a terminal or a page shows around them."""
     for i, character in enumerate(text, start=1):
         if is_control(character):
@@ -39,7 +39,7 @@ def _refuse_booleans(value: object) -> object:
 def _check_setting(value: Setting) -> Setting:
     """Refuse numbers that are not finite, and control characters."""
     if isinstance(value, str):
-        return _refuse_controls(value)
+        return _refuse_control_characters(value)
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(f"expected a finite number, got {number}")
@@ -47,7 +47,9 @@ def _check_setting(value: Setting) -> Setting:
 
 
 # A name may be a path: folder:PATH.
-Name = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_refuse_controls)]
+Name = Annotated[
+    str, Field(min_length=1, max_length=1000), AfterValidator(_refuse_control_characters)
+]
 # Part of the names of files.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_length=100)]
 # Strict, because true is an integer to Python.
@@ -78,8 +80,8 @@ class TrainingSettings(_Strict):
     Attributes:
         epochs: passes over the training images, pretraining included; at most 100,000.
         batch_size: images per step, 2 to 65,536; an incomplete last batch is left out of the epoch.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
+        learning_rate: learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
         train_images: number of training images, the first of the dataset; all if None.
         precision: arithmetic of the networks: ``float32``, ``tf32`` (NVIDIA GPUs) or ``bf16``.
             Metrics and loss terms are always computed in float32, except for the matrix products
@@ -95,7 +97,7 @@ class TrainingSettings(_Strict):
 
 
 class DatasetVariant(_Strict):
-    """A dataset as a grid uses it.
+    """A dataset with the settings that a grid gives it.
 
     Attributes:
         dataset: registered name; the key in ``datasets`` if None.
@@ -109,7 +111,7 @@ class DatasetVariant(_Strict):
 
 
 class ModelVariant(_Strict):
-    """A model as a grid uses it. A grid may have several variants of one model.
+    """A model with the settings that a grid gives it. A grid may have several of one model.
 
     Attributes:
         model: registered name; the key in ``models`` if None.

@@ -5,9 +5,10 @@
     leases/<owner>.alive               heartbeat, rewritten every few seconds by a running process
     leases/<record name>.<number>      owner of the lease on the run that writes this record
 
-A lease is valid as long as its owner is alive. For an owner on this machine the operating system
-knows. An owner on another machine counts as dead when its heartbeat file has not changed for a
-minute on the monotonic clock of the process that looks, so wrong or jumping clocks do no harm.
+A lease is valid as long as its owner is alive. The operating system shows whether an owner on this
+machine is alive. An owner on another machine counts as dead if its heartbeat file has not changed
+for a minute. The minute is measured by the monotonic clock of the process that checks, so wrong or
+jumping clocks have no effect.
 
 A dead owner's lease is not removed. Another process takes the run over by creating the file with
 the next number, which only one process can do. Leases are removed once their record is written.
@@ -121,7 +122,7 @@ class Leases:
         return living
 
     def is_alive(self, owner: str) -> bool:
-        """Whether a process is alive, as far as this machine can tell."""
+        """Whether a process is alive, as far as this machine can determine."""
         path = f"{FOLDER}/{owner}{ALIVE}"
         version = self._files.version(path)
         if version is None:

@@ -105,7 +105,7 @@ class _Merger:
         for record in self.source.control_records():
             own = known_controls[record.key].metrics if record.key in known_controls else {}
             missing = _missing_metrics(own, found_controls[record.key].metrics)
-            if part := _restricted(record, missing):
+            if part := _select_metrics(record, missing):
                 self.target.add_control(part)
 
     def merge_grids(self) -> None:
@@ -167,7 +167,9 @@ class _Merger:
         for name in names:
             if parse_file_name(name).kind == "scores":
                 scores = self.source.score_record(name)
-                if scores.record_sha256 == run.sha256 and (part := _restricted(scores, missing)):
+                if scores.record_sha256 == run.sha256 and (
+                    part := _select_metrics(scores, missing)
+                ):
                     self.target.add_scores(part)
 
     def _copy_other_files(self, key: str) -> None:
@@ -201,7 +203,7 @@ def _precedence(run: StoredRun) -> tuple[bool, float, str]:
 def _missing_metrics(
     known: Mapping[str, MetricValue], found: Mapping[str, MetricValue]
 ) -> dict[str, MetricValue]:
-    """Found metrics that are not known, or are known as missing and found with a value."""
+    """Select the found metrics that are unknown, or that have a value and are known as missing."""
     return {
         name: metric
         for name, metric in found.items()
@@ -209,8 +211,8 @@ def _missing_metrics(
     }
 
 
-def _restricted(scored: Scored, wanted: Mapping[str, MetricValue]) -> Scored | None:
-    """The record with the wanted metrics alone; None if it has none of them."""
+def _select_metrics(scored: Scored, wanted: Mapping[str, MetricValue]) -> Scored | None:
+    """Return the record with only the wanted metrics; None if it has none of them."""
     metrics = {name: m for name, m in scored.metrics.items() if wanted.get(name) == m}
     return scored.model_copy(update={"metrics": metrics}) if metrics else None
 

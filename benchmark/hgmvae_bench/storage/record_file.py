@@ -1,7 +1,7 @@
 """Record files: their names, their content hash, and errors that name the file.
 
-A file holds one record as JSON and the SHA-256 of these bytes. Its name holds the run key and tells
-a first record, a retry (``.retry-1``) and metrics added later (``.scores-1``) apart.
+A file holds one record as JSON and the SHA-256 of these bytes. Its name holds the run key
+and distinguishes a first record, a retry (``.retry-1``) and metrics added later (``.scores-1``).
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class RemoteResults:
     """Results at a URL and their local copy.
 
     Attributes:
-        url: of the results.
+        url: URL of the results.
         root: folder of the local copy.
         owner: id of the writing process, as in `LocalFiles`.
     """
@@ -202,7 +202,7 @@ class RemoteResults:
         LocalFiles(self.root).write(SYNC_STATE_FILE, json.dumps(versions, indent=1).encode())
 
     def _list_remote(self, fs: Any, base: str) -> set[str]:
-        """Names of all remote files, listed anew."""
+        """List the names of all remote files again."""
         self._present = {path.removeprefix(f"{base}/") for path in _find(fs, base)}
         return self._present
 
@@ -256,7 +256,7 @@ def local_copy(url: str) -> Iterator[Path]:
 
 
 def _find(fs: Any, folder: str) -> list[str]:
-    """Every file below a folder; none if it does not exist."""
+    """List every file below a folder; none if it does not exist."""
     try:
         return [str(path) for path in fs.find(folder)]
     except FileNotFoundError:

@@ -53,14 +53,14 @@ PositiveCount = Annotated[PositiveInt, Field(le=MAX_COUNT)]
 Seconds = Annotated[FiniteFloat, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 
 
-def _in_utc(moment: datetime) -> datetime:
-    """The moment in UTC, in a year that nanoseconds since 1970 reach."""
+def _to_utc(moment: datetime) -> datetime:
+    """Convert a time to UTC; its year must be representable in nanoseconds since 1970."""
     if not 1970 <= moment.year <= 2200:
-        raise ValueError("a year between 1970 and 2200 is expected")
+        raise ValueError(f"the year is {moment.year}, expected 1970 to 2200")
     return moment.astimezone(UTC)
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 
 
 class _Frozen(BaseModel):
@@ -155,12 +155,12 @@ class _SettingsView(_View):
     training: dict[str, Any]
 
 
-def _checked_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def _check_settings(settings: dict[str, Any]) -> dict[str, Any]:
     _SettingsView.model_validate(settings)
     return settings
 
 
-Settings = Annotated[dict[str, Any], AfterValidator(_checked_settings)]
+Settings = Annotated[dict[str, Any], AfterValidator(_check_settings)]
 """Settings of a cell as `hgmvae_bench.grid.Cell.settings` returns them."""
 
 
@@ -169,8 +169,8 @@ class MetricValue(_Frozen):
 
     Attributes:
         value: at most `MAX_NUMBER` in magnitude, or None if missing.
-        missing: why there is no value; None if there is one.
-        fingerprint: what the value was computed with.
+        missing: reason why there is no value; None if there is one.
+        fingerprint: data and settings that the value was computed with.
         seconds: time to compute the value.
     """
 
@@ -208,18 +208,18 @@ class Record(_Frozen):
         schema_version: version of this schema; records of older versions stay readable.
         key: the run key.
         cell: identity of the run's cell (its settings, without data content and seed).
-        seed: within the cell.
+        seed: number of the run within the cell.
         settings: everything that decides the result, defaults included.
         data_digest: SHA-256 of the images and labels.
         status: ``complete``; ``diverged`` if the loss, another term of the history, the weights or
             the codes became non-finite; ``failed`` after an error.
-        error: why the run diverged or failed.
-        metrics: by registered name.
+        error: reason why the run diverged or failed; None if it is complete.
+        metrics: values by registered name.
         history: every loss term per finished epoch.
         n_parameters: trainable scalars; 0 if the model was not built.
         seconds: time of each stage.
         provenance: versions, hardware, git commit, and the costs of the stages.
-        finished_at: UTC.
+        finished_at: time of completion, in UTC.
     """
 
     schema_version: Literal[1] = 1
@@ -273,9 +273,9 @@ class ScoreRecord(_Frozen):
         schema_version: version of this schema.
         key: the run key.
         record_sha256: SHA-256 of the record that the metrics belong to.
-        metrics: by registered name.
-        provenance: of the scoring.
-        finished_at: UTC.
+        metrics: values by registered name.
+        provenance: provenance of the scoring.
+        finished_at: time of completion, in UTC.
     """
 
     schema_version: Literal[1] = 1
@@ -287,7 +287,7 @@ class ScoreRecord(_Frozen):
 
 
 class ControlRecord(_Frozen):
-    """Metrics of one control: a baseline without a trained model, scored like a model.
+    """Metrics of one control: a reference without a trained model, scored like a model.
 
     Attributes:
         schema_version: version of this schema.
@@ -302,9 +302,9 @@ class ControlRecord(_Frozen):
         latent_dim: L of a control that has codes; None for the others.
         comparable: whether its values are comparable with those of models; False if it is computed
             on other images.
-        metrics: by registered name.
-        provenance: of the scoring.
-        finished_at: UTC.
+        metrics: values by registered name.
+        provenance: provenance of the scoring.
+        finished_at: time of completion, in UTC.
     """
 
     schema_version: Literal[1] = 1
@@ -331,7 +331,7 @@ class ControlRecord(_Frozen):
         return self
 
     def matches(self, cell: Cell, data_digest: str) -> bool:
-        """Whether this is a control of a cell's models, trained on data with that SHA-256."""
+        """Whether the control has the images and the latent dim of a cell's models."""
         of_cell = cell.dataset, cell.image_size, cell.training.train_images, data_digest
         own = self.dataset, self.image_size, self.train_images, self.data_digest
         return own == of_cell and self.latent_dim in (None, cell.latent_dim)

@@ -31,7 +31,7 @@ class TrainingEnd(NamedTuple):
     """Outcome of a finished training.
 
     Attributes:
-        divergence: what became non-finite, and where; None if nothing did.
+        divergence: first non-finite value and its place; None if all are finite.
         resumed_after: epochs that were finished before the training was resumed; 0 if it was not.
         cost: cost of the training, as measured by `hgmvae_bench.execution.resource_meter.Meter`.
     """
@@ -49,7 +49,7 @@ class TrainingState(NamedTuple):
         history: mean of each loss term per finished epoch.
         tensors: tensors of the model, its optimisers and its generators, as returned by
             `hgmvae_bench.training.trainer.Trainer.states`; at the end, of the model alone.
-        end: outcome; None if the training goes on.
+        end: outcome; None if the training has not ended.
     """
 
     epoch: int

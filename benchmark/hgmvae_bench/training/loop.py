@@ -51,7 +51,7 @@ class TrainingResult:
 
     Attributes:
         history: mean of each loss term over the steps of each finished epoch.
-        divergence: what became non-finite, and where; None if nothing did.
+        divergence: first non-finite value and its place; None if all are finite.
         resumed_after: epochs that were finished before the training was resumed; 0 if it was not.
         cost: cost of a finished training that was loaded from its checkpoint; otherwise None.
         stacked: whether the model was trained in a stack with others.

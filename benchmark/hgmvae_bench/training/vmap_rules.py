@@ -54,7 +54,7 @@ class VmapMode(TorchFunctionMode):
         if func not in _DRAWS:
             return func(*args, **options)
         if "generator" in options:
-            raise VmapError("the model draws from a generator of its own")
+            raise VmapError("the model draws from its own generator")
         return _Draw.apply(self._model_index, partial(func, *args, **options), self._generators)
 
 

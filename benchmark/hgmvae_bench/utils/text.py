@@ -47,7 +47,7 @@ def escape_controls(text: str, keep: str = "") -> str:
     r"""Escape control characters as in a Python string: ESC becomes ``\x1b``.
 
     Args:
-        text: what to escape.
+        text: text to escape.
         keep: control characters that stay, such as line breaks.
     """
     return "".join(

@@ -36,7 +36,7 @@ def whole_celeba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 
         monkeypatch.setenv(cache.ENVIRONMENT, str(tmp_path / "cache"))
         files = CELEBA._images(root, 64)
-        entry = cache._homes(root)[0] / cache._entry_name(files, root)
+        entry = cache._entry_folders(root)[0] / cache._entry_name(files, root)
         entry.mkdir(parents=True)
         for split, count in COUNTS.items():
             array = entry / f"{split}_images.npy"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from hgmvae_bench.execution.run import _seeded, execute_run
+from hgmvae_bench.execution.run import build_seeded_model, execute_run
 from hgmvae_bench.execution.tasks import RunContext
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.store import Store
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_device_type_is_ignored(tmp_path):
 def test_a_run_stores_its_device_type_in_the_checkpoint(tiny_grid, digits, tmp_path):
     run = Run(next(iter(tiny_grid.cells)), 0, digits.digest)
     for device in (CPU, torch.device("meta")):
-        seeded = _seeded(run, digits, RunContext(Store(tmp_path), device=device.type))
+        seeded = build_seeded_model(run, digits, RunContext(Store(tmp_path), device=device.type))
         assert seeded.checkpoint.device == device.type
 
 

@@ -113,7 +113,7 @@ def test_each_stacked_model_draws_the_same_numbers_as_alone(draw):
         (lambda: Noisy(lambda x: x * float(x.mean())), "RuntimeError"),
         (
             lambda: Noisy(lambda x: torch.rand(x.shape, generator=torch.Generator())),
-            "generator of its own",
+            "own generator",
         ),
         (lambda: Noisy(lambda x: torch.randn_like(x.mT).mT), "model 1 draws other random numbers"),
         (

@@ -179,8 +179,8 @@ def _format_range(counts: set[int]) -> str:
 def training_curves(source: FigureSource) -> Figure:
     """Loss terms by epoch, with a panel for each term, a line per model and a band over its seeds.
 
-    Terms are unweighted means over the steps of an epoch. Each diverged or failed run has a thin
-    line of its own, up to the last epoch that it completed.
+    Terms are unweighted means over the steps of an epoch. Each diverged or failed run is a thin
+    line up to the last epoch that it completed.
 
     Args:
         source: results of one dataset and latent dim.

@@ -16,11 +16,11 @@ from hgmvae_bench.evaluation.metrics.disentanglement import entropies, mutual_in
 from hgmvae_bench.plugins.image_data import Codes
 
 ENCODES = 0.05
-"""Minimum share of a factor's entropy in a dimension that is said to encode it."""
+"""Minimum share of a factor's entropy that a dimension which encodes it has."""
 
 
 class EncodedFactor(NamedTuple):
-    """The factor that a dimension tells most about.
+    """Factor on which a dimension has the most information.
 
     Attributes:
         dimension: index of the dimension, from 0.

@@ -53,7 +53,7 @@ def write_figures(
     if output.suffix.lower() not in {"", *FORMATS} and not output.is_dir():
         raise FigureError(
             f"{output}: figures are written as {' or '.join(sorted(FORMATS))}; a folder whose "
-            "name contains a dot must exist beforehand"
+            "name contains a dot must already exist"
         )
     if output.suffix.lower() in FORMATS:
         _check_single(kind, source, output)

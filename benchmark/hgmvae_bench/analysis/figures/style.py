@@ -211,7 +211,7 @@ def _render(figure: Figure, **options: Any) -> bytes:
         try:
             for text in figure.findobj(Text):
                 shown = escape_controls(text.get_text(), keep="\n")
-                if shown != text.get_text():  # setting a text anew could lay it out anew
+                if shown != text.get_text():  # setting an equal text would lay out the figure again
                     text.set_text(shown)
             figure.savefig(file, **options)
         except (ValueError, OverflowError) as error:  # for example of losses of 1e308

@@ -70,8 +70,8 @@ class BaselineCell(_StrictModel):
         settings: everything that determines the results, except the data's content and the seed.
         data_digest: SHA-256 of the images and labels.
         seeds: seeds of the runs.
-        measures: by name, one value per seed.
-        fingerprints: of the metrics among the measures.
+        measures: values by name of the measure, one per seed.
+        fingerprints: fingerprints of the metrics among the measures.
     """
 
     name: _Name
@@ -126,7 +126,7 @@ class Baseline(_StrictModel):
         return self
 
     def in_precision(self, precision: str) -> Baseline:
-        """Give the cells the identities that they have in another number format.
+        """Return the baseline with the cells' identities in another number format.
 
         Runs in that format can then be compared with these values, to see whether the format
         shifts any of them.
@@ -211,7 +211,7 @@ class RunMeasures:
 
     Attributes:
         values: measures by name.
-        fingerprints: of the metrics among them.
+        fingerprints: fingerprints of the metrics among them.
         missing: one line if the run is not complete, otherwise one for each metric without a value.
     """
 
@@ -299,7 +299,7 @@ def require_same_setup(baseline: Baseline, grid: Grid, runs: Iterable[Run]) -> N
     """
     if baseline.grid != grid.spec.name:
         raise BaselineError(
-            f"the baseline is of grid {baseline.grid}, not of {grid.spec.name}; "
+            f"the baseline belongs to the grid {baseline.grid}, not to {grid.spec.name}; "
             "name another file with --baseline"
         )
     known = {cell.identity: cell for cell in baseline.cells}
@@ -312,7 +312,7 @@ def require_same_setup(baseline: Baseline, grid: Grid, runs: Iterable[Run]) -> N
         wanted, kept = set(grid.cells[cell]), set(old.fingerprints)
         differences += [f"{name}: {metric} is new" for metric in sorted(wanted - kept)]
         differences += [
-            f"{name}: {metric} is no longer asked for" for metric in sorted(kept - wanted)
+            f"{name}: {metric} is no longer requested" for metric in sorted(kept - wanted)
         ]
         if old.data_digest != of_cell[0].data_digest:
             differences.append(f"{name}: the content of {cell.dataset} has changed")
@@ -358,7 +358,7 @@ def group_by_cell(runs: Iterable[Run]) -> dict[tuple[Cell, str], list[Run]]:
 
 
 def _only_different(old: Fingerprint, new: Fingerprint) -> tuple[Fingerprint, Fingerprint]:
-    """The entries of two fingerprints that are not in the other."""
+    """Entries of either fingerprint that the other does not have."""
     return dict(old.items() - new.items()), dict(new.items() - old.items())
 
 

@@ -62,7 +62,7 @@ def moderate(sample: Variances) -> Variances:
 
 
 def _inverse_trigamma(value: float) -> float:
-    """The x > 0 whose trigamma is ``value`` > 0."""
+    """Compute the x > 0 whose trigamma is ``value`` > 0."""
     # 1/x + 1/2x² < trigamma(x) < 1/x + 1/x², solved for x.
     low, high = ((1 + np.sqrt(1 + 4 * a * value)) / (2 * value) for a in (0.5, 1.0))
     root: float = optimize.brentq(lambda x: special.polygamma(1, x) - value, low, high)
@@ -73,8 +73,8 @@ def _inverse_trigamma(value: float) -> float:
 def prediction_factor(level: float, degrees: float, n_old: int, n_new: int) -> float:
     """Number of standard deviations that all new values exceed with a probability of ``level``.
 
-    All of them lie beyond the old mean on the same side. For normal values this is the factor c
-    of the two-sided prediction limits mean ± c · s that contain at least one of ``n_new`` further
+    All new values exceed it on the same side of the old mean. For normal values, this is the factor
+    c of the two-sided prediction limits mean ± c · s that contain at least one of ``n_new`` further
     values with a probability of 1 - ``level`` (Davis & McNichols 1987, "One-sided intervals for at
     least p of m observations", Technometrics 29). It solves
 

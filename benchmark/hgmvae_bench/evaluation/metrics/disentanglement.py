@@ -168,7 +168,7 @@ def separated_predictability(fitted: FactoredCodes, scored: FactoredCodes) -> fl
 
 
 def majority_vote_accuracy(images: FactoredCodes) -> float:
-    """Return the accuracy of telling the fixed factor of a batch from the least varying dim.
+    """Return the accuracy of predicting the fixed factor of a batch from its least varying dim.
 
     A batch of 64 images shares the value of one factor. The latent dim with the smallest variance,
     relative to its variance over all images, votes for this factor. Each latent dim predicts the
@@ -324,8 +324,8 @@ class DisentanglementMetric:
 
     Attributes:
         measure: function that computes the value.
-        method: what the value depends on, for the fingerprint.
-        predicts: whether predictors are fitted, to fewer images.
+        method: settings that the value depends on, for the fingerprint.
+        predicts: whether the metric fits predictors, which use fewer images.
     """
 
     title: str

@@ -1,8 +1,8 @@
 """Image features for the metrics that compare distributions.
 
-The extractors are torch-fidelity's, without its ``calculate_metrics``, which extracts all features
-anew for each metric. Its feature cache is not used either: the cache is keyed by a name, so that it
-returns the features of other images stored under the same name.
+The extractors are torch-fidelity's. Its ``calculate_metrics`` is not used, because it extracts all
+features again for each metric. Its feature cache is not used, because its keys are names, so that
+it returns the features of other images that were stored under the same name.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def inception_extractor(folder: Path | None, device: torch.device) -> FeatureExt
     Raises:
         MetricMissingError: if the weights are unavailable or differ from the published ones.
     """
-    # torch-fidelity unpickles its input without restrictions, so the tensors are saved anew.
+    # torch-fidelity unpickles its input without restrictions, so it gets a file of checked tensors.
     clean = io.BytesIO()
     torch.save(dict(INCEPTION_WEIGHTS.load(folder)), clean)
     clean.seek(0)

@@ -69,7 +69,7 @@ class BoundMetric:
     """The evidence lower bound or one of its parts, all from the same draws.
 
     Attributes:
-        part: which of them.
+        part: the bound or its part.
         n_samples: number of latents per image.
     """
 

@@ -74,9 +74,9 @@ class RayExecutor:
             machine alone.
         cpus: CPU cores, and threads, of a run.
         gpus: fraction of a GPU that a run takes; 0.25 puts four runs on each GPU.
-        max_concurrent: maximum number of concurrent runs; as many as the cluster holds by default.
-        retries: how often a run is repeated after its node or process was lost, before it is
-            recorded as failed.
+        max_concurrent: maximum number of concurrent runs; by default limited by the cluster.
+        retries: maximum number of times that a run whose node or process was lost is repeated
+            before it is recorded as failed.
     """
 
     address: str | None = None
@@ -112,8 +112,8 @@ class _SubmittedTask:
     Attributes:
         task: the task.
         gpus: fraction of a GPU that it takes.
-        losses: how often its process or node was lost.
-        reported: whether its start has been reported.
+        losses: number of times that its process or node was lost.
+        reported: whether the start of the run has been reported.
         node: node where it has started; empty while it is pending.
         started_at: time of the start on this process's monotonic clock.
     """
@@ -132,7 +132,7 @@ class _Driver:
 
     Attributes:
         executor: the executor's settings.
-        context: what the runs share.
+        context: settings that all runs share.
         tasks: source of tasks.
         submitted: submitted tasks by Ray's reference to their return value.
         stopped: whether the runs have been asked to stop.

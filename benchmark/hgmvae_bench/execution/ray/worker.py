@@ -58,7 +58,7 @@ class Images(NamedTuple):
 
     @classmethod
     def of(cls, data: ImageData) -> Images:
-        """Make it from a dataset of tensors."""
+        """Convert a dataset of tensors."""
         tensors = {k: v for k, v in vars(data).items() if isinstance(v, torch.Tensor)}
         splits = {name: tensor.numpy() for name, tensor in tensors.items()}
         return cls(splits, data.class_names, data.factors)
@@ -94,8 +94,8 @@ class TaskReturn(NamedTuple):
     """Return value of a Ray task.
 
     Attributes:
-        result: how the task ended.
-        log: what the run wrote to its terminal.
+        result: outcome of the task.
+        log: terminal output of the run.
     """
 
     result: TaskCompleted | Stopped | OutOfMemory

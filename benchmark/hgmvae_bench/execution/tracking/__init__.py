@@ -116,7 +116,7 @@ Call = Callable[[], None]
 
 
 class TrackingReporter:
-    """Feeds a tracker from the events of a grid, in a thread of its own.
+    """Passes the events of a grid to a tracker in a separate thread.
 
     If the tracking of a run fails, the rest of that run is not tracked; other runs are.
 

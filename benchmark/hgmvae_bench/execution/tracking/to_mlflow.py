@@ -40,7 +40,7 @@ class MlflowTracker:
     to it.
 
     Args:
-        uri: of the tracking server or store; None for MLflow's own default.
+        uri: URI of the tracking server or store; None for MLflow's default.
         experiment: name of the experiment, unless ``MLFLOW_EXPERIMENT_NAME`` is set.
     """
 
@@ -52,7 +52,7 @@ class MlflowTracker:
 
     def started(self, run: Run) -> None:
         """Open an MLflow run, or the one that was interrupted."""
-        known = self._known(run)
+        known = self._find_run(run)
         if known is None:
             self._open(run)
         elif known.info.status in INTERRUPTED:
@@ -67,7 +67,7 @@ class MlflowTracker:
 
     def finished(self, run: Run, record: Record | ScoreRecord) -> None:
         """Log the metrics and their provenance, and close the MLflow run."""
-        known = self._known(run) if isinstance(record, ScoreRecord) else None
+        known = self._find_run(run) if isinstance(record, ScoreRecord) else None
         run_id = self._under_way.get(run.key) or (known.info.run_id if known else self._open(run))
         values = {name: m.value for name, m in record.metrics.items() if m.value is not None}
         tags = {
@@ -109,7 +109,7 @@ class MlflowTracker:
             )
         return self._experiment_id
 
-    def _known(self, run: Run) -> MlflowRun | None:
+    def _find_run(self, run: Run) -> MlflowRun | None:
         """Return the newest MLflow run of that key."""
         found = self._client.search_runs(
             [self._experiment_of_grid()],
