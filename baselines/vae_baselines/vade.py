@@ -104,7 +104,7 @@ class VaDE(GaussianModel, BaselineAE):
         config, data = self.model_config, inputs["data"]
         encoded = self.encoder(data)
         mean, log_var = encoded.embedding, encoded.log_covariance
-        # Reading `fitted` would make a GPU wait; the epoch says the same.
+        # Reading `fitted` would make a GPU wait; the epoch gives the same information.
         if self.fitted if epoch is None else epoch > config.pretrain_epochs:
             latent = sample_gaussian(mean, log_var)
             latent_term, cluster_term = vade_terms(
@@ -195,7 +195,7 @@ class VaDE(GaussianModel, BaselineAE):
             needed, settings = needed + config.fisher_delay, "pretrain_epochs or fisher_delay"
         if epochs < needed:
             raise ValueError(
-                f"VaDE pretrains for {config.pretrain_epochs} epochs and needs {needed} at least, "
+                f"VaDE pretrains for {config.pretrain_epochs} epochs and needs at least {needed}, "
                 f"not {epochs}; train for longer, or lower its {settings}"
             )
 

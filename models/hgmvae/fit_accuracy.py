@@ -114,7 +114,7 @@ class FitAccuracy:
             torch.from_numpy(train_codes).to(outputs.device),
             n_clusters * SUBCOMPONENTS,
             n_clusters,
-            # The fits take the next seeds as well.
+            # Fit i uses seed + i, which must stay below 2³².
             outputs.seed("fit-accuracy") % (2**32 - MIXTURE_FITS),
             MIXTURE_FITS,
         )

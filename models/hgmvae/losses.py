@@ -81,7 +81,7 @@ class ZPrior(NamedTuple):
     """The hierarchical decomposition of the z-prior (Eqs. 5 to 7), scalars in nats.
 
     Attributes:
-        mutual_information: between an image's index and its components.
+        mutual_information: mutual information of an image's index and its components.
         component_correlation: total correlation over the P components (Eq. 6; A of Eq. 5).
         dimension_correlation: total correlation over the dimensions of each component, summed
             over the components (C of Eq. 7).
@@ -109,7 +109,7 @@ def decompose_z_prior(mean: Tensor, log_var: Tensor, aggregate: AggregateLogDens
 
     E log q(z|y) and E log p(z) have closed forms, and each estimate in ``aggregate`` is added to
     one term and subtracted from the next. The four terms therefore sum to :func:`plain_z_prior`
-    whatever the error of the estimates.
+    for any error of the estimates.
 
     Args:
         mean: component means (B, P, L).
@@ -182,11 +182,11 @@ def sample_fisher(weights: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 class Scatter(NamedTuple):
-    """Scatter matrices over a batch, per image.
+    """Scatter matrices of a batch, divided by the number of images.
 
     Attributes:
-        between: S_B of the class means (L, L).
-        within: S_W around the class means (L, L).
+        between: S_B of the cluster means (L, L).
+        within: S_W around the cluster means (L, L).
     """
 
     between: Tensor

@@ -230,12 +230,12 @@ def test_component_probabilities(build, digits) -> None:
 def test_a_training_without_the_bound_is_refused(build) -> None:
     model = build(vae_baselines.VADE, pretrain_epochs=3)
     model.check_epochs(4)
-    with pytest.raises(ValueError, match=r"needs 4 at least, not 3; .* pretrain_epochs"):
+    with pytest.raises(ValueError, match=r"at least 4, not 3; .* pretrain_epochs"):
         model.check_epochs(3)
 
 
 def test_a_training_without_the_fisher_term_is_refused(build) -> None:
     model = build(vae_baselines.VADE, pretrain_epochs=3, fisher_weight=1.0, fisher_delay=2)
     model.check_epochs(6)
-    with pytest.raises(ValueError, match=r"needs 6 at least, not 5; .* fisher_delay"):
+    with pytest.raises(ValueError, match=r"at least 6, not 5; .* fisher_delay"):
         model.check_epochs(5)

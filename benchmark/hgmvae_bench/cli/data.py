@@ -55,7 +55,7 @@ def check_command(name: Name, data: Data = None, plugins: Plugins = None) -> Non
         report = catalogue.check(name, root, bar)
     for file in report.files:
         typer.echo(f"{file.state:8} {file.path}  {file.detail}")
-    typer.echo(f"{report.title} is {'complete' if report.complete else 'not complete'}")
+    typer.echo(f"{report.title} is {'complete' if report.complete else 'incomplete'}")
     if not report.complete:
         typer.echo(report.advice, err=True)
         raise typer.Exit(1)

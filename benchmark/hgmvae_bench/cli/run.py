@@ -86,7 +86,7 @@ def run(
     run as asked.
     """
     with local_plugins(plugins):
-        # Before torch is imported, so that an unknown name is reported at once.
+        # Checked before torch is imported, so that an unknown name is reported at once.
         chosen = choose_grid(
             grid,
             datasets=dataset,

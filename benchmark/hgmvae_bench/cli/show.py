@@ -313,4 +313,4 @@ def report(
         GridResults(folder, grid, data=data).report(
             output, figures=inputs[figures], against=against
         )
-    typer.echo(f"{output}, {output.stat().st_size / 1e6:.1f} MB")
+    typer.echo(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

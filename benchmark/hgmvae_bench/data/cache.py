@@ -77,10 +77,10 @@ def load(images: ImageFiles, root: Path) -> ImageData:
         with _as_data_error(images, folder):
             folder.mkdir(parents=True, exist_ok=True)
             # One process decodes; the others wait and then find its entry.
-            with FileLock(folder / f".{_entry_name(images, root)}.lock"):
+            with FileLock(folder / f".{entry_name(images, root)}.lock"):
                 entry = find(images, root, source)
                 if entry is None:
-                    entry = _write(images, source, folder / _entry_name(images, root))
+                    entry = _write(images, source, folder / entry_name(images, root))
     return entry.data
 
 
@@ -96,8 +96,8 @@ def find(images: ImageFiles, root: Path, source: str | None = None) -> CacheEntr
         DataError: if an image file is missing.
     """
     source = source or images.identity()
-    for folder in _entry_folders(root):
-        entry = _open(folder / _entry_name(images, root), source)
+    for folder in entry_folders(root):
+        entry = _open(folder / entry_name(images, root), source)
         if entry is not None:
             return entry
     return None
@@ -133,7 +133,7 @@ def check(
     return [*statuses, FileStatus(entry.folder, "damaged", detail)]
 
 
-def _entry_folders(root: Path) -> list[Path]:
+def entry_folders(root: Path) -> list[Path]:
     """Folders of entries for the data in ``root``, in order of preference."""
     from platformdirs import user_cache_path
 
@@ -146,7 +146,7 @@ def _entry_folders(root: Path) -> list[Path]:
 
 
 def _writable_folder(images: ImageFiles, root: Path) -> Path:
-    folders = _entry_folders(root)
+    folders = entry_folders(root)
     for folder in folders:
         if is_writable(folder):
             return folder
@@ -157,10 +157,10 @@ def _writable_folder(images: ImageFiles, root: Path) -> Path:
     )
 
 
-def _entry_name(images: ImageFiles, root: Path) -> str:
+def entry_name(images: ImageFiles, root: Path) -> str:
     """Name of an entry by dataset and rule; a rebuilt entry replaces the outdated one."""
     folder, root = images.folder.resolve(), root.resolve()
-    # Relative if possible, so that a data folder can be moved together with its cache.
+    # A relative path lets the user move a data folder together with its cache.
     place = folder.relative_to(root) if folder.is_relative_to(root) else folder
     rule = images.rule
     recipe = f"{place}\n{rule.image_size} {rule.channels} {rule.crop}"
@@ -231,7 +231,7 @@ def _write(images: ImageFiles, source: str, folder: Path) -> CacheEntry:
                     np.save(file, np.asarray(content.labels, dtype=np.int64), allow_pickle=False)
         # Read from disk, so that the digest is that of the written files.
         digest = _read_arrays(partial, images.class_names).digest
-        _write_sidecar(partial, images, source, digest)
+        write_sidecar(partial, images, source, digest)
         _remove(folder)
         partial.rename(folder)
         sync_folder(folder.parent)
@@ -244,7 +244,7 @@ def _write(images: ImageFiles, source: str, folder: Path) -> CacheEntry:
     return entry
 
 
-def _write_sidecar(folder: Path, images: ImageFiles, source: str, digest: str) -> None:
+def write_sidecar(folder: Path, images: ImageFiles, source: str, digest: str) -> None:
     """Write the sidecar, which marks the entry as complete."""
     sidecar = {
         "format": FORMAT,

@@ -63,7 +63,7 @@ class CelebA:
             ValueError: if ``image_size`` is not positive.
         """
         try:
-            images = self._images(root, image_size)
+            images = self.image_files(root, image_size)
         except DataFileError as error:
             raise data_error(self.title, error.file, self.source, root) from error
         warn_if_incomplete(images, COUNT)
@@ -85,7 +85,7 @@ class CelebA:
         drive_id, md5 = published[PARTITION]
         self._from_drive(folder / PARTITION, drive_id, md5)
         try:
-            images = self._images(root, self.image_size)
+            images = self.image_files(root, self.image_size)
             images.identity()
         except (DataFileError, DataError):
             pass
@@ -115,7 +115,7 @@ class CelebA:
         published = {name: md5 for _, md5, name in datasets.CelebA.file_list}
         partition = root / FOLDER / PARTITION
         try:
-            images = self._images(root, self.image_size)
+            images = self.image_files(root, self.image_size)
         except DataFileError as error:
             return DatasetReport(self.title, (error.file,), self.source.advice(root))
         if md5_of(partition) == published[PARTITION]:
@@ -127,7 +127,7 @@ class CelebA:
         files = (official, *cache.check(images, root, progress))
         return DatasetReport(self.title, files, self.source.advice(root))
 
-    def _images(self, root: Path, image_size: int) -> ImageFiles:
+    def image_files(self, root: Path, image_size: int) -> ImageFiles:
         """Image files, split by the partition file.
 
         Raises:
@@ -156,7 +156,7 @@ def read_partition(path: Path) -> dict[SplitName, Sequence[str]]:
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except FileNotFoundError as error:
-        raise DataFileError(path, "missing", "not there") from error
+        raise DataFileError(path, "missing", "the file does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataFileError(path, "damaged", f"cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):

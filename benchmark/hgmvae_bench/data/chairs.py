@@ -65,7 +65,7 @@ class Chairs:
             ValueError: if ``image_size`` is not positive.
         """
         try:
-            images = self._images(root, image_size)
+            images = self.image_files(root, image_size)
         except DataFileError as error:
             raise data_error(self.title, error.file, self.source, root) from error
         warn_if_incomplete(images, COUNT)
@@ -78,7 +78,7 @@ class Chairs:
             hgmvae_bench.data.DataError: if that fails.
         """
         try:
-            if self._images(root, self.image_size).count == COUNT:
+            if self.image_files(root, self.image_size).count == COUNT:
                 return
         except DataFileError:
             pass
@@ -99,13 +99,13 @@ class Chairs:
     def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Count the images and decode each."""
         try:
-            images = self._images(root, self.image_size)
+            images = self.image_files(root, self.image_size)
         except DataFileError as error:
             return DatasetReport(self.title, (error.file,), self.source.advice(root))
         files = cache.check(images, root, progress, expected=COUNT)
         return DatasetReport(self.title, tuple(files), self.source.advice(root))
 
-    def _images(self, root: Path, image_size: int) -> ImageFiles:
+    def image_files(self, root: Path, image_size: int) -> ImageFiles:
         """The image files, split by chair.
 
         Raises:

@@ -139,7 +139,7 @@ class Cifar10:
 
 def _state(path: Path, md5: str) -> FileStatus:
     if not path.exists():
-        return FileStatus(path, "missing", "not there")
+        return FileStatus(path, "missing", "the file does not exist")
     if md5_of(path) != md5:
         return FileStatus(path, "damaged", f"not the published file (its MD5 is not {md5})")
     return FileStatus(path, "complete", "the published file, by its MD5")
@@ -158,7 +158,7 @@ def read_batch(path: Path) -> tuple[Tensor, Tensor]:
         with path.open("rb") as file:
             batch = ArrayUnpickler(file).load()
     except FileNotFoundError as error:
-        raise DataFileError(path, "missing", "not there") from error
+        raise DataFileError(path, "missing", "the file does not exist") from error
     # A damaged pickle raises EOFError, KeyError, struct.error, …
     except Exception as error:
         raise DataFileError(path, "damaged", f"cannot be read ({error_reason(error)})") from error

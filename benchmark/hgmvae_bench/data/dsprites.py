@@ -35,7 +35,7 @@ def open_npz(path: Path) -> Iterator[FileContents]:
         DataFileError: if it is missing or damaged, or its arrays have another shape or type.
     """
     if not path.exists():
-        raise DataFileError(path, "missing", "not there")
+        raise DataFileError(path, "missing", "the file does not exist")
     try:
         with zipfile.ZipFile(path) as archive, archive.open("imgs.npy") as images:
             factors = _factors(archive)

@@ -127,7 +127,7 @@ class FactoredFile:
         """Compare the MD5 of the file with the published one."""
         path = root / self.file
         if not path.exists():
-            status = FileStatus(path, "missing", "not there")
+            status = FileStatus(path, "missing", "the file does not exist")
         elif md5_of(path) != self.md5:
             detail = f"not the published file (its MD5 is not {self.md5})"
             status = FileStatus(path, "damaged", detail)

@@ -138,7 +138,7 @@ class Folder:
             ValueError: if ``image_size`` is not positive.
         """
         try:
-            images = self._images(root, image_size)
+            images = self.image_files(root, image_size)
         except DataFileError as error:
             raise DataError(f"{self.title}: {error}; {_advice(error)}") from error
         return cache.load(images, root)
@@ -156,7 +156,7 @@ class Folder:
     def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Decode every image."""
         try:
-            images = self._images(root, self.image_size)
+            images = self.image_files(root, self.image_size)
         except DataFileError as error:
             return DatasetReport(self.title, (error.file,), _advice(error))
         return DatasetReport(self.title, tuple(cache.check(images, root, progress)), images.advice)
@@ -166,7 +166,7 @@ class Folder:
             raise DataError("the dataset 'folder' needs a path: folder:PATH")
         return root / Path(self.path).expanduser()
 
-    def _images(self, root: Path, image_size: int) -> ImageFiles:
+    def image_files(self, root: Path, image_size: int) -> ImageFiles:
         """The image files and their split.
 
         Raises:

@@ -127,7 +127,7 @@ def read_image(path: str | Path, bits: int = 8) -> Image:
     except ImageDepthError:
         raise
     except FileNotFoundError as error:
-        raise DataFileError(Path(path), "missing", "not there") from error
+        raise DataFileError(Path(path), "missing", "the file does not exist") from error
     # On damaged files, Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError, ….
     except Exception as error:
         # Pillow's own message repeats the path.

@@ -128,7 +128,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
     if not path.exists():
-        raise DataFileError(path, "missing", "not there")
+        raise DataFileError(path, "missing", "the file does not exist")
     length = 4 * (1 + len(shape)) + math.prod(shape)
     if path.stat().st_size != length:
         found = f"damaged: {path.stat().st_size:,} bytes, expected {length:,}"

@@ -36,7 +36,7 @@ def open_hdf5(path: Path) -> Iterator[FileContents]:
         DataError: if h5py is not installed.
     """
     if not path.exists():
-        raise DataFileError(path, "missing", "not there")
+        raise DataFileError(path, "missing", "the file does not exist")
     try:
         import h5py
     except ImportError as error:

@@ -135,7 +135,7 @@ class PrincipalComponents(Codec):
     seed: int
 
     @cached_property
-    def _fit(self) -> tuple[Tensor, Tensor, Tensor]:
+    def fitted(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean (D,), components (L, D) and standard deviations (L,) of the codes."""
         from sklearn.decomposition import PCA
 
@@ -159,7 +159,7 @@ class PrincipalComponents(Codec):
 
     def encode(self, images: Tensor) -> Codes:
         """Return coordinates (N, L) of uint8 images (N, C, H, W)."""
-        mean, components, _ = self._fit
+        mean, components, _ = self.fitted
         codes = [
             (to_unit(batch.flatten(1)) - mean) @ components.T for batch in images.split(BATCH_SIZE)
         ]
@@ -167,7 +167,7 @@ class PrincipalComponents(Codec):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the uint8 images (N, C, H, W) at coordinates (N, L)."""
-        mean, components, _ = self._fit
+        mean, components, _ = self.fitted
         shape = self.train_images.shape[1:]
         images = [
             to_uint8((batch @ components + mean).unflatten(1, shape))
@@ -178,7 +178,7 @@ class PrincipalComponents(Codec):
     def sample(self, n_samples: int, seed: int) -> Tensor:
         """Decode codes drawn from N(0, Σ), with Σ the diagonal covariance of the train codes."""
         generator = torch.Generator().manual_seed(seed)
-        deviations = self._fit[2]
+        deviations = self.fitted[2]
         return self.decode(
             torch.randn(n_samples, self.latent_dim, generator=generator) * deviations
         )

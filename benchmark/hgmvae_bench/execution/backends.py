@@ -131,7 +131,7 @@ def _ray(resources: Resources) -> Executor:
     except ImportError as error:
         raise ExecutorError(
             f"--executor ray needs a package that is not installed ({error}); "
-            "python -m pip install 'hgmvae-bench[ray]', on every node"
+            "run python -m pip install 'hgmvae-bench[ray]' on every node"
         ) from error
     return RayExecutor(resources.address, resources.cpus, resources.gpus, resources.workers)
 

@@ -43,7 +43,7 @@ class ResourceMeter:
         peaks_are_of_the_stage = _reset_peak()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
-        joules = _cpu_joules(), _gpu_joules(self.device)
+        joules = cpu_joules(), _gpu_joules(self.device)
         start = time.perf_counter()
         try:
             yield
@@ -52,8 +52,8 @@ class ResourceMeter:
                 "seconds": time.perf_counter() - start,
                 "peak_bytes": _peak_bytes() if peaks_are_of_the_stage else None,
                 "peak_gpu_bytes": torch.cuda.max_memory_reserved(self.device) if on_gpu else None,
-                "cpu_joules": _difference(_cpu_joules(), joules[0]),
-                "gpu_joules": _difference(_gpu_joules(self.device), joules[1]),
+                "cpu_joules": energy_between(cpu_joules(), joules[0]),
+                "gpu_joules": energy_between(_gpu_joules(self.device), joules[1]),
             }
 
 
@@ -86,7 +86,7 @@ def _peak_bytes() -> int | None:
     return None
 
 
-def _cpu_joules(root: Path = POWERCAP) -> float | None:
+def cpu_joules(root: Path = POWERCAP) -> float | None:
     """Return the running total of all processor packages (RAPL); often readable by root only."""
     try:
         counters = [
@@ -114,7 +114,7 @@ def _gpu_joules(device: torch.device) -> float | None:
         return None
 
 
-def _difference(after: float | None, before: float | None) -> float | None:
+def energy_between(after: float | None, before: float | None) -> float | None:
     """Return the joules between two readings; None without readings or after a counter reset."""
     if after is None or before is None or after < before:
         return None

@@ -79,7 +79,10 @@ def stop_on_signals(advice: str) -> Iterator[Callable[[], bool]]:
         if len(received) > 1:
             raise KeyboardInterrupt
         # Python's streams are not reentrant; the signal may have interrupted a write to them.
-        os.write(2, b"\nstopping: runs under way end with their epoch; Ctrl-C stops at once\n")
+        os.write(
+            2,
+            b"\nstopping: current runs end after their epoch; press Ctrl-C again to stop at once\n",
+        )
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

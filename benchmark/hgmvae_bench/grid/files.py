@@ -89,8 +89,8 @@ def _read(text: str, filename: str) -> tuple[yaml.Node | None, Any, list[Located
     try:
         loader = yaml12.Loader(text)
         node = yaml12.compose(loader)
-        # Before the content is constructed: that merges the keys of `<<` into the mappings.
-        errors = [(each, "this key stands twice") for each in yaml12.duplicate_keys(node)]
+        # Construction merges the keys of `<<` into the mappings, so duplicates are found before.
+        errors = [(each, "this key occurs twice") for each in yaml12.duplicate_keys(node)]
         content = None if node is None else loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

@@ -46,13 +46,13 @@ def _check_setting(value: Setting) -> Setting:
     return value
 
 
-# A name may be a path: folder:PATH.
+# A name may contain a path: folder:PATH.
 Name = Annotated[
     str, Field(min_length=1, max_length=1000), AfterValidator(_refuse_control_characters)
 ]
-# Part of the names of files.
+# These names are parts of file names.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_length=100)]
-# Strict, because true is an integer to Python.
+# Strict, because True is an int in Python.
 Integer = Annotated[int, Field(strict=True)]
 LatentDim = Annotated[int, Field(ge=1, le=65_536, strict=True)]
 Number = Annotated[float, BeforeValidator(_refuse_booleans), Field(allow_inf_nan=False)]

@@ -82,7 +82,7 @@ class Dumper(yaml.SafeDumper):
 for _tag, _pattern, _first in _CORE_SCHEMA:
     _anchored = re.compile(rf"(?:{_pattern.pattern})\Z")
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _anchored, _first)
-    # After PyYAML's own rules, so that what these quote or leave plain stays as it is.
+    # PyYAML's own rules come first, so text that they quote or leave plain does not change.
     Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _anchored, _first)
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_integer)
 Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_number)

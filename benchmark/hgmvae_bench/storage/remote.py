@@ -60,12 +60,13 @@ class RemoteResults:
         url: URL of the results.
         root: folder of the local copy.
         owner: id of the writing process, as in `LocalFiles`.
+        remote_files: names of the remote files, as last listed; None if they have to be listed.
     """
 
     url: str
     root: Path
     owner: str = ""
-    _present: set[str] | None = None  # Names of the remote files, as last listed.
+    remote_files: set[str] | None = None
 
     @classmethod
     def at(cls, url: str) -> RemoteResults:
@@ -139,7 +140,9 @@ class RemoteResults:
         """
         with self._as_remote_errors():
             fs, base = self._open()
-            present = self._list_remote(fs, base) if self._present is None else self._present
+            present = (
+                self._list_remote(fs, base) if self.remote_files is None else self.remote_files
+            )
             for name, path in self._local_files(IMMUTABLE_FOLDERS):
                 if name not in present:
                     # Other files stay here; `Store.runs` reports them.
@@ -153,7 +156,7 @@ class RemoteResults:
         Raises:
             RemoteError: if they cannot be written.
         """
-        self._present = None
+        self.remote_files = None
         self.push_records()
         with self._as_remote_errors():
             fs, base = self._open()
@@ -203,8 +206,8 @@ class RemoteResults:
 
     def _list_remote(self, fs: Any, base: str) -> set[str]:
         """List the names of all remote files again."""
-        self._present = {path.removeprefix(f"{base}/") for path in _find(fs, base)}
-        return self._present
+        self.remote_files = {path.removeprefix(f"{base}/") for path in _find(fs, base)}
+        return self.remote_files
 
     def _local_files(self, folders: Iterable[str]) -> Iterator[tuple[str, Path]]:
         """Name and path of the complete files in these folders of the local copy."""

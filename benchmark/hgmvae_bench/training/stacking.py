@@ -109,6 +109,9 @@ class StackedModels:
         models: models on one device. Their parameters and buffers become views of stacked tensors.
         rngs: random state of each model.
 
+    Attributes:
+        parameters: stacked parameters (S, ...) by name.
+
     Raises:
         StackingError: if a model is not a ``torch.nn.Module``.
     """
@@ -122,9 +125,9 @@ class StackedModels:
         self.generators: Sequence[torch.Generator] = [rng.generator for rng in rngs]
         self.rngs = rngs
         self._base = modules[0]
-        self._parameters = _stack_in_place([dict(m.named_parameters()) for m in modules])
+        self.parameters = _stack_in_place([dict(m.named_parameters()) for m in modules])
         self._buffers = _stack_in_place([dict(m.named_buffers()) for m in modules])
-        device = next(iter(self._parameters.values())).device
+        device = next(iter(self.parameters.values())).device
         self._indices = torch.arange(len(models), device=device)
 
     def activate_rng(self) -> AbstractContextManager[None]:
@@ -135,7 +138,7 @@ class StackedModels:
         """Stacked parameters by the name of their loss."""
         names = {id(value): name for name, value in self._base.named_parameters()}
         return {
-            loss: [self._parameters[names[id(value)]] for value in parameters]
+            loss: [self.parameters[names[id(value)]] for value in parameters]
             for loss, parameters in model_objectives(self.models[0]).items()
         }
 
@@ -152,7 +155,7 @@ class StackedModels:
             return tuple(compute_loss_terms(self.models[0], call, batch))
 
         scalars, image_sum = vmap(of_one_model, randomness="error")(
-            self._parameters, self._buffers, self._indices, images.unflatten(0, (*self.shape, -1))
+            self.parameters, self._buffers, self._indices, images.unflatten(0, (*self.shape, -1))
         )
         return LossTerms(scalars, image_sum)
 

@@ -42,6 +42,9 @@ class Trainer:
 
     Attributes:
         group: the models.
+        on_gpu: whether losses are read back only at the end of an epoch.
+        order: order of the images.
+        use_graphs: whether steps are captured as CUDA graphs.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Trainer:
         self._first = group.models[0]  # Stacked models differ only in their tensors.
         self._images = images
         self._precision = settings.precision
-        self._on_gpu = device.type == "cuda"
+        self.on_gpu = device.type == "cuda"
         self._objectives = group.objectives()
         self._optimizers = [
             torch.optim.AdamW(
@@ -65,23 +68,23 @@ class Trainer:
                 lr=settings.learning_rate,
                 weight_decay=settings.weight_decay,
                 fused=True,
-                capturable=self._on_gpu,
+                capturable=self.on_gpu,
             )
             for parameters in self._objectives.values()
         ]
-        self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+        self._stream = torch.cuda.Stream(device) if self.on_gpu else None
         # Stacked models run `update`, which may be expensive, concurrently on streams of their own.
         self._update_streams = [
-            torch.cuda.Stream(device) if self._on_gpu and group.shape else self._stream
+            torch.cuda.Stream(device) if self.on_gpu and group.shape else self._stream
             for _ in group.models
         ]
-        self._order = ImageOrder(len(images), settings.batch_size, batch_seeds, device)
+        self.order = ImageOrder(len(images), settings.batch_size, batch_seeds, device)
         self._totals = EpochTotals(
             group.shape, self._objectives, type(self._first).__name__, device
         )
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stage: int | None = None
-        self._use_graphs = self._on_gpu
+        self.use_graphs = self.on_gpu
 
     def steps(self, epoch: int) -> Iterator[None]:
         """Train for an epoch; each iteration runs one step.
@@ -93,19 +96,19 @@ class Trainer:
         """
         for model in self.group.models:
             model.train()
-        self._order.shuffle()
+        self.order.shuffle()
         self._totals.reset()
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())
-        stage = training_stage(self._first, epoch) if self._use_graphs else None
+        stage = training_stage(self._first, epoch) if self.use_graphs else None
         if stage is None or stage != self._stage:
             self._graph = None
             self._totals.forget_terms()
         self._stage = stage
         with autocast_networks(self._precision, self._first):
-            for step in range(self._order.n_steps):
+            for step in range(self.order.n_steps):
                 self._run_step(step, epoch)
-                if not self._on_gpu and not self._totals.any_finite():
+                if not self.on_gpu and not self._totals.any_finite():
                     return
                 yield
 
@@ -121,7 +124,7 @@ class Trainer:
         return [
             self._check_finite(model, means, bad_step)
             for model, (means, bad_step) in zip(
-                self.group.models, self._totals.read(self._order.n_steps), strict=True
+                self.group.models, self._totals.read(self.order.n_steps), strict=True
             )
         ]
 
@@ -130,7 +133,7 @@ class Trainer:
     ) -> tuple[dict[str, float], str | None]:
         if bad_step is not None:
             return {}, f"step {bad_step}: the loss is not finite"
-        n_steps = self._order.n_steps
+        n_steps = self.order.n_steps
         for name, mean in means.items():
             if not math.isfinite(mean):
                 return {}, f"mean over {n_steps} steps: {name} is not finite"
@@ -163,7 +166,7 @@ class Trainer:
         """State of each model between two epochs: weights, optimisers and generators."""
         states: list[dict[str, Tensor]] = []
         for index, (model, order) in enumerate(
-            zip(self.group.models, self._order.generators, strict=True)
+            zip(self.group.models, self.order.generators, strict=True)
         ):
             tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
             for i, optimizer in enumerate(self._optimizers):
@@ -200,7 +203,7 @@ class Trainer:
                 )
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": values, "param_groups": groups})
-        for rng, order, state in zip(self.group.rngs, self._order.generators, states, strict=True):
+        for rng, order, state in zip(self.group.rngs, self.order.generators, states, strict=True):
             rng.restore(select_prefix("generator.", state))
             order.set_state(state["order"])
 
@@ -210,17 +213,17 @@ class Trainer:
             with _on(self._stream):
                 self._graph.replay()
             return
-        capturing = self._use_graphs and self._stage is not None
+        capturing = self.use_graphs and self._stage is not None
         if capturing and step == WARM_UP_STEPS:
-            self._try_without_sync(epoch)
+            self.try_without_sync(epoch)
             return
         with self.group.activate_rng(), _on(self._stream):
             if capturing and step > WARM_UP_STEPS:
-                self._graph = self._capture(epoch)
+                self._graph = self.capture(epoch)
             else:
-                self._step(epoch)
+                self.step(epoch)
 
-    def _try_without_sync(self, epoch: int) -> None:
+    def try_without_sync(self, epoch: int) -> None:
         """Run a step that must not wait for the GPU; if it does, train without CUDA graphs.
 
         A step that waits cannot be captured, and a failed capture cannot be undone.
@@ -229,21 +232,21 @@ class Trainer:
             before = [{n: value.clone() for n, value in s.items()} for s in self.states()]
         try:
             with self.group.activate_rng(), _on(self._stream), forbid_gpu_sync():
-                self._step(epoch)
+                self.step(epoch)
         except torch.OutOfMemoryError:
             raise  # A step without a graph needs as much memory.
         except RuntimeError as error:
             logger.warning(
                 "%s is trained without CUDA graphs: %s", type(self._first).__name__, error
             )
-            self._use_graphs = False
+            self.use_graphs = False
             with _on(self._stream):
                 self.restore(before)
-                self._order.step_back()
+                self.order.step_back()
             with self.group.activate_rng(), _on(self._stream):
-                self._step(epoch)
+                self.step(epoch)
 
-    def _capture(self, epoch: int) -> torch.cuda.CUDAGraph:
+    def capture(self, epoch: int) -> torch.cuda.CUDAGraph:
         """Capture a step as a CUDA graph and replay it once."""
         for optimizer in self._optimizers:
             optimizer.zero_grad()
@@ -255,7 +258,7 @@ class Trainer:
                 graph.register_generator_state(generator)
         graph.capture_begin(capture_error_mode="thread_local")
         try:
-            self._step(epoch)
+            self.step(epoch)
         except BaseException:
             with suppress(RuntimeError):  # A consequence of the error that is raised below.
                 graph.capture_end()
@@ -264,8 +267,9 @@ class Trainer:
         graph.replay()
         return graph
 
-    def _step(self, epoch: int) -> None:
-        batch = to_unit(self._images.index_select(0, self._order.next_batch()))
+    def step(self, epoch: int) -> None:
+        """Run one step eagerly, with torch's global generators set to the group's."""
+        batch = to_unit(self._images.index_select(0, self.order.next_batch()))
         terms = self.group.loss_terms(batch, epoch=epoch, dataset_size=len(self._images))
         for optimizer in self._optimizers:
             optimizer.zero_grad()

@@ -174,18 +174,18 @@ class LocalFiles:
         process. Then it is written again.
         """
         for _ in range(MAX_ATTEMPTS - 1):
-            with suppress(FileNotFoundError), self._temporary(target, content) as temporary:
+            with suppress(FileNotFoundError), self.temporary_file(target, content) as temporary:
                 return place(temporary)
-        with self._temporary(target, content) as temporary:
+        with self.temporary_file(target, content) as temporary:
             return place(temporary)
 
     @contextmanager
-    def _temporary(self, target: Path, content: bytes) -> Iterator[Path]:
+    def temporary_file(self, target: Path, content: bytes) -> Iterator[Path]:
         """Write ``content`` durably to a temporary file beside ``target``; remove it at the end."""
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{TEMPORARY_PREFIX}{self.owner}-{uuid.uuid4().hex}")
         try:
-            # Not tempfile.mkstemp, whose files only their owner can read.
+            # tempfile.mkstemp makes files that only their owner can read.
             write_durably(temporary, content)
             yield temporary
         finally:

@@ -32,7 +32,7 @@ def quote(value: object) -> str:
     """Return the ``repr`` of a value, cut to about `MAX_QUOTED` characters."""
     try:
         return shorten(_REPR.repr(value))
-    except ValueError:  # an integer with more digits than Python converts
+    except ValueError:  # an integer with more digits than Python converts to text
         return f"a large {type(value).__name__}"
 
 

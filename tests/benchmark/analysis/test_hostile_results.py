@@ -156,7 +156,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_record_edited_and_sealed_again_crashes_no_command(folder, change, capfd):
+def test_a_record_edited_with_a_new_hash_crashes_no_command(folder, change, capfd):
     edit(sorted((folder / "r" / "records").iterdir())[0], CHANGES[change])
     statuses = {name: command(name, folder) for name in COMMANDS}
     out, err = capfd.readouterr()

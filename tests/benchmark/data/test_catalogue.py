@@ -74,7 +74,7 @@ def test_check_reports_missing_data(tmp_path: Path) -> None:
     result = run("check", "mnist", "--data", tmp_path)
     assert result.exit_code == 1
     assert result.stdout.count("\nmissing") + result.stdout.startswith("missing") == 4
-    assert "MNIST is not complete" in result.output
+    assert "MNIST is incomplete" in result.output
     assert f"data fetch mnist --data {tmp_path}" in result.output
 
 

@@ -118,7 +118,7 @@ def test_a_missing_image_is_named(celeba: Path, root: Path) -> None:
 
 def test_an_image_of_another_size_is_named(celeba: Path, root: Path, paint) -> None:
     paint(celeba / "img_align_celeba" / "000005.jpg", 5, size=(218, 178))
-    with pytest.raises(DataError, match=r"000005\.jpg: has 218×178 pixels, expected 178×218"):
+    with pytest.raises(DataError, match=r"000005\.jpg.*218×178.*178×218"):
         load(root)
 
 
@@ -127,9 +127,9 @@ def test_check_reports_every_damaged_image(celeba: Path, root: Path) -> None:
     content = (images / "000002.jpg").read_bytes()
     (images / "000002.jpg").write_bytes(content[: len(content) // 2])
     (images / "000009.jpg").write_bytes(b"")
-    told: list[tuple[str, int, int | None]] = []
-    report = CELEBA.check(root, lambda *progress: told.append(progress))
-    assert told[-1] == ("decoding CelebA", 12, 12)
+    reported: list[tuple[str, int, int | None]] = []
+    report = CELEBA.check(root, lambda *progress: reported.append(progress))
+    assert reported[-1] == ("decoding CelebA", 12, 12)
     faults = {file.path.name: file.detail for file in report.files if file.state == "damaged"}
     assert set(faults) == {"list_eval_partition.txt", "000002.jpg", "000009.jpg"}
     assert "truncated" in faults["000002.jpg"]
@@ -143,7 +143,7 @@ def test_check_reports_missing_files(root: Path) -> None:
 
 @pytest.fixture
 def published(celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what lies on Google Drive, by file name; torchvision knows the checksums."""
+    """A folder that replaces Google Drive; torchvision has the checksums of its files."""
     drive = tmp_path / "drive"
     drive.mkdir()
     with zipfile.ZipFile(drive / "img_align_celeba.zip", "w") as archive:

@@ -91,7 +91,7 @@ def test_too_few_chairs_are_refused(root: Path, paint) -> None:
 def test_an_image_of_another_size_is_named(chairs: Path, root: Path) -> None:
     odd = next((chairs / f"{0xABC + 9:032x}" / "renders").iterdir())
     Image.new("RGB", (300, 300)).save(odd)
-    with pytest.raises(DataError, match="has 300×300 pixels, expected 600×600, the size of 0") as c:
+    with pytest.raises(DataError, match=r"300×300.*600×600, the size of 0") as c:
         load(root)
     assert str(odd) in str(c.value)
 

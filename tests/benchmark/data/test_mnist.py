@@ -94,7 +94,7 @@ def test_the_error_for_missing_data_says_how_to_get_it(root: Path) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_missing_file_is_named(fake: Path, root: Path, name: str) -> None:
     (fake / name).unlink()
-    with pytest.raises(DataError, match=f"{name}: not there"):
+    with pytest.raises(DataError, match=f"{name}: .* not exist"):
         MNIST.load(root, image_size=32)
     report = MNIST.check(root, lambda *_: None)
     assert [file.path.name for file in report.files if file.state == "missing"] == [name]

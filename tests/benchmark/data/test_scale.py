@@ -35,13 +35,13 @@ def whole_celeba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
         (root / "celeba" / "list_eval_partition.txt").write_text(lines)
 
         monkeypatch.setenv(cache.ENVIRONMENT, str(tmp_path / "cache"))
-        files = CELEBA._images(root, 64)
-        entry = cache._entry_folders(root)[0] / cache._entry_name(files, root)
+        files = CELEBA.image_files(root, 64)
+        entry = cache.entry_folders(root)[0] / cache.entry_name(files, root)
         entry.mkdir(parents=True)
         for split, count in COUNTS.items():
             array = entry / f"{split}_images.npy"
             open_memmap(array, mode="w+", dtype="uint8", shape=(count, 3, 64, 64)).flush()
-        cache._write_sidecar(entry, files, files.identity(), digest="of 2.5 GB")
+        cache.write_sidecar(entry, files, files.identity(), digest="of 2.5 GB")
         yield root
 
 

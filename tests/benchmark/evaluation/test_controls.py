@@ -155,7 +155,7 @@ class TestPca:
         pca = PrincipalComponents(digits.train_images, 4, seed=0)
         codes = pca.encode(digits.train_images)
         np.testing.assert_allclose(codes.mean(axis=0), 0, atol=1e-4)
-        deviations = pca._fit[2]
+        deviations = pca.fitted[2]
         np.testing.assert_allclose(codes.std(axis=0, ddof=1), deviations, rtol=1e-4)
         covariance = np.cov(codes, rowvar=False)
         np.testing.assert_allclose(covariance - np.diag(np.diag(covariance)), 0, atol=1e-2)

@@ -33,7 +33,7 @@ def test_a_stage_that_fails_is_measured():
 
 
 def test_energy_is_the_sum_of_the_packages_or_none(tmp_path):
-    assert resource_meter._cpu_joules(tmp_path) is None
+    assert resource_meter.cpu_joules(tmp_path) is None
     for name, count in (
         ("intel-rapl:0", 3_000_000),
         ("intel-rapl:1", 500_000),
@@ -41,15 +41,15 @@ def test_energy_is_the_sum_of_the_packages_or_none(tmp_path):
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{count}\n")
-    assert resource_meter._cpu_joules(tmp_path) == 3.5
+    assert resource_meter.cpu_joules(tmp_path) == 3.5
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("not a number")
-    assert resource_meter._cpu_joules(tmp_path) is None
+    assert resource_meter.cpu_joules(tmp_path) is None
 
 
 def test_a_reset_counter_gives_no_energy():
-    assert resource_meter._difference(5.0, 3.0) == 2.0
-    assert resource_meter._difference(1.0, 3.0) is None
-    assert resource_meter._difference(None, 3.0) is None
+    assert resource_meter.energy_between(5.0, 3.0) == 2.0
+    assert resource_meter.energy_between(1.0, 3.0) is None
+    assert resource_meter.energy_between(None, 3.0) is None
 
 
 def test_the_cost_of_a_joint_stage_is_divided_except_for_its_peaks():

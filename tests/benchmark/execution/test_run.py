@@ -75,7 +75,8 @@ def test_a_metric_whose_value_or_fingerprint_is_invalid_is_recorded_as_missing(
         record = execute_run(run, digits, names, RunContext(store))
     assert record.status == "complete"
     missing = {name: value.missing for name, value in record.metrics.items()}
-    assert missing["no-value"] == "error: TypeError: must be real number, not NoneType"
+    assert missing["no-value"].startswith("error: TypeError: ")
+    assert "NoneType" in missing["no-value"]
     assert missing["odd-fingerprint"].startswith("error: ValidationError: ")
     assert "sizes" in missing["odd-fingerprint"]
     assert missing["well"] is None

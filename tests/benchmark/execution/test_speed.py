@@ -13,9 +13,9 @@ from hgmvae_bench.execution.speed.measure import (
     SpeedReport,
     SpeedSettings,
     Throughput,
-    _take_turns,
     format_speed,
     measure_speed,
+    take_turns,
 )
 from hgmvae_bench.execution.speed.trainers import (
     concurrent_seeds,
@@ -42,7 +42,7 @@ def cell(model="vae"):
     )
 
 
-def test_trainers_take_turns_and_the_first_turn_is_a_warm_up(monkeypatch):
+def test_trainerstake_turns_and_the_first_turn_is_a_warm_up(monkeypatch):
     order, clock = [], [0.0]
     monkeypatch.setattr(measure_module.time, "perf_counter", lambda: clock[0])
 
@@ -56,7 +56,7 @@ def test_trainers_take_turns_and_the_first_turn_is_a_warm_up(monkeypatch):
         return epoch
 
     contenders = {"a": lasting("a", 8, 1, 4), "b": lasting("b", 2, 2, 0.5)}
-    seconds = _take_turns(contenders, 2, CPU)
+    seconds = take_turns(contenders, 2, CPU)
     assert order == ["a", "b"] * 3
     assert seconds == {"a": [1, 4], "b": [2, 0.5]}
 
@@ -156,7 +156,7 @@ def test_a_process_trains_one_epoch_for_each_message(digits, monkeypatch):
     monkeypatch.setattr(trainers, "train_epoch", trained.append)
     ours, theirs = multiprocessing.Pipe()
     work = theirs, cell(), digits.train_images[:64], 3, torch.get_num_threads()
-    thread = threading.Thread(target=trainers._train_on_demand, args=work)
+    thread = threading.Thread(target=trainers.train_on_demand, args=work)
     thread.start()
     for n_epochs in (1, 2):
         ours.send("train")

@@ -160,7 +160,7 @@ def test_variants_of_one_model_are_different_cells_and_equal_ones_are_one(tiny_t
         ("latent_dims: [2]", "latent_dims: [two]", r"g.yaml:12: tables\[0\].latent_dims\[0\]: "),
         ("rows: [metric]", "rows: []", r"g.yaml:8: tables\[0\]: .*2 values of metric"),
         ("[vae, wae-imq]", "[vae, vae]", r"names a model twice"),
-        ("seeds: 2", "seeds: 2\nseeds: 3", r"g.yaml:5: seeds: this key stands twice"),
+        ("seeds: 2", "seeds: 2\nseeds: 3", r"g.yaml:5: seeds: .*twice"),
         ("seeds: 2", "seeds: [", r"g.yaml:\d+: not valid YAML"),
         ("seeds: 2", "seeds: \a", r"g.yaml:4: not valid YAML: the character '\\x07'"),
         ("seeds: 2", "? [a, b]\n: c", r"g.yaml:4: not valid YAML: found unhashable key"),
@@ -272,7 +272,7 @@ def test_nested_settings_are_flattened():
     assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": []}) == {"a.b": 1, "a.c.d": None, "e": []}
 
 
-def test_variants_with_the_same_title_are_told_apart_by_name(tiny_text):
+def test_variants_with_the_same_title_are_distinguished_by_name(tiny_text):
     text = tiny_text.replace("[vae, wae-imq]", "[vae, wide, deep]").replace(
         "tables:", "models: { wide: { model: swae }, deep: { model: swae } }\ntables:", 1
     )

@@ -1,5 +1,6 @@
 """Grid files that are hostile, ambiguous or far too large."""
 
+import re
 import time
 
 import pytest
@@ -128,7 +129,7 @@ def test_a_grid_with_too_many_runs_names_its_size_and_the_limit(tiny_text):
         .replace("rows: [metric]", "rows: [metric, latent_dim]")
     )
     message = refusal(text)
-    assert "tables: the grid has 20,000,000 runs, the limit is 2,000,000" in message
+    assert re.search("tables: .*20,000,000 runs.* 2,000,000", message)
 
 
 def test_replaced_settings_are_checked_too(tiny_grid):

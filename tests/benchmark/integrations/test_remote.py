@@ -103,7 +103,7 @@ def test_the_first_upload_of_a_run_counts_for_both_machines(url, tiny_grid, tmp_
     add(Store(first.root), record(tiny_grid, 0, n_parameters=1), b"first")
     add(Store(second.root), record(tiny_grid, 0, n_parameters=2), b"second")
     # The second machine has listed the files before the first uploads.
-    assert second._present == set()
+    assert second.remote_files == set()
     first.push_records()
     second.push_records()
     for one in (first, second):

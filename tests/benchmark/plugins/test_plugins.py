@@ -136,9 +136,7 @@ def test_a_module_is_found_on_pythons_path(mean_plugin, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with using_plugins([LocalPlugin.find("mean_module")]):
         assert METRICS["mean-code"].title == "Mean"
-    with pytest.raises(
-        LocalPluginError, match="name a module on Python's path, or a file that ends"
-    ):
+    with pytest.raises(LocalPluginError, match=r"no_such_module.*module on Python's path"):
         using_plugins([LocalPlugin.find("no_such_module")]).__enter__()
 
 

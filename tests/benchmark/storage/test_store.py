@@ -316,7 +316,7 @@ def test_temporary_files_of_live_processes_are_kept(tmp_path):
         (folder / "weights").write_text("half")
         ours.remove_temporaries(living={"theirs"})
         assert folder.is_dir()
-    with theirs.files._temporary(tmp_path / "records" / "x", b"half") as temporary:
+    with theirs.files.temporary_file(tmp_path / "records" / "x", b"half") as temporary:
         ours.remove_temporaries(living=set())
         assert not temporary.exists()
 

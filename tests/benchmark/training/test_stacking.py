@@ -267,17 +267,17 @@ def test_a_captured_step_of_a_stack_can_be_replayed(monkeypatch):
     class GraphTrainer(Trainer):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            self._use_graphs = True
+            self.use_graphs = True
 
-        def _try_without_sync(self, epoch):
-            self._step(epoch)
+        def try_without_sync(self, epoch):
+            self.step(epoch)
 
-        def _capture(self, epoch):
+        def capture(self, epoch):
             captured.append(epoch)
-            tensors = [id(value) for value in self.group._parameters.values()]
-            self._step(epoch)
-            assert tensors == [id(value) for value in self.group._parameters.values()]
-            return Replay(lambda: self._step(epoch))
+            tensors = [id(value) for value in self.group.parameters.values()]
+            self.step(epoch)
+            assert tensors == [id(value) for value in self.group.parameters.values()]
+            return Replay(lambda: self.step(epoch))
 
     monkeypatch.setattr(loop, "Trainer", GraphTrainer)
     found = fit(seed_models(Noisy(), Noisy()), stacked=True)

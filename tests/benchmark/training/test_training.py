@@ -204,7 +204,7 @@ def test_the_first_non_finite_step_of_an_epoch_is_reported():
         batch_seeds=[0],
         device=CPU,
     )
-    trainer._on_gpu = True
+    trainer.on_gpu = True
     assert len(list(trainer.steps(1))) == 5
     assert trainer.finish_epoch() == [({}, "step 2: the loss is not finite")]
 
@@ -239,7 +239,7 @@ class Replay:
 
     def replay(self):
         with self.trainer.group.activate_rng():
-            self.trainer._step(self.epoch)
+            self.trainer.step(self.epoch)
 
 
 @pytest.mark.parametrize(
@@ -251,17 +251,17 @@ def test_a_captured_step_can_be_replayed_throughout_its_stage(digits, monkeypatc
     captured = []
 
     class GraphTrainer(Trainer):
-        def _try_without_sync(self, epoch):
+        def try_without_sync(self, epoch):
             with self.group.activate_rng():
-                self._step(epoch)
+                self.step(epoch)
 
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            self._use_graphs = True
+            self.use_graphs = True
 
-        def _capture(self, epoch):
+        def capture(self, epoch):
             captured.append(epoch)
-            self._step(epoch)
+            self.step(epoch)
             return Replay(self, epoch)
 
     monkeypatch.setattr(loop, "Trainer", GraphTrainer)
@@ -274,8 +274,8 @@ def test_a_captured_step_can_be_replayed_throughout_its_stage(digits, monkeypatc
 class SyncingTrainer(Trainer):
     """CPU trainer whose steps raise as under torch's synchronisation debug mode."""
 
-    def _step(self, epoch):
-        super()._step(epoch)
+    def step(self, epoch):
+        super().step(epoch)
         if self.forbids_sync:
             raise RuntimeError("called a synchronizing CUDA operation")
 
@@ -304,18 +304,18 @@ def test_a_step_that_waits_for_the_gpu_is_rolled_back_and_run_eagerly(digits, mo
 
     monkeypatch.setattr(trainer_module, "forbid_gpu_sync", forbid_sync)
     for trainer in trainers:
-        trainer.forbids_sync, trainer._use_graphs = False, True
+        trainer.forbids_sync, trainer.use_graphs = False, True
         next(trainer.steps(1))
     with caplog.at_level(logging.WARNING):
-        trainers[0]._try_without_sync(1)
+        trainers[0].try_without_sync(1)
     with trainers[1].group.activate_rng():
-        trainers[1]._step(1)
+        trainers[1].step(1)
     [message] = caplog.messages
     assert "VAE" in message
     assert "without CUDA graphs" in message
     assert "synchronizing CUDA operation" in message
-    assert trainers[0]._use_graphs is False
-    batches = [trainer._order.next_batch() for trainer in trainers]
+    assert trainers[0].use_graphs is False
+    batches = [trainer.order.next_batch() for trainer in trainers]
     assert torch.equal(*batches)
     [found], [expected] = (trainer.states() for trainer in trainers)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -323,12 +323,12 @@ def test_a_step_that_waits_for_the_gpu_is_rolled_back_and_run_eagerly(digits, mo
 
 @pytest.mark.parametrize("error_at_end", [None, RuntimeError("capture invalidated")])
 def test_running_out_of_memory_during_a_capture_is_reported_as_such(monkeypatch, error_at_end):
-    trainer = Mock(_optimizers=[], _step=Mock(side_effect=torch.OutOfMemoryError("full")))
+    trainer = Mock(_optimizers=[], step=Mock(side_effect=torch.OutOfMemoryError("full")))
     trainer.group.generators = [torch.Generator()]
     graph = Mock(capture_end=Mock(side_effect=error_at_end))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     with pytest.raises(torch.OutOfMemoryError, match="full"):
-        Trainer._capture(trainer, 1)
+        Trainer.capture(trainer, 1)
     registered = graph.register_generator_state.call_args_list
     assert registered == ([call(*trainer.group.generators)] if torch.__version__ < "2.14" else [])
     graph.capture_end.assert_called_once_with()

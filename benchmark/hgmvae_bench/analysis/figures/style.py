@@ -28,7 +28,7 @@ STYLE: Any = {
     "legend.fontsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
-    "font.family": "DejaVu Sans",  # ships with matplotlib, hence the same on every machine
+    "font.family": "DejaVu Sans",  # part of matplotlib, so it is the same on every machine
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

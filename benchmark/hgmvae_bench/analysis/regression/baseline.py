@@ -173,7 +173,7 @@ def load_baseline(path: Path) -> Baseline:
             "write it again with --update"
         )
     try:
-        # Strict, so that text is no number. JSON has no dates, which strict Python input needs.
+        # Strict validation refuses text in place of numbers. It accepts dates only from JSON.
         return Baseline.model_validate_json(json.dumps(content), strict=True)
     except (ValidationError, RecursionError) as error:
         raise BaselineError(

@@ -241,9 +241,7 @@ class SvmAccuracy:
         if len(np.unique(outputs.train_labels)) < 2:
             raise MetricMissingError("the training images are all of one class")
         if not np.isin(outputs.test_labels, outputs.train_labels).any():
-            raise MetricMissingError(
-                "no class of the test images is among the training images"
-            )
+            raise MetricMissingError("no class of the test images is among the training images")
         if np.ptp(outputs.train_codes, axis=0).max() == 0:
             raise MetricMissingError("all training codes are equal: the model has collapsed")
         scaler = StandardScaler().fit(outputs.train_codes.astype(np.float64))

@@ -169,8 +169,8 @@ class _Driver:
                     yield from self.finish(reference)
                 yield from self.end_hung()
         except RayError as error:
-            # Started runs end by themselves when they find the mailbox gone. Cancelled at that
-            # moment, they would have Ray abort this process
+            # Started runs end when they find that the mailbox is gone. If they were cancelled at
+            # that moment, Ray would abort this process
             # (github.com/ray-project/ray/pull/54738).
             self.submitted = {r: s for r, s in self.submitted.items() if not s.node}
             reason = str(error).splitlines()[0]
@@ -224,7 +224,7 @@ class _Driver:
         try:
             result, log = ray.get(reference)
         except RayTaskError as error:
-            # Cancelled between its start on a node and the report of it.
+            # The task was cancelled after its start on a node and before the report of it.
             if self.stopped and isinstance(error.cause, TaskCancelledError):
                 yield from self.requeue_stopped(submitted)
                 return
@@ -367,7 +367,7 @@ def _connected(address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     dashboard = False if address == "local" else None
     try:
-        with preserve_signal_handlers():  # Ray would have SIGTERM end the process.
+        with preserve_signal_handlers():  # Ray's handler of SIGTERM ends the process.
             ray.init(address, include_dashboard=dashboard, log_to_driver=False)
     except Exception as error:  # Ray raises a bare Exception if a node does not start in time.
         raise ExecutorError(

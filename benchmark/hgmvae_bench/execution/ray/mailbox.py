@@ -1,4 +1,4 @@
-"""Messages between the driver and the nodes of a Ray cluster while runs are under way.
+"""Messages between the driver and the nodes of a Ray cluster during the runs.
 
 The mailbox is an actor on the driver's node. It holds the nodes' events until the driver collects
 them, and keeps their checkpoints in the driver's results folder, where a repeated run on another

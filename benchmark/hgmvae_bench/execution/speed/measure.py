@@ -234,7 +234,7 @@ def _measure_training(
             except StackingError as reason:
                 on_progress(f"{cell.model} without stacked seeds: {reason}")
         with tf32(enabled=cell.training.precision == "tf32"):
-            seconds = _take_turns(contenders, settings.repeats, device)
+            seconds = take_turns(contenders, settings.repeats, device)
     seeds_of = {"suite": n_seeds, STACKED: n_seeds}
     throughputs = [
         Throughput(cell.model, name, [len(images) * seeds_of.get(name, 1) / s for s in times])
@@ -282,7 +282,7 @@ def _repeated(images: Tensor, n: int) -> Tensor:
     return images.repeat(times, 1, 1, 1)[:n]
 
 
-def _take_turns(
+def take_turns(
     contenders: dict[str, Epoch], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Return the seconds of every turn of every trainer, after one warm-up turn."""

@@ -96,7 +96,7 @@ def concurrent_seeds(
         ours, theirs = context.Pipe()
         work = theirs, cell, images, seed, max(1, threads // n_seeds)
         with theirs:
-            processes.append(context.Process(target=_train_on_demand, args=work, daemon=True))
+            processes.append(context.Process(target=train_on_demand, args=work, daemon=True))
             processes[-1].start()
         pipes.append(ours)
 
@@ -114,7 +114,7 @@ def concurrent_seeds(
             process.join()
 
 
-def _train_on_demand(pipe: Connection, cell: Cell, images: Tensor, seed: int, threads: int) -> None:
+def train_on_demand(pipe: Connection, cell: Cell, images: Tensor, seed: int, threads: int) -> None:
     """Train a model for an epoch at each message until the pipe is closed; runs in a process."""
     torch.set_num_threads(threads)
     trainer = new_trainer(cell, images, torch.device("cpu"), seed)

@@ -73,7 +73,7 @@ def _tensorboard(where: str | None, context: TrackingContext) -> Tracker:
         return TensorBoardTracker(Path(where))
     if context.results is None:
         raise TrackingError(
-            "the results are at a URL and TensorBoard writes to a folder; name one: "
+            "the results are at a URL, but TensorBoard writes to a folder; name a folder: "
             "--track tensorboard:FOLDER"
         )
     return TensorBoardTracker(context.results / "tensorboard")
@@ -90,14 +90,14 @@ TRACKERS: Mapping[str, Callable[[str | None, TrackingContext], Tracker]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
 }
-"""Trackers by the name that ``--track NAME`` or ``--track NAME:WHERE`` gives."""
+"""Trackers by the name in ``--track NAME`` or ``--track NAME:PLACE``."""
 
 
 def open_tracker(name: str, context: TrackingContext) -> Tracker:
     """Open a tracker by name, optionally with its destination: ``mlflow:http://localhost:5000``.
 
     Raises:
-        UnknownNameError: if there is none of that name.
+        UnknownNameError: if there is no tracker of that name.
         TrackingError: if its package is not installed.
     """
     kind, _, where = name.partition(":")
@@ -108,7 +108,7 @@ def open_tracker(name: str, context: TrackingContext) -> Tracker:
     except ImportError as error:
         raise TrackingError(
             f"--track {kind} needs a package that is not installed ({error}); "
-            f"python -m pip install 'hgmvae-bench[{kind}]'"
+            f"run python -m pip install 'hgmvae-bench[{kind}]'"
         ) from error
 
 

@@ -58,7 +58,7 @@ class MlflowTracker:
         elif known.info.status in INTERRUPTED:
             self._client.update_run(known.info.run_id, status="RUNNING")
             self._under_way[run.key] = known.info.run_id
-        # Otherwise the run is scored or repeated; the next event opens what it needs.
+        # A finished run is scored or repeated; the next event opens the MLflow run that it needs.
 
     def epoch_ended(self, run: Run, epoch: int, terms: Mapping[str, float]) -> None:
         """Log the loss terms at their epoch."""

@@ -39,8 +39,8 @@ class WandbTracker:
             resume="allow",
             config=flatten({**run.cell.settings, "seed": run.seed}),
             dir=None if self._root is None else str(self._root),
-            reinit="create_new",  # runs of the grid are open at the same time
-            settings=wandb.Settings(console="off"),  # the output is of all runs
+            reinit="create_new",  # several runs of the grid are open at the same time
+            settings=wandb.Settings(console="off"),  # the driver's output belongs to all runs
         )
 
     def epoch_ended(self, run: Run, epoch: int, terms: Mapping[str, float]) -> None:

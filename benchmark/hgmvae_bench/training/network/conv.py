@@ -240,7 +240,7 @@ def _suits_onednn(maps: Tensor, side: int) -> bool:
         and maps.device.type == "cpu"
         and maps.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._functorch.is_batchedtensor(maps)  # It has no channels-last layout.
+        and not torch._C._functorch.is_batchedtensor(maps)  # vmap has no channels-last layout.
     )
 
 

@@ -141,7 +141,7 @@ POISONS = {
 
 
 @pytest.mark.parametrize("poison", POISONS)
-def test_a_baseline_that_was_edited_and_sealed_again_does_not_pass(results, poison, capfd):
+def test_a_baseline_that_was_edited_with_a_new_hash_does_not_pass(results, poison, capfd):
     content = json.loads((results / "b.json").read_text())["content"]
     POISONS[poison](content)
     (results / "poisoned.json").write_text(
