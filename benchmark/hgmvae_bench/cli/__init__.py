@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always, with the exit status.
     """
-    # Messages of the package, such as that a dataset is decoded for minutes.
+    # The messages of the package, for example that it decodes a dataset for minutes.
     log = logging.getLogger("hgmvae_bench")
     log.handlers = [logging.StreamHandler()]
     log.handlers[0].setFormatter(_EscapingFormatter())
