@@ -48,11 +48,7 @@ def measured_values(grid: Grid, runs: Iterable[StoredRun]) -> str:
     """
     runs = list(runs)
     by_dataset = _values_by_dataset(grid, runs)
-    legend = _legend(by_dataset.values())
-    parts = [
-        _cell_counts(grid, runs),
-        f"Means ± standard deviations over n seeds. {legend}".strip(),
-    ]
+    parts = [_cell_counts(grid, runs), _legend(by_dataset.values())]
     for dataset, values in by_dataset.items():
         in_paper = {metric for _, metric in values.compared}
         for kind, metrics in (
@@ -147,7 +143,7 @@ def _cell_counts(grid: Grid, runs: Iterable[StoredRun]) -> str:
 
 
 def _legend(values: Iterable[DatasetValues]) -> str:
-    """How to read the values: what they are, and the symbols of the verdicts that occur."""
+    """Legend of the values, with the symbols of the verdicts that occur."""
     found = {
         each.verdict
         for of_dataset in values
