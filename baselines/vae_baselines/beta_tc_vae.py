@@ -41,7 +41,7 @@ class BetaTCVAE(GaussianModel, pythae.models.BetaTCVAE):  # type: ignore[misc]
 
     Scalars in the output: ``loss``, ``recon_loss``, and without their weights
     ``mutual_information_loss``, ``total_correlation_loss`` and ``dimension_kl_loss``. The last
-    three sum to the one-sample estimate of the KL, whatever the weights of the minibatch estimator.
+    three sum to the one-sample estimate of the KL, for any weights of the minibatch estimator.
 
     Departures from pythae: the three terms are reported separately. In the stratified estimator the
     density of an image's own posterior has the weight 1/N, as derived by Chen et al. (appendix

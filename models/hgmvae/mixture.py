@@ -231,8 +231,8 @@ def fit_clusters(
     """Fit many Gaussians to codes and merge them into fewer clusters.
 
     Expectation-maximisation fits M Gaussians. Spectral clustering of their overlap (the mean
-    products of their responsibilities) merges those that claim the same codes, so that clusters
-    follow the valleys of the density whatever their shape. Both steps end in local optima; in a
+    products of their responsibilities) merges those that share codes, so that the borders of
+    clusters are valleys of the density of any shape. Both steps end in local optima; in a
     typical bad one, two classes share a cluster and a third class is split. Of several fits, the
     one with the most even cluster weights (the greatest entropy) is therefore taken. This assumes
     clusters of similar size, as the symmetric priors p(w) do.

@@ -59,13 +59,13 @@ def load_results(path: Folder) -> pd.DataFrame:
     ``status``          ``complete``, ``diverged`` or ``failed``
     ``metric``          registered name; missing for a run without metrics
     ``value``           NaN if there is none
-    ``missing``         why there is no value
-    ``fingerprint``     what the value was computed with, as JSON
+    ``missing``         reason why there is no value
+    ``fingerprint``     data and settings that the value was computed with, as JSON
     ``metric_seconds``  time to compute the value
     ``seconds``         time of the whole run
     ``seconds_…``       time of each stage, such as ``seconds_training``
     ``n_parameters``    trainable scalars
-    ``error``           why the run diverged or failed
+    ``error``           reason why the run diverged or failed
     ``cell``            hash of all settings: the same for the seeds of a cell
     ``settings``        all settings, as JSON
     ``data_digest``     SHA-256 of the images and labels

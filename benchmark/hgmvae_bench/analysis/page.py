@@ -1,7 +1,7 @@
 """Generated parts of a Markdown page on a results folder.
 
-A part stands between two comments, so that it can be written again when records are added, and
-compared with the records by a test::
+Each part is between two comments. It can therefore be written again when records are added, and a
+test can compare it with the records::
 
     <!-- begin: measured values, generated -->
     <!-- end: measured values -->

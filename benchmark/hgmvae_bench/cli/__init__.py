@@ -1,6 +1,6 @@
 """The command ``hgmvae-bench``.
 
-Heavy imports stand inside the commands, so that help and lists answer at once.
+Each command imports heavy libraries only when it runs, so that help and lists are fast.
 """
 
 from __future__ import annotations

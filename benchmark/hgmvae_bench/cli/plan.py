@@ -47,8 +47,8 @@ def plan(
 ) -> None:
     """Estimate what a grid still needs: runs, data, weights, time and disk.
 
-    Nothing is trained, except for a few steps where no record tells the time. What `run` would
-    refuse is refused here too.
+    Nothing is trained, except for a few steps if no record has the time of a run. Settings that
+    `run` would refuse are refused here too.
     """
     with local_plugins(plugins):
         chosen = choose_grid(

@@ -148,7 +148,7 @@ def evaluate(
 ) -> None:
     """Compute metrics of finished runs from their stored weights.
 
-    Nothing is trained. A metric that has a value is not computed again; one recorded as missing is.
+    Nothing is trained. Metrics recorded as missing are computed again; those with a value are not.
     """
     names = [name.strip() for name in metrics.split(",")]
     with local_plugins(plugins), results_folder(results) as folder:
@@ -186,8 +186,8 @@ def merge(
 ) -> None:
     """Copy the runs of several results folders into one.
 
-    If two folders have different results of one run, a complete record counts before one that is
-    not, and then the one that finished first. Nothing is deleted.
+    If two folders have different results of one run, a complete record takes precedence over
+    one that is not, and then the earlier one. Nothing is deleted.
     """
     from hgmvae_bench.storage.merge import merge as merge_folder
 

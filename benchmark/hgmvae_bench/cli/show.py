@@ -205,7 +205,7 @@ def page(
 ) -> None:
     """Write the generated parts of a Markdown page anew from the records.
 
-    A part stands between the lines `<!-- begin: NAME, generated -->` and `<!-- end: NAME -->`. NAME
+    Each part is between the lines `<!-- begin: NAME, generated -->` and `<!-- end: NAME -->`. NAME
     is `summary of the records` (verdicts on the paper's values and claims) or `measured values`.
     """
     from hgmvae_bench.execution.results import Results as GridResults

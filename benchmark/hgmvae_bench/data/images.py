@@ -213,8 +213,8 @@ class ImageFiles:
     def identity(self) -> str:
         """Hash (hex) of everything that the arrays depend on, without reading an image.
 
-        A file enters with its name, size and modification time, so that a changed file is detected
-        without reading it.
+        The hash covers the name, size and modification time of each file, so that a changed file
+        is detected without reading it.
 
         Raises:
             DataError: if a file is missing.

@@ -264,7 +264,7 @@ def evaluate_grid(
 ) -> Results:
     """Compute metrics of finished runs from their stored weights, training nothing.
 
-    A metric that has a value is not computed again; one recorded as missing is.
+    Metrics recorded as missing are computed again; those with a value are not.
 
     Args:
         metric_names: the metrics to compute, registered or passed as ``metrics`` objects.

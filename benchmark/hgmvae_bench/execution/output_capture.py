@@ -14,7 +14,7 @@ from pathlib import Path
 _TAIL_CHARACTERS = 4000
 
 MAX_LOG_BYTES = 4_000_000
-"""Size from which a log is shortened, while its run is under way and at its end."""
+"""Size from which a log is shortened, during and after its run."""
 
 KEPT_LOG_BYTES = 1_000_000
 """Size of the beginning and of the end that a shortened log keeps."""

@@ -91,8 +91,7 @@ def check_cells(
 ) -> None:
     """Build the model of each cell once, so that an invalid setting fails before hours of training.
 
-    Models that the suite does not come with are built in a process of their own, which may crash
-    or hang.
+    Models of third parties are built in a separate process, which may crash or hang.
 
     Args:
         grid: the grid of the cells.

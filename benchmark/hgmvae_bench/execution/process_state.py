@@ -18,9 +18,9 @@ from hgmvae_bench.utils.threads import limit_threads
 def restored_process_state(threads: int | None = None) -> Iterator[None]:
     """Restore after the block every state that would affect the next run of this process.
 
-    That is the working directory, the environment, the umask, the warning filters, the global
-    random generators of Python, NumPy and torch, and torch's default dtype and device, gradient
-    mode, anomaly mode, precision and determinism settings.
+    The state comprises the working directory, the environment, the umask, the warning filters, the
+    global random generators of Python, NumPy and torch, and torch's default dtype and device,
+    gradient mode, anomaly mode, precision and determinism settings.
 
     Args:
         threads: number of threads to restore; None to leave the threads alone.

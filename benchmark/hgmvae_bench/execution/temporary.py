@@ -77,8 +77,8 @@ def remove_abandoned(root: Path) -> None:
 def redirect_multiprocessing() -> None:
     """Let multiprocessing make the folder of its sockets below `process_folder`.
 
-    Its own choice is the system's temporary folder, where ``pymp-*`` stays if the process is
-    killed. The choice is left alone if it has been made, or if the path would be too long for a
+    By default it uses the system's temporary folder, where ``pymp-*`` stays if the process is
+    killed. The folder is not changed if it has been chosen, or if the path would be too long for a
     Unix socket.
     """
     try:

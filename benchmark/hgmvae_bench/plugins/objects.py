@@ -146,7 +146,7 @@ def _pickle(value: object) -> bytes:
 def _importable(module: ModuleType) -> bool:
     """Whether another process with the same ``sys.path`` finds a module under its name.
 
-    Test runners and notebooks load modules that it does not.
+    Test runners and notebooks load modules that another process cannot import.
     """
     path: Sequence[str] | None = None
     name, origin = "", None

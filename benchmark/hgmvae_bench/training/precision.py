@@ -67,7 +67,7 @@ def autocast_networks(precision: Precision, model: Any) -> Iterator[None]:
     """Run a model's encoder and decoder in bf16 within the block, if that is the precision.
 
     Their outputs are converted to float32, and the loss terms are computed in float32: in bf16,
-    cross-entropies and log-densities would lose more digits than the speed is worth.
+    cross-entropies and log-densities would lose too many digits.
     """
     with ExitStack() as stack:
         if precision == "bf16":

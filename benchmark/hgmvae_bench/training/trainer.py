@@ -116,8 +116,9 @@ class Trainer:
         """Mean loss terms and error of each model in the epoch that `steps` has run.
 
         Returns:
-            For each model the mean of every loss term and None, or an empty dictionary and what
-            became non-finite: a loss or decoded image, the mean of a term, or the weights.
+            For each model the mean of every loss term and None. For a diverged model, an empty
+            dictionary and the first non-finite quantity: a loss or decoded image, the mean of a
+            term, or the weights.
         """
         if self._stream is not None:
             self._stream.synchronize()

@@ -13,7 +13,7 @@ _CANONICAL = json.JSONEncoder(
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 (hex) of the canonical JSON of ``content``, whatever the order of keys.
+    """Return the SHA-256 (hex) of the canonical JSON of ``content``, for any order of its keys.
 
     Raises:
         ValueError: if a value is not finite.

@@ -48,7 +48,7 @@ def build_report(
     Args:
         source: results of one grid.
         figures: inputs of the figures to draw; empty means no figures. Figures of models and codes
-            show one latent dim of each dataset, the one with most trained models (the greatest of
+            show one latent dim of each dataset, the one with most trained models (the largest of
             several). Traversals and manifolds show the model with the best mean rank there.
         against: another results folder to compare with; None for no such section.
 

@@ -89,7 +89,7 @@ def fit_binary_svm(
 
     libsvm fits only candidates for support vectors, as in the chunking of Vapnik (1982) and Osuna,
     Freund & Girosi (1997). The first candidates are some codes of either class. Each round keeps
-    the support vectors among them, doubles the number of codes looked at, and adds the codes that
+    the support vectors among them, doubles the number of codes examined, and adds the codes that
     violate their optimality condition. The fit ends when no code violates its condition by more
     than the solver's tolerance, which is also the guarantee of a fit to all codes.
 

@@ -53,7 +53,7 @@ def silhouette(codes: Codes, labels: Labels, device: torch.device) -> float:
 def calinski_harabasz(codes: Codes, labels: Labels, device: torch.device) -> float:
     """Compute the ratio of between- to within-cluster dispersion, each per degree of freedom.
 
-    The computation is cheap and runs on the CPU, whatever ``device`` is.
+    The computation is cheap and runs on the CPU, for any ``device``.
 
     Raises:
         MetricMissingError: if every cluster is a single point. The index is infinite then, whereas
@@ -70,7 +70,7 @@ def calinski_harabasz(codes: Codes, labels: Labels, device: torch.device) -> flo
 def davies_bouldin(codes: Codes, labels: Labels, device: torch.device) -> float:
     """Average each cluster's largest ratio of summed spreads to centre distance; 0 is best.
 
-    The computation is cheap and runs on the CPU, whatever ``device`` is.
+    The computation is cheap and runs on the CPU, for any ``device``.
 
     Raises:
         MetricMissingError: if two clusters have the same centre. The index is infinite then,

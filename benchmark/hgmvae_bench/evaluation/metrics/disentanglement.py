@@ -172,7 +172,7 @@ def majority_vote_accuracy(images: FactoredCodes) -> float:
 
     A batch of 64 images shares the value of one factor. The latent dim with the smallest variance,
     relative to its variance over all images, votes for this factor. Each latent dim predicts the
-    factor that most of its votes are for. Dims that do not vary take no part.
+    factor that most of its votes are for. Dims that do not vary are ignored.
     """
     import numpy as np
 
@@ -211,7 +211,7 @@ def interventional_robustness(codes: Floats, factors: Integers) -> float:
 
     The deviation that a factor leaves is the 99 % quantile of a code's distance to the mean of the
     images with the same value, averaged over values. Latent dims are weighted by their largest
-    distance to the overall mean; those that do not vary take no part.
+    distance to the overall mean; those that do not vary are ignored.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
 """A task on a node of a Ray cluster.
 
-A node reads nothing from the driver's disk. Checkpoints go to the driver's mailbox while the run is
-under way; the record, the artifacts and the log are the return value of the Ray task.
+A node reads nothing from the driver's disk. Checkpoints go to the driver's mailbox during the run.
+The record, the artifacts and the log are the return value of the Ray task.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _execute(
 def await_reply(reply: Any) -> Any:
     """Wait for a reply of the mailbox.
 
-    ``ray.get`` would do it too, but Ray lends the cores of a task that waits there to another task.
+    ``ray.get`` is not used, because Ray lends the cores of a task that waits in it to another task.
 
     Raises:
         StopRequestedError: if the mailbox is gone; then no driver waits for the run.

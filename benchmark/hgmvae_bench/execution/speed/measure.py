@@ -1,8 +1,8 @@
 """Speed of this machine: the suite's training compared with pythae's trainer and a bare loop.
 
-The trainers take turns, so that a machine whose clock or load drifts treats them alike. They are
-compared turn by turn, and the median of the ratios counts. Each trains the same model on the same
-images in the same batches.
+The trainers take turns, so that drifts of the machine's clock or load affect all of them alike.
+They are compared turn by turn, and the median of the ratios counts. Each trains the same model on
+the same images in the same batches.
 """
 
 from __future__ import annotations

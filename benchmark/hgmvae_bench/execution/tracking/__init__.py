@@ -1,8 +1,8 @@
 """Logging runs to experiment trackers: ``--track``.
 
 A tracker receives the start of each run, the loss terms of every epoch, and the record. It runs in
-the driver, in a thread of its own, and is fed from the events of a reporter. A slow server delays
-no run, and an unreachable one only loses its log.
+the driver, in a separate thread, and receives the events of a reporter. A slow server delays no
+run, and with an unreachable one only the tracker's log is lost.
 """
 
 from __future__ import annotations
