@@ -1,4 +1,4 @@
-"""Architecture: which module may import which, and names that mean one thing."""
+"""Architecture: permitted imports, and names with a single meaning."""
 
 import ast
 import re

@@ -21,7 +21,7 @@ from hgmvae_bench.grid import Grid, Run
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.stored_run import StoredRun
 
-# pandas before 3 reads the last digits of numbers quickly rather than exactly unless it is told to.
+# By default, pandas before 3 reads numbers quickly, and their last digits are not exact.
 EXACTLY = {"float_precision": "round_trip"} if int(pd.__version__.partition(".")[0]) < 3 else {}
 
 _MEAN = """
@@ -204,5 +204,5 @@ def odd_text(tiny_text: str) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def read_csv():
-    """``pandas.read_csv`` that gives the very numbers that were written."""
+    """``pandas.read_csv`` that returns exactly the numbers that were written."""
     return partial(pd.read_csv, dtype={"table": str}, **EXACTLY)

@@ -1,4 +1,4 @@
-"""What every registered dataset has to keep to, a third party's too."""
+"""Contract of every registered dataset, of the suite and of third parties alike."""
 
 from __future__ import annotations
 

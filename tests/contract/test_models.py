@@ -349,7 +349,7 @@ def test_a_model_loaded_from_safetensors_is_bitwise_equal(name: str, trained_mod
 
 # Optional outputs for the metrics of collapse
 
-# The suite's own models, by what they must offer; a third party's may offer either.
+# The suite's models by the outputs that they must have. Models of third parties may have either.
 GAUSSIAN = {
     "vae", "beta-vae", "beta-tc-vae", "factor-vae", "info-vae", "vamp", "gmvae", "vade",
     "hgmvae-g", "hgmvae-u", "hgmvae-g-nofisher", "hgmvae-u-nofisher",

@@ -27,7 +27,7 @@ MAX_EPOCHS = 7
 SEEDS = (3, 4)
 CPU = torch.device("cpu")
 
-# Models of ours that cannot be stacked, with the reason; a third party's may be of either kind.
+# The suite's models that cannot be stacked, with the reason. Those of third parties may be either.
 NOT_STACKED = {
     "vade": "no stage for epoch 4",
     "pythae:Adversarial_AE": "requires_grad_",

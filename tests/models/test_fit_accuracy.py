@@ -35,7 +35,7 @@ class Codes:
 
 
 def rings(n_codes: int, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Two concentric rings: clusters that no two Gaussians and no k-means tell apart."""
+    """Two concentric rings: clusters that two Gaussians or k-means cannot separate."""
     generator = np.random.default_rng(seed)
     labels = np.arange(n_codes) % 2
     angle = generator.uniform(0, 2 * np.pi, n_codes)

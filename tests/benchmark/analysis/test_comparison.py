@@ -158,7 +158,7 @@ def with_metrics(run, **values):
     return StoredRun(run.record, run.sha256, {**run.metrics, **recorded})
 
 
-def test_a_verdict_that_hangs_on_the_enlargement_says_so(published_runs):
+def test_a_footnote_names_a_verdict_that_depends_on_the_enlargement(published_runs):
     """The paper has an MS-SSIM of 0.959 for the VAE on MNIST."""
     grid = load_grid("paper").select(datasets=["mnist"], models=["vae"], seeds=4)
     runs = [run for run in published_runs(grid, 0.0, seeds=4) if "_L128_" in run.record.key]

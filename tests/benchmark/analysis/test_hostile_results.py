@@ -1,4 +1,4 @@
-"""Commands on results folders made by somebody hostile: nothing runs, nothing is lost, no crash."""
+"""Commands on hostile results folders execute nothing, lose nothing and do not crash."""
 
 import hashlib
 import json

@@ -99,7 +99,7 @@ def test_images_are_decoded_once_and_the_first_run_reports_it(cli, tiny_text, tm
         (tmp_path / "pets" / kind).mkdir(parents=True)
         for i in range(10):
             Image.new("RGB", (40, 30), (20 * i, 0, 0)).save(tmp_path / "pets" / kind / f"{i}.png")
-    # Too few images to train on, which is known once they are decoded.
+    # There are too few images to train on, which is found after decoding.
     (tmp_path / "g.yaml").write_text(tiny_text.replace("[digits]", "['folder:pets']"))
     for is_first in (True, False):
         outcome = cli("run", "--grid", "g.yaml", "--data", ".", cwd=tmp_path)

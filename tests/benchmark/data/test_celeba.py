@@ -23,7 +23,7 @@ def load(root: Path, image_size: int = 64) -> ImageData:
 
 
 def test_the_partition_file_decides_the_split(celeba: Path, root: Path) -> None:
-    # Not in the order of the splits, and one image that it does not list.
+    # The file is not sorted by split and does not list one of the images.
     listed = [("000003.jpg", 2), ("000001.jpg", 0), ("000002.jpg", 1), ("000004.jpg", 0)]
     (celeba / "list_eval_partition.txt").write_text(
         "".join(f"{name} {split}\n" for name, split in listed)
@@ -36,7 +36,7 @@ def test_the_partition_file_decides_the_split(celeba: Path, root: Path) -> None:
     assert data.train_labels is None
     assert data.test_labels is None
 
-    # The same as everyone's transform, from another implementation of the crop.
+    # torchvision's transform, which is in common use, gives the same images.
     usual = transforms.Compose([transforms.CenterCrop(148), transforms.Resize(64)])
     for name, image in (
         ("000001.jpg", data.train_images[0]),
@@ -203,7 +203,7 @@ def test_fetching_through_torchvision_and_gdown(
     ]
     assert CELEBA.check(root, lambda *_: None).complete
     assert load(root).train_images.shape == (8, 3, 64, 64)
-    # Everything is there: nothing is asked for again.
+    # All files exist, so nothing is downloaded again.
     monkeypatch.setitem(sys.modules, "gdown", None)
     CELEBA.fetch(root, lambda *_: None)
 

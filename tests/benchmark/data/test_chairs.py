@@ -41,7 +41,7 @@ def test_a_chair_is_in_one_split_with_all_its_views(chairs: Path, root: Path) ->
 def test_the_split_depends_only_on_the_identities(chairs: Path, root: Path) -> None:
     test = chairs_in(load(root).test_images)
     assert test == [2, 2, 2]
-    # A chair that goes moves no other from training to test.
+    # If a chair is removed, no other moves from training to test.
     for view in (chairs / f"{0xABC:032x}" / "renders").iterdir():
         view.unlink()
     (chairs / f"{0xABC:032x}" / "renders").rmdir()

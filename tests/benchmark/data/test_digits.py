@@ -20,7 +20,7 @@ def test_the_split_is_stratified_and_stays_the_same(root: Path) -> None:
     )
     assert torch.all((share - 0.2).abs() < 0.01)
     assert data.class_names == tuple("0123456789")
-    # A run key holds it: another value would make every finished run a different one.
+    # The digest is part of every run key, so another value would change all keys.
     assert data.digest == "adbcccaa18793dd26dbb1bf58674b54521b015d0ebde6437fddf9469388f5933"
     assert data.digest == DIGITS.load(root / "elsewhere", image_size=32).digest
 

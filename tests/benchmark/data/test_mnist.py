@@ -77,7 +77,7 @@ def test_the_official_mnist_keeps_its_digest(shared_data: Path) -> None:
         *(5923, 6742, 5958, 6131, 5842),
         *(5421, 5918, 6265, 5851, 5949),
     ]
-    # A run key holds it: another value would make every finished run a different one.
+    # The digest is part of every run key, so another value would change all keys.
     assert data.digest == "90039b0919f2a912421a13a3fdde8885db66cd6f38cad123134e16b10c5f09f7"
 
 
@@ -154,7 +154,7 @@ def test_fetched_data_loads_and_passes_the_check(published, root: Path) -> None:
     name, done, total = reports[-1]
     assert name == "t10k-labels-idx1-ubyte.gz"
     assert done == total
-    # What is there is not fetched again.
+    # Existing files are not fetched again.
     requests = published.n_requests
     MNIST.fetch(root, lambda *_: None)
     assert published.n_requests == requests

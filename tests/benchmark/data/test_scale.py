@@ -55,7 +55,7 @@ def test_it_opens_in_under_3_seconds_without_being_copied(whole_celeba: Path) ->
     has_proc = Path("/proc/self/statm").exists()
     before = resident_mb() if has_proc else 0.0
     times = []
-    for _ in range(3):  # the best of three, as others may be using the machine
+    for _ in range(3):  # the best of three, because other processes may use the machine
         start = time.perf_counter()
         data = CELEBA.load(whole_celeba, image_size=64)
         digest = data.digest

@@ -17,7 +17,7 @@ def test_held_out_training_images_replace_the_test_images(tmp_path: Path) -> Non
     data = resolve_dataset("validation:digits").load(tmp_path, image_size=32)
     assert len(data.test_images) == len(whole.train_images) // 10 == 143
     both = torch.cat([data.train_images, data.test_images]).flatten(1)
-    # Sorted by content, the parts are the training images again: none lost, none of the test's.
+    # Both parts together are the training images, without any test image.
     assert torch.equal(both.unique(dim=0), whole.train_images.flatten(1).unique(dim=0))
     assert data.digest == whole.with_validation_as_test().digest != whole.digest
 

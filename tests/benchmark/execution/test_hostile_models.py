@@ -113,7 +113,7 @@ def hostile_run(tmp_path_factory):
     try:
         results = hb.run_grid(
             GRID,
-            results="r",  # Relative: a worker's directory must not matter.
+            results="r",  # The path is relative, because a worker's directory must not matter.
             device="cpu",
             executor=LocalExecutor(1, available_cores()),
             models={"hostile": Hostile()},

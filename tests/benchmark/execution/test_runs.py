@@ -167,9 +167,9 @@ def test_files_of_dead_drivers_are_removed(finished, tiny_grid, monkeypatch):
     key = next(iter(Store(finished).runs()))
     sign = {"machine": "another", "pid": 1, "start": "1", "count": 0}
     left = {
-        # Of a driver that was killed between the record and the removal of the checkpoint.
+        # Left by a driver that was killed between the record and the removal of the checkpoint.
         "checkpoints": f"{key}.safetensors",
-        # Of a driver on another machine, and of one that was writing tables.
+        # Left by a driver on another machine, and by one that was writing tables.
         "leases": "dead.alive",
         "artifacts": ".tmp-dead-weights",
         "tables/tiny": ".tmp-dead-table",

@@ -48,7 +48,7 @@ def check_abandoned_folders(cache, temp):
     alive, own, _ = start(cache, temp)
     root = cache / "hgmvae-bench" / "tmp"
     assert {str(path) for path in root.iterdir() if path.is_dir()} == {own}
-    # The folder of a process that lives stays, and goes when it ends.
+    # The folder of a live process stays until the process ends.
     other, _, _ = start(cache, temp)
     assert Path(own).is_dir()
     for process in (alive, other):

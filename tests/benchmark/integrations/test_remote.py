@@ -45,7 +45,7 @@ def url(request, tmp_path):
 
 
 def machine(url, folder):
-    """Remote results as one machine with its own local copy sees them."""
+    """Remote results of one machine with its own local copy."""
     return RemoteResults(url, folder)
 
 

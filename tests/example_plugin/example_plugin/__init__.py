@@ -1,4 +1,4 @@
-"""A model, a dataset and a metric for hgmvae-bench, as a third party would bring them.
+"""A model, a dataset and a metric for hgmvae-bench, as a third party would write them.
 
-Each lies in a module of its own; ``pyproject.toml`` registers them.
+Each has its own module; ``pyproject.toml`` registers them.
 """

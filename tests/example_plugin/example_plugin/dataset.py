@@ -1,4 +1,4 @@
-"""Stripes: noisy stripes in four directions, made on the spot."""
+"""Stripes: noisy stripes in four directions, generated when loaded."""
 
 from __future__ import annotations
 

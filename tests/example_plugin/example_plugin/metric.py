@@ -1,7 +1,7 @@
-"""Participation ratio: in how many directions the codes spread.
+"""Participation ratio: number of directions in which the codes vary.
 
-With λ the eigenvalues of the codes' covariance it is (Σλ)² / Σλ²: 1 where all lie on a line, the
-latent dimension where they spread alike in every direction.
+It is (Σλ)² / Σλ² for the eigenvalues λ of the codes' covariance: 1 if all codes are on a line, and
+the latent dimension if they vary equally in every direction.
 """
 
 from __future__ import annotations

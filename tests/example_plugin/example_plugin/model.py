@@ -1,6 +1,6 @@
 """CV-VAE: a VAE whose posterior has one constant variance (Ghosh et al. 2020, Section 3).
 
-The module is imported when models are listed, so what needs torch stands in a module of its own.
+The module is imported when models are listed, so the code that needs torch is in another module.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _page_figure(kind: FigureKind, source: FigureSource, dataset: str = "") -> P
 def _shown_cells(source: FigureSource, tables: list[Table]) -> dict[str, dict[ScopeAxis, Any]]:
     """Latent dim and model of each dataset whose codes and images are shown.
 
-    The latent dim is the one with most trained models, and the largest if several have equally many.
+    The latent dim is the one with most trained models, and the largest if there are several.
     The model is the one with the best mean rank at that latent dim.
     """
     ranks: dict[tuple[str, int, str], list[int]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The baselines that come with the repository: whole, of today's settings, and what they show."""
+"""The committed baselines: complete, of the current settings, and their power."""
 
 from pathlib import Path
 
