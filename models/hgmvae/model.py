@@ -232,10 +232,10 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         fisher = self._fisher(posterior, draw, moments, assignment)
 
         loss = recon_loss + config.w_prior_weight * w_prior + weighted_z_prior
-        loss = loss + config.conditional_prior_weight * _started(
+        loss = loss + config.conditional_prior_weight * _detach_before_start(
             conditional_prior, epoch, config.warmup_epochs
         )
-        loss = loss + -config.fisher_weight * _started(
+        loss = loss + -config.fisher_weight * _detach_before_start(
             fisher, epoch, config.warmup_epochs + config.fisher_delay
         )
         return ModelOutput(
@@ -256,7 +256,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
     def stage(self, epoch: int) -> int:
         """Return the number of the stage; epochs of one stage have the same training step.
 
-        The last warm-up epoch is a stage of its own, because it keeps the codes.
+        The last warm-up epoch is a separate stage, because it keeps the codes.
         """
         config = self.model_config
         starts = (config.warmup_epochs - 1, config.warmup_epochs)
@@ -519,6 +519,6 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         return config
 
 
-def _started(term: Tensor, epoch: int | None, last_epoch_without: int) -> Tensor:
-    """Detach a term from the gradient until ``last_epoch_without`` has passed."""
+def _detach_before_start(term: Tensor, epoch: int | None, last_epoch_without: int) -> Tensor:
+    """Detach a term from the gradient in the epochs up to ``last_epoch_without``."""
     return term if epoch is None or epoch > last_epoch_without else term.detach()

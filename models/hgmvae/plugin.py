@@ -114,7 +114,7 @@ SINGLE: Mapping[str, Setting] = {
     "dimension_correlation_weight": 0.0,
     "dimension_kl_weight": 0.0,
 }
-"""One Gaussian an image, whose coefficient is 1, and no z-prior."""
+"""One Gaussian per image, whose coefficient is 1, and no z-prior."""
 
 HGMVAE_G = HGMVAEPlugin("HGMVAE-G", "gaussian")
 HGMVAE_U = HGMVAEPlugin("HGMVAE-U", "uniform")

@@ -96,8 +96,8 @@ class Resources:
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        workers: concurrent runs, on a GPU also the jointly trained seeds. By default one run a core
-            on a CPU, and as many as the measured memory holds on a GPU.
+        workers: concurrent runs, on a GPU also the jointly trained seeds. By default one run per
+            core on a CPU; on a GPU limited by the measured memory.
         address: address of a Ray cluster.
         cpus: CPU cores of a run on a cluster.
         gpus: fraction of a GPU that a run on a cluster takes.

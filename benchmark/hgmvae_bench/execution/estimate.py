@@ -56,7 +56,7 @@ class RunEstimate(NamedTuple):
 
 
 class _Machine(NamedTuple):
-    """What the speed of a run depends on.
+    """Properties of a machine that decide the speed of a run.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
@@ -183,20 +183,20 @@ class Estimates:
         if key not in self._step_seconds:
             dataset, model, _ = self.grid.cell_names[cell]
             self.progress(f"{model} on images of the shape of {dataset}")
-            self._step_seconds[key] = _apply(_step_seconds, cell, self.device)
+            self._step_seconds[key] = _apply(time_step, cell, self.device)
         return self._step_seconds[key]
 
 
-class _Trial(NamedTuple):
+class Trial(NamedTuple):
     """A model to build, and the device to train it on."""
 
     cell: Cell
     device: torch.device
 
 
-def _apply(function: Callable[[_Trial], T], cell: Cell, device: torch.device) -> T | NoResult:
-    """Try the model of a cell, in a process of its own if it does not come with the suite."""
-    trial = _Trial(cell, device)
+def _apply(function: Callable[[Trial], T], cell: Cell, device: torch.device) -> T | NoResult:
+    """Apply a function to the model of a cell; third-party models get a separate process."""
+    trial = Trial(cell, device)
     try:
         if is_own(cell.model):
             return function(trial)
@@ -209,15 +209,15 @@ def _apply(function: Callable[[_Trial], T], cell: Cell, device: torch.device) ->
     return result
 
 
-def _weight_bytes(trial: _Trial) -> int:
+def _weight_bytes(trial: Trial) -> int:
     """Size of a model's weights."""
     with torch.random.fork_rng(devices=[]):
         model = build_model(trial.cell, _image_shape(trial.cell))
     return sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 
-def _step_seconds(trial: _Trial) -> float:
-    """Time a training step on random images."""
+def time_step(trial: Trial) -> float:
+    """Measure the seconds of a training step on random images."""
     cell, device = trial
     rng = RunRNG(0, device)
     with rng.activate():

@@ -49,12 +49,12 @@ POLL_SECONDS = 0.5
 
 
 @dataclass
-class _Pool:
+class WorkerPool:
     """The worker processes of one grid.
 
     Attributes:
         tasks: source of tasks.
-        context: what the runs share.
+        context: settings that all runs share.
         separate: limit of workers that execute one task each.
         joint: limit of the seeds that one further worker trains jointly.
         waiting: batches that have been taken from the source and not been assigned.
@@ -256,14 +256,14 @@ def execute_locally(
 
     Args:
         tasks: source of tasks. When it is stopping, running tasks stop at the end of their epoch.
-        context: what the runs share.
+        context: settings that all runs share.
         separate: limit of workers that execute one task each.
         joint: limit of the seeds that one further worker trains jointly.
 
     Raises:
         ExecutorError: if a worker cannot be started, read its data or write its results.
     """
-    pool = _Pool(tasks, context, separate, joint)
+    pool = WorkerPool(tasks, context, separate, joint)
     try:
         yield from pool.run()
     finally:

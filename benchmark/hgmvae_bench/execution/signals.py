@@ -67,7 +67,7 @@ def stop_on_signals(advice: str) -> Iterator[Callable[[], bool]]:
     with a KeyboardInterrupt.
 
     Args:
-        advice: how to continue, for the message.
+        advice: instructions to continue, for the message.
 
     Raises:
         StoppedError: when the block ends after a signal.

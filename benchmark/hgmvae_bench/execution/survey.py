@@ -22,7 +22,7 @@ from hgmvae_bench.storage.stored_run import StoredRun
 
 @dataclass(frozen=True)
 class CellPlan:
-    """What one cell needs.
+    """Runs of one cell by state, and the cost of a missing one.
 
     Attributes:
         cell: the cell.
@@ -51,12 +51,12 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a grid needs.
+    """Missing runs, data and weights of a grid.
 
     Attributes:
         cells: the cells in the grid's order.
         unsuccessful: the runs recorded as failed or diverged.
-        missing_data: why a dataset cannot be loaded, by dataset.
+        missing_data: reason why a dataset cannot be loaded, by dataset.
         missing_weights: the missing files, by metric.
         workers: concurrent runs that ``seconds`` assumes.
     """

@@ -51,7 +51,7 @@ class WorkerProcess:
                 self.pipe.send(None)
 
     def kill(self) -> None:
-        """End the process, whatever it is doing; an idle one that was dismissed may exit first."""
+        """Kill the process, unless it is idle and exits by itself after it was dismissed."""
         if not self.tasks:
             self.process.join(SECONDS_TO_EXIT)
         self.process.kill()

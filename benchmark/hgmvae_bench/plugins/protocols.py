@@ -462,7 +462,7 @@ class MetricPlugin(Protocol):
         """
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """Return what the value depends on besides the code: split, counts, labels, weights.
+        """Return the data and settings that the value depends on: split, counts, labels, weights.
 
         Raises:
             MetricMissingError: if ``compute`` does.

@@ -43,7 +43,7 @@ def one_second_steps(monkeypatch):
         cells.append(trial.cell)
         return 1.0
 
-    monkeypatch.setattr(estimate, "_step_seconds", step_seconds)
+    monkeypatch.setattr(estimate, "time_step", step_seconds)
     return cells
 
 

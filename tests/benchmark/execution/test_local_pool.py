@@ -15,7 +15,7 @@ from hgmvae_bench.execution.backends import (
     open_executor,
 )
 from hgmvae_bench.execution.gpu_capacity import ConcurrencyLimit, gpu_capacity
-from hgmvae_bench.execution.local_pool import _Pool
+from hgmvae_bench.execution.local_pool import WorkerPool
 from hgmvae_bench.execution.local_worker import (
     JointTrainingFailed,
     TrainedJointly,
@@ -132,7 +132,7 @@ class FakePipe:
 def pool(tiny_grid, tmp_path, monkeypatch):
     tasks = Tasks(Task(Run(cell, seed, "d"), []) for cell in tiny_grid.cells for seed in range(10))
     setup = RunContext(Store(tmp_path), tmp_path)
-    pool = _Pool(tasks, setup, ConcurrencyLimit(1, 4), ConcurrencyLimit(1, 1))
+    pool = WorkerPool(tasks, setup, ConcurrencyLimit(1, 4), ConcurrencyLimit(1, 1))
 
     def start_worker(context):
         return WorkerProcess(FakeProcess(), FakePipe())
