@@ -13,10 +13,11 @@ import typer
 from hgmvae_bench.utils.errors import UserError
 
 PLUGIN_FILES = {
-    "pyproject.toml.txt": "pyproject.toml",
-    "README.md": "README.md",
-    "model.py.txt": "$module.py",
-    "test_model.py.txt": "tests/test_$module.py",
+    "plugin/pyproject.toml.txt": "pyproject.toml",
+    "plugin/README.md": "README.md",
+    "grid.yaml": "benchmark.yaml",
+    "plugin/model.py.txt": "$module.py",
+    "plugin/test_model.py.txt": "tests/test_$module.py",
 }
 """Where each template of a plug-in package goes; ``.txt`` hides them from linters."""
 
@@ -50,7 +51,7 @@ def init(
         file.write_text(text, encoding="utf-8")
         typer.echo(f"wrote {file}")
     if plugin:
-        typer.echo(f"next: cd {path} && python -m pip install -e . --group test && pytest")
+        typer.echo(f"next: cd {path} && python -m pip install -e . pytest && pytest")
     else:
         typer.echo(f"next: hgmvae-bench run --grid {path}")
 
@@ -65,11 +66,14 @@ def grid_file(path: Path) -> dict[Path, str]:
         raise InitError(
             f"{path} must end in .yaml for a grid file; add --plugin to write a plug-in package"
         )
-    return {path: _fill_template("grid.yaml", name=_slug(path.stem))}
+    values = {"name": _slug(path.stem), "title": "VAE and HGMVAE-U", "model": "hgmvae-u"}
+    return {path: _fill_template("grid.yaml", **values)}
 
 
 def plugin_package(folder: Path) -> dict[Path, str]:
-    """Return the files of a package with a model and its test; the folder names the model.
+    """Return the files of a package with a model, its test and a grid.
+
+    The folder names the model.
 
     Raises:
         InitError: if the folder's name cannot be the name of a model.
@@ -80,9 +84,14 @@ def plugin_package(folder: Path) -> dict[Path, str]:
             f"'{name}' cannot name a model: expected lower-case letters, digits and single "
             "hyphens, such as free-bits"
         )
-    values = {"name": name, "module": name.replace("-", "_")}
+    values = {
+        "name": name,
+        "module": name.replace("-", "_"),
+        "title": f"VAE and {name}",
+        "model": name,
+    }
     return {
-        folder / Template(target).substitute(values): _fill_template(f"plugin/{source}", **values)
+        folder / Template(target).substitute(values): _fill_template(source, **values)
         for source, target in PLUGIN_FILES.items()
     }
 
