@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from hgmvae_bench.grid.cells import Grid, changed_spec
 from hgmvae_bench.grid.errors import GridError, find_errors, join_lines
 from hgmvae_bench.grid.spec import ModelVariant, NetworkSettings, TrainingSettings
-from hgmvae_bench.grid.yaml12 import Loader
+from hgmvae_bench.grid.yaml12 import Loader, Location
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.plugins.registry import resolve_model
 from hgmvae_bench.utils.text import quote
@@ -68,7 +68,23 @@ def override(grid: Grid, changes: Mapping[str, Any]) -> Grid:
             spec=changed_spec(grid.spec, change),
             full_spec=changed_spec(grid.full_spec, change),
         )
-    return _check_types(grid)
+    return _check_types(replace(grid, format_error=_naming_options(grid.format_error, changes)))
+
+
+def _naming_options(
+    format_error: Callable[[Location, str], str], changes: Iterable[str]
+) -> Callable[[Location, str], str]:
+    """Format errors of replaced settings with their option instead of a line of the grid's file."""
+    replaced = set(changes)
+
+    def formatted(location: Location, text: str) -> str:
+        if location[:1] == ("models",) and location[2:3] == ("settings",):
+            key = ".".join(["model", *map(str, location[3:])])
+        else:
+            key = ".".join(map(str, location))
+        return f"--set {key}: {text}" if key in replaced else format_error(location, text)
+
+    return formatted
 
 
 def _model_change(grid: Grid, setting: str, value: Any) -> dict[str, Any]:

@@ -75,3 +75,18 @@ def test_unknown_keys_are_refused_with_the_nearest(tiny_grid, key, suggestion):
 def test_values_out_of_range_are_refused_with_their_key(tiny_grid, key, value, message):
     with pytest.raises(GridError, match=message):
         override(tiny_grid, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        (("training", "epochs"), "--set training.epochs: too few"),
+        (("models", "wae", "settings", "reg_weight"), "--set model.reg_weight: too few"),
+        (("network", "width"), "tiny.yaml:5: network.width: too few"),
+    ],
+)
+def test_errors_of_a_replaced_setting_name_the_option_and_others_the_line(
+    tiny_grid, location, message
+):
+    changed = override(tiny_grid, {"training.epochs": 5, "model.reg_weight": 3.0})
+    assert changed.format_error(location, "too few") == message
