@@ -525,7 +525,7 @@ class _Session:
             device=torch.device("cuda" if on_gpu else "cpu"),
             weights=self.weights,
             metrics=metrics,
-            on_scored=lambda record: logger.info("control %s: scored", record.key),
+            on_scored=lambda record: logger.info("%s: scored", record.label),
         )
 
     def refuse_changed_plugins(self, grid: Grid, stored: Mapping[str, StoredRun]) -> None:

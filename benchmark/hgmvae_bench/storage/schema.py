@@ -330,6 +330,12 @@ class ControlRecord(_Frozen):
             raise ValueError(f"the key {self.key} is not one of the control {self.control}{dims}")
         return self
 
+    @property
+    def label(self) -> str:
+        """The control as people say it, such as ``digits, PCA, L = 4``."""
+        dims = "" if self.latent_dim is None else f", L = {self.latent_dim}"
+        return f"{self.dataset}, {self.title}{dims}"
+
     def matches(self, cell: Cell, data_digest: str) -> bool:
         """Whether the control has the images and the latent dim of a cell's models."""
         of_cell = cell.dataset, cell.image_size, cell.training.train_images, data_digest

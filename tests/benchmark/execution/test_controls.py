@@ -68,6 +68,15 @@ def fingerprints(store):
     return {name: value.fingerprint for name, value in pca.metrics.items()}
 
 
+LABELS = {
+    "real-halves": "Real (two halves)",
+    "real-train": "Real (training images)",
+    "mean-image": "Mean image",
+    "pixel-noise": "Pixel noise",
+    "pca": "PCA, L = 2",
+}
+
+
 def test_each_control_gets_its_applicable_metrics_once(scored, grid, store, digits, tmp_path):
     sample = "fid-classifier-samples"
     _, metrics = scored
@@ -83,6 +92,7 @@ def test_each_control_gets_its_applicable_metrics_once(scored, grid, store, digi
     assert len(known) == 5
     for key, record in known.items():
         assert record.key == key
+        assert record.label == f"digits, {LABELS[record.control]}"
         assert record.data_digest == digits.digest
         assert record.train_images == 128
         assert record.comparable == (record.control != "real-halves")
