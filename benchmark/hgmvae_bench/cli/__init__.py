@@ -19,6 +19,7 @@ from hgmvae_bench.cli.common import print_error
 from hgmvae_bench.cli.init import init
 from hgmvae_bench.cli.plan import plan
 from hgmvae_bench.cli.speed import speed
+from hgmvae_bench.utils.code_version import PACKAGE, code_version
 from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.text import escape_controls
 
@@ -50,8 +51,17 @@ app.add_typer(data.app, name="data")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"hgmvae-bench {version('hgmvae-bench')}")
+        typer.echo(f"hgmvae-bench {version('hgmvae-bench')}{_commit()}")
         raise typer.Exit
+
+
+def _commit() -> str:
+    """The commit of the code in parentheses; empty if it is unknown."""
+    code = code_version(PACKAGE)
+    if code is None:
+        return ""
+    changes = " with uncommitted changes" if code["dirty"] else ""
+    return f" (commit {str(code['commit'])[:10]}{changes})"
 
 
 @app.callback()
@@ -59,7 +69,10 @@ def _program(
     show_version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+            "--version",
+            help="Print the version and the commit, and exit.",
+            callback=_print_version,
+            is_eager=True,
         ),
     ] = False,
 ) -> None:

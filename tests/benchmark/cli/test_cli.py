@@ -1,5 +1,6 @@
 """Usage of the command line: help, options, messages, exit statuses and start-up."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -8,8 +9,12 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from hgmvae_bench.cli import app
+from hgmvae_bench.utils.code_version import PACKAGE, code_version
+
+ROOT = Path(__file__).parents[3]
 
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 CPU_RUN = ("run", "--grid", "tiny.yaml", "--results", "r", "--device", "cpu")
@@ -61,8 +66,14 @@ def test_every_command_and_option_has_a_help_text(cli, path):
             assert max(parameter.opts, key=len) in outcome.stdout
 
 
-def test_the_version_is_that_of_the_package(cli):
-    assert cli("--version").stdout == f"hgmvae-bench {version('hgmvae-bench')}\n"
+def test_the_version_is_that_of_the_citation_and_names_the_commit(cli):
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"]
+    code = code_version(PACKAGE)
+    line = rf"hgmvae-bench {re.escape(cited)}"
+    if code is not None:
+        line += rf" \(commit {code['commit'][:10]}( with uncommitted changes)?\)"
+    assert re.fullmatch(line + "\n", cli("--version").stdout)
+    assert version("hgmvae-bench") == cited
 
 
 @pytest.mark.parametrize(

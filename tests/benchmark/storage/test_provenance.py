@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hgmvae_bench.storage.provenance import code_version
+from hgmvae_bench.utils.code_version import code_version
 
 CHECKOUT = Path(__file__).parents[3]
 
