@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from hgmvae_bench.analysis.frames import load_table as load_table
     from hgmvae_bench.analysis.frames import load_tables as load_tables
     from hgmvae_bench.analysis.published import published as published
-    from hgmvae_bench.execution.api import RegressionError as RegressionError
-    from hgmvae_bench.execution.api import check_grid as check_grid
     from hgmvae_bench.execution.api import evaluate_grid as evaluate_grid
-    from hgmvae_bench.execution.api import make_grid as make_grid
     from hgmvae_bench.execution.api import plan_grid as plan_grid
     from hgmvae_bench.execution.api import run_grid as run_grid
-    from hgmvae_bench.execution.api import update_baseline as update_baseline
+    from hgmvae_bench.execution.check import RegressionError as RegressionError
+    from hgmvae_bench.execution.check import check_grid as check_grid
+    from hgmvae_bench.execution.check import update_baseline as update_baseline
     from hgmvae_bench.execution.results import Results as Results
     from hgmvae_bench.grid import Grid as Grid
     from hgmvae_bench.grid import GridSpec as GridSpec
     from hgmvae_bench.grid import load_grid as load_grid
+    from hgmvae_bench.grid import make_grid as make_grid
 
 __version__ = version("hgmvae-bench")
 
 _MODULES = {
     "Grid": "grid",
     "GridSpec": "grid",
-    "RegressionError": "execution.api",
+    "RegressionError": "execution.check",
     "Results": "execution.results",
-    "check_grid": "execution.api",
+    "check_grid": "execution.check",
     "draw_figure": "analysis.figures",
     "evaluate_grid": "execution.api",
     "load_claims": "analysis.frames",
@@ -52,11 +52,11 @@ _MODULES = {
     "load_results": "analysis.frames",
     "load_table": "analysis.frames",
     "load_tables": "analysis.frames",
-    "make_grid": "execution.api",
+    "make_grid": "grid",
     "plan_grid": "execution.api",
     "published": "analysis.published",
     "run_grid": "execution.api",
-    "update_baseline": "execution.api",
+    "update_baseline": "execution.check",
 }
 
 

@@ -40,7 +40,7 @@ PUBLIC_MODULES = (
 API_SECTIONS = {
     "Run grids": [
         "run_grid",
-        "execution.api.ExecutionOptions",
+        "execution.options.ExecutionOptions",
         "plan_grid",
         "evaluate_grid",
     ],
@@ -57,7 +57,7 @@ API_SECTIONS = {
     ],
     "Check for regressions": [
         "check_grid",
-        "execution.api.CheckOutcome",
+        "execution.check.CheckOutcome",
         "RegressionError",
         "update_baseline",
     ],

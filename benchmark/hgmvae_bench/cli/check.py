@@ -78,7 +78,7 @@ def check(
         )
         from hgmvae_bench.analysis.regression.check import MIN_BASELINE_SEEDS
         from hgmvae_bench.cli.progress import progress
-        from hgmvae_bench.execution.api import RegressionError, check_grid, update_baseline
+        from hgmvae_bench.execution.check import RegressionError, check_grid, update_baseline
 
         with results_folder(results) as folder, progress(chosen, folder, quiet=quiet) as reporter:
             options = execution_options(

@@ -19,7 +19,7 @@ from hgmvae_bench.utils.text import escape_controls
 
 if TYPE_CHECKING:
     from hgmvae_bench.analysis.render import FormattedTable
-    from hgmvae_bench.execution.api import ExecutionOptions
+    from hgmvae_bench.execution.options import ExecutionOptions
     from hgmvae_bench.execution.results import Results
     from hgmvae_bench.execution.runner import Reporter
     from hgmvae_bench.grid import Grid

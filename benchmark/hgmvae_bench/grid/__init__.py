@@ -8,6 +8,7 @@ need is trained once. A cell computes the metrics of its tables and those of the
 from hgmvae_bench.grid.cells import PROTOCOL_VERSION, Cell, Grid, Run, flatten, slugify
 from hgmvae_bench.grid.errors import GridError
 from hgmvae_bench.grid.files import grid_names, load_grid, parse_grid
+from hgmvae_bench.grid.make import GridLike, make_grid
 from hgmvae_bench.grid.spec import (
     Axis,
     DatasetVariant,
@@ -25,6 +26,7 @@ __all__ = [
     "DatasetVariant",
     "Grid",
     "GridError",
+    "GridLike",
     "GridSpec",
     "ModelVariant",
     "NetworkSettings",
@@ -34,6 +36,7 @@ __all__ = [
     "flatten",
     "grid_names",
     "load_grid",
+    "make_grid",
     "parse_grid",
     "slugify",
 ]

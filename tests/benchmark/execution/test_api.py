@@ -9,7 +9,7 @@ import pytest
 import hgmvae_bench as hb
 from hgmvae_bench.analysis.regression.check import CheckResult
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.execution import api
+from hgmvae_bench.execution import check
 from hgmvae_bench.execution.plan import PlanError
 from hgmvae_bench.execution.signals import StoppedError
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
@@ -197,7 +197,9 @@ def test_check_grid_returns_the_outcome_or_raises_with_it(tmp_path, monkeypatch)
     outcome = hb.check_grid(grid, baseline=tmp_path / "b.json", **options)
     assert (outcome.shifts, outcome.missing, outcome.n_reused) == ([], [], 3)
     assert "3 of 3 runs were recorded before" in str(outcome)
-    monkeypatch.setattr(api, "compare_with_baseline", lambda *_: CheckResult([], ["vae: not run"]))
+    monkeypatch.setattr(
+        check, "compare_with_baseline", lambda *_: CheckResult([], ["vae: not run"])
+    )
     with pytest.raises(hb.RegressionError, match="vae: not run") as error:
         hb.check_grid(grid, baseline=tmp_path / "b.json", **options)
     assert error.value.outcome.missing == ["vae: not run"]

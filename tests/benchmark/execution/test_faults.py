@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hgmvae_bench.execution import api
+from hgmvae_bench.execution import session
 from hgmvae_bench.storage.store import Store
 
 HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
@@ -231,7 +231,7 @@ def test_a_run_that_hangs_crashes_or_runs_out_of_memory_affects_no_other(
     odd_grid, run_tiny, tmp_path, monkeypatch
 ):
     # The driver builds every model before the grid begins, which would end this process.
-    monkeypatch.setattr(api, "check_cells", lambda grid, cells, data: None)
+    monkeypatch.setattr(session, "check_cells", lambda grid, cells, data: None)
     ways = ("well", "hangs", "crashes", "out-of-memory")
     odd_grid(*ways)
     outcome = run_tiny("--plugin", "odd.py", "--workers", "2", "--time-limit", "40s")

@@ -15,7 +15,7 @@ import torch
 
 import hgmvae_bench as hb
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.execution import api
+from hgmvae_bench.execution import session
 from hgmvae_bench.execution.run import execute_run
 from hgmvae_bench.execution.signals import StoppedError
 from hgmvae_bench.execution.tasks import (
@@ -107,7 +107,7 @@ def run(grid, root, executor, recorder=None, **options):
     recorder = recorder or Recorder()
     with pytest.MonkeyPatch.context() as patch:
         # Some of the models here can only be built on a node.
-        patch.setattr(api, "check_cells", lambda *_: None)
+        patch.setattr(session, "check_cells", lambda *_: None)
         results = hb.run_grid(
             grid,
             results=root,

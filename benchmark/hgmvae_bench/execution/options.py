@@ -1,0 +1,59 @@
+"""Options that the functions of the Python interface share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from hgmvae_bench.execution.backends import Executor
+from hgmvae_bench.execution.results import Folder
+from hgmvae_bench.execution.runner import Reporter
+from hgmvae_bench.execution.tasks import Event
+from hgmvae_bench.plugins.protocols import DatasetPlugin, MetricPlugin, ModelPlugin
+
+DEFAULT_RESULTS = Path("results/local")
+
+
+class ExecutionOptions(TypedDict, total=False):
+    """Keyword arguments that `run_grid`, `check_grid` and `evaluate_grid` share. All are optional.
+
+    Attributes:
+        results: results folder or URL, such as ``s3://bucket/folder``; ``results/local`` by
+            default. Recorded runs are not repeated.
+        data: data folder; the user's cache folder by default.
+        device: ``auto`` (the default) takes a GPU if there is one, ``cpu`` or ``cuda``.
+        workers: concurrent runs; by default one a core, on a GPU as many as its memory holds.
+        executor: ``local`` (the default), ``ray``, or an executor such as
+            `hgmvae_bench.execution.ray.driver.RayExecutor`.
+        stack_seeds: on a GPU, train the seeds of a cell as one model of stacked weights.
+        weights: folder of pretrained weights for FID and LPIPS.
+        time_limit: seconds after which a run counts as hung and is recorded as failed.
+        models: model plug-ins by the names that the grid uses. They are pickled for worker
+            processes.
+        datasets: dataset plug-ins, likewise.
+        metrics: metric plug-ins, likewise.
+        on_event: called in this thread with every event of `hgmvae_bench.execution.tasks`.
+        reporters: objects with the methods of `hgmvae_bench.execution.runner.Reporter`.
+        track: trackers that log every run: ``mlflow[:URI]``, ``tensorboard[:DIR]``.
+        stopping: returns whether to stop. By default the first Ctrl-C or SIGTERM stops the grid at
+            the end of the running epochs and the second one at once.
+        advice: how to continue, for the message of `StoppedError`.
+    """
+
+    results: Folder
+    data: Folder | None
+    device: Literal["auto", "cpu", "cuda"]
+    workers: int | None
+    executor: str | Executor
+    stack_seeds: bool
+    weights: Folder | None
+    time_limit: float | None
+    models: Mapping[str, ModelPlugin]
+    datasets: Mapping[str, DatasetPlugin]
+    metrics: Mapping[str, MetricPlugin]
+    on_event: Callable[[Event], None]
+    reporters: Sequence[Reporter]
+    track: Sequence[str]
+    stopping: Callable[[], bool]
+    advice: str

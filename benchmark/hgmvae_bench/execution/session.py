@@ -1,0 +1,242 @@
+"""Session of one call of the Python interface: folders, executor, plug-ins and reporters."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.data.catalogue import default_root
+from hgmvae_bench.execution.backends import Executor, Resources, open_executor
+from hgmvae_bench.execution.controls import score_controls
+from hgmvae_bench.execution.options import DEFAULT_RESULTS, ExecutionOptions
+from hgmvae_bench.execution.plan import ExecutionPlan, PlanError, make_plan
+from hgmvae_bench.execution.preflight import check_cells
+from hgmvae_bench.execution.results import Results
+from hgmvae_bench.execution.runner import Reporter, execute_plan
+from hgmvae_bench.execution.signals import StoppedError, stop_on_signals
+from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext
+from hgmvae_bench.execution.tracking import TrackingContext, tracking
+from hgmvae_bench.execution.upload import UploadReporter
+from hgmvae_bench.grid import Cell, Grid, GridLike, GridSpec, make_grid
+from hgmvae_bench.plugins.local_files import using_plugins
+from hgmvae_bench.plugins.objects import PluginObject, wrap_plugins
+from hgmvae_bench.plugins.registry import MODELS
+from hgmvae_bench.storage.remote import RemoteResults, is_url, local_copy
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.storage.stored_run import StoredRun
+
+logger = logging.getLogger(__name__)
+
+DataByName = Mapping[tuple[str, int], ImageData]
+
+
+@dataclass
+class Session:
+    """Folders, executor, plug-ins and reporters of one call."""
+
+    store: Store
+    data_root: Path
+    device: str
+    executor: Executor
+    options: ExecutionOptions
+    plugins: list[PluginObject] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def open(cls, options: ExecutionOptions) -> Iterator[Session]:
+        """Activate the plug-ins, and fetch and upload remote results around the block."""
+        plugins = wrap_plugins(
+            options.get("models"), options.get("datasets"), options.get("metrics")
+        )
+        data = options.get("data")
+        device, executor = _choose_executor(options)
+        with using_plugins(plugins), _results_folder(options) as folder:
+            yield cls(
+                Store(folder),
+                default_root() if data is None else Path(data),
+                device,
+                executor,
+                options,
+                plugins,
+            )
+
+    @property
+    def weights(self) -> Path | None:
+        """Folder of pretrained weights."""
+        weights = self.options.get("weights")
+        return None if weights is None else Path(weights)
+
+    def grid(self, grid: GridLike) -> Grid:
+        """Make the grid, with the passed models in every table."""
+        made = make_grid(grid)
+        models = list(self.options.get("models", {}))
+
+        def extend(spec: GridSpec) -> GridSpec:
+            named = {spec.models[m].model or m for m in spec.models}
+            named |= {model for table in spec.tables for model in table.models}
+            new = [model for model in models if model not in named]
+            tables = [table.with_models(new) for table in spec.tables]
+            return spec.model_copy(update={"tables": tables})
+
+        return replace(made, spec=extend(made.spec), full_spec=extend(made.full_spec))
+
+    def train(
+        self,
+        grid: Grid,
+        data: DataByName,
+        *,
+        cells: Iterable[Cell] | None = None,
+        retry_failed: bool = False,
+    ) -> ExecutionPlan:
+        """Train and score the missing runs of a grid, or of some of its cells."""
+        stored = self.store.runs()
+        self.refuse_changed_plugins(grid, stored)
+        plan = make_plan(grid, data, stored, retry_failed=retry_failed, cells=cells)
+        check_cells(grid, plan.cells_to_train, data)
+        self.execute(grid, plan)
+        return plan
+
+    def execute(self, grid: Grid, plan: ExecutionPlan) -> None:
+        """Execute a plan, reporting to everybody who was asked for.
+
+        Raises:
+            StoppedError: if the execution was stopped.
+        """
+        context = RunContext(
+            self.store,
+            self.data_root,
+            self.device,
+            weights=self.weights,
+            time_limit=self.options.get("time_limit"),
+            provenance={"grid": {"name": grid.spec.name, "sha256": grid.sha256}},
+        )
+        advice = self.options.get("advice", "the same call continues the grid")
+        stopping = self.options.get("stopping")
+        with self.reporters(grid) as reporter, _stopping(stopping, advice) as asked:
+            execute_plan(plan, context, executor=self.executor, reporter=reporter, stopping=asked)
+
+    @contextmanager
+    def reporters(self, grid: Grid) -> Iterator[Reporter]:
+        """Combine callbacks, trackers and the upload to remote results."""
+        remote = RemoteResults.of(self.store.root)
+        tracked = TrackingContext(grid.spec.name, self.store.root if remote is None else None)
+        names = list(self.options.get("track", ()))
+        with tracking(names, tracked, logger.warning) as trackers:
+            uploads = [UploadReporter(remote, logger.warning)] if remote is not None else []
+            yield _Reporters(
+                self.options.get("on_event"),
+                [*self.options.get("reporters", ()), *trackers, *uploads],
+            )
+
+    def score_controls(
+        self, grid: Grid, data: DataByName, metrics: list[str] | None = None
+    ) -> None:
+        """Score the controls that the grid's datasets lack."""
+        on_gpu = self.options.get("device", "auto") != "cpu" and torch.cuda.is_available()
+        score_controls(
+            grid,
+            data,
+            self.store,
+            device=torch.device("cuda" if on_gpu else "cpu"),
+            weights=self.weights,
+            metrics=metrics,
+            on_scored=lambda record: logger.info("%s: scored", record.label),
+        )
+
+    def refuse_changed_plugins(self, grid: Grid, stored: Mapping[str, StoredRun]) -> None:
+        """Refuse to continue runs of a model object whose class or attributes have changed.
+
+        Raises:
+            PlanError: if a recorded run was trained with another object of the same name.
+        """
+        objects = {p.registered: p for p in self.plugins if p.group == MODELS.group}
+        models = {cell.identity: cell.model for cell in grid.cells if cell.model in objects}
+        for run in stored.values():
+            if (model := models.get(run.record.cell)) is None:
+                continue
+            plugin = objects[model]
+            recorded = run.record.provenance.get("plugins", {}).get(plugin.name)
+            if recorded != plugin.digest:
+                raise PlanError(
+                    f"{run.record.key} was trained with another model object called '{model}': its "
+                    "class or its attributes differ; pass it under another name or use another "
+                    "results folder"
+                )
+
+    def results(self, grid: Grid) -> Results:
+        """The results of a grid."""
+        return Results(self.store.root, grid, data=self.data_root, plugins=self.plugins)
+
+
+class _Reporters:
+    """Calls a callback and several reporters in turn."""
+
+    def __init__(
+        self, callback: Callable[[Event], None] | None, reporters: Sequence[Reporter]
+    ) -> None:
+        self._callback, self._reporters = callback, reporters
+
+    def on_plan(self, plan: ExecutionPlan) -> None:
+        for reporter in self._reporters:
+            reporter.on_plan(plan)
+
+    def on_event(self, event: Event) -> None:
+        if self._callback is not None:
+            self._callback(event)
+        for reporter in self._reporters:
+            reporter.on_event(event)
+
+
+def _choose_executor(options: ExecutionOptions) -> tuple[str, Executor]:
+    """Resolve the device and the executor.
+
+    Raises:
+        ExecutorError: if there is no GPU, or seeds cannot be stacked as asked.
+    """
+    asked, executor = options.get("device", "auto"), options.get("executor", "local")
+    if executor == "ray":  # The driver's machine need not have the GPUs of the nodes.
+        device, gpus = ("cuda", 1.0) if asked == "cuda" else ("cpu", 0.0)
+    elif isinstance(executor, str) and asked == "cuda" and not torch.cuda.is_available():
+        raise ExecutorError("device 'cuda': this machine has no CUDA device; use 'cpu'")
+    else:
+        gpus = 0.0
+        device = "cuda" if asked == "auto" and torch.cuda.is_available() else asked
+        device = "cpu" if device == "auto" else device
+    if not isinstance(executor, str):
+        return device, executor
+    stacked = options.get("stack_seeds", False)
+    if stacked and (executor == "ray" or device != "cuda"):
+        raise ExecutorError("stack_seeds needs the executor 'local' and the device 'cuda'")
+    resources = Resources(device, options.get("workers"), gpus=gpus, stacked=stacked)
+    return device, open_executor(executor, resources)
+
+
+@contextmanager
+def _results_folder(options: ExecutionOptions) -> Iterator[Path]:
+    """Yield the results folder; of a URL, a local copy that is uploaded at the end."""
+    results = options.get("results", DEFAULT_RESULTS)
+    if not is_url(str(results)):
+        yield Path(results)
+        return
+    with local_copy(str(results)) as folder:
+        yield folder
+
+
+@contextmanager
+def _stopping(stopping: Callable[[], bool] | None, advice: str) -> Iterator[Callable[[], bool]]:
+    """Yield whether to stop; signals are handled in the main thread unless the caller does it."""
+    if stopping is None and threading.current_thread() is threading.main_thread():
+        with stop_on_signals(advice) as stopped:
+            yield stopped
+        return
+    yield stopping or (lambda: False)
+    if stopping is not None and stopping():
+        raise StoppedError(f"stopped; {advice}", signal.SIGINT)
