@@ -14,7 +14,8 @@ from hgmvae_bench.analysis import published, render
 from hgmvae_bench.analysis.claims import CLAIMS, PAPER, Claim, Hypothesis, ModelAtDim
 from hgmvae_bench.analysis.comparison import published_value
 from hgmvae_bench.analysis.stats import ALPHA, holm, welch_test
-from hgmvae_bench.analysis.tables import Table, TableEntry
+from hgmvae_bench.analysis.table_entries import TableEntry
+from hgmvae_bench.analysis.tables import Table
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.plugins.registry import METRICS
 

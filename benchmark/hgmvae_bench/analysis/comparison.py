@@ -21,7 +21,8 @@ from hgmvae_bench.analysis.stats import (
     prediction_interval,
     prediction_test,
 )
-from hgmvae_bench.analysis.tables import ALTERNATIVES, ARROWS, Table, TableEntry
+from hgmvae_bench.analysis.table_entries import ALTERNATIVES, TableEntry
+from hgmvae_bench.analysis.tables import ARROWS, Table
 from hgmvae_bench.grid import Grid, flatten, load_grid
 from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS

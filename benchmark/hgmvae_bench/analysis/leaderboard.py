@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hgmvae_bench.analysis.render import escape_markdown, format_number
-from hgmvae_bench.analysis.tables import Table, TableEntry, build_table
+from hgmvae_bench.analysis.escape import escape_markdown
+from hgmvae_bench.analysis.render import format_number
+from hgmvae_bench.analysis.table_entries import TableEntry
+from hgmvae_bench.analysis.tables import Table, build_table
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.stored_run import StoredRun

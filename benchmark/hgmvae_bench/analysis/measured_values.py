@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from hgmvae_bench.analysis.comparison import VERDICT_SYMBOLS, ComparedValue, compare_with_paper
 from hgmvae_bench.analysis.render import format_number, markdown_table
-from hgmvae_bench.analysis.tables import ARROWS, TableEntry, build_table, with_all_metrics
+from hgmvae_bench.analysis.table_entries import TableEntry
+from hgmvae_bench.analysis.tables import ARROWS, build_table, with_all_metrics
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -44,7 +45,7 @@ def measured_values(grid: Grid, runs: Iterable[StoredRun]) -> str:
         runs: recorded runs; those of other cells are ignored.
 
     Raises:
-        hgmvae_bench.analysis.tables.TableError: if values of a metric cannot be compared.
+        hgmvae_bench.analysis.table_entries.TableError: if values of a metric cannot be compared.
     """
     runs = list(runs)
     by_dataset = _values_by_dataset(grid, runs)

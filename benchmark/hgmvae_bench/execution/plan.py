@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hgmvae_bench.analysis.tables import short_error
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution.tasks import Task
 from hgmvae_bench.grid import Cell, Grid, Run
@@ -41,7 +40,7 @@ class UnsuccessfulRun(NamedTuple):
         path = store.log_path(record.key)
         has_log = path.is_file() and path.stat().st_size > 0
         log = path.relative_to(store.root).as_posix() if has_log else None
-        return cls(record.key, record.status, short_error(record), log)
+        return cls(record.key, record.status, record.short_error, log)
 
     def __str__(self) -> str:
         return f"{self.key}: {self.status}: {self.reason}" + (f" ({self.log})" if self.log else "")

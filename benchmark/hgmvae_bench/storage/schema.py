@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from hgmvae_bench.grid import Cell, Run
+from hgmvae_bench.utils.text import shorten
 
 Status = Literal["complete", "diverged", "failed"]
 ControlName = Literal["real-halves", "real-train", "mean-image", "pixel-noise", "pca"]
@@ -30,6 +31,9 @@ Fingerprint = dict[str, str | int | FiniteFloat]
 
 MAX_NUMBER = 1e60
 """Largest magnitude of a metric's value; statistics can still compute its fourth power."""
+
+MAX_SHORT_ERROR = 120
+"""Characters of a run's error in one line, as footnotes show it."""
 
 Number = Annotated[FiniteFloat, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 """Value of a metric."""
@@ -248,6 +252,12 @@ class Record(_Frozen):
             data_digest=run.data_digest,
             **content,
         )
+
+    @property
+    def short_error(self) -> str:
+        """Last line of the error of a diverged or failed run, cut to `MAX_SHORT_ERROR`."""
+        lines = (self.error or "").strip().splitlines()
+        return shorten(lines[-1].strip(), MAX_SHORT_ERROR) if lines else "no reason recorded"
 
     @property
     def stage_costs(self) -> dict[str, StageCost]:

@@ -5,11 +5,11 @@ import re
 import pandas as pd
 import pytest
 
+from hgmvae_bench.analysis.escape import show_hidden
 from hgmvae_bench.analysis.render import (
     FormattedEntry,
     FormattedTable,
     footnote_letters,
-    show_hidden,
     to_csv,
     to_latex,
     to_markdown,

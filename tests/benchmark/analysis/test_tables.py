@@ -4,16 +4,11 @@ import pytest
 from scipy.stats import ttest_ind
 
 from hgmvae_bench.analysis.render import to_text
-from hgmvae_bench.analysis.tables import (
-    MAX_REASON_LENGTH,
-    TableError,
-    build_table,
-    short_error,
-    with_all_metrics,
-)
+from hgmvae_bench.analysis.table_entries import TableError
+from hgmvae_bench.analysis.tables import build_table, with_all_metrics
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.plugins.protocols import UnknownNameError
-from hgmvae_bench.storage.schema import MetricValue, Record
+from hgmvae_bench.storage.schema import MAX_SHORT_ERROR, MetricValue, Record
 from hgmvae_bench.storage.stored_run import StoredRun
 
 
@@ -148,8 +143,8 @@ def test_a_footnote_names_three_unsuccessful_runs_and_counts_the_others(tiny_gri
     assert note.startswith("5 × failed (")
     assert note.endswith("; and 2 more)")
     assert note.count(".log") == 3
-    assert f"{'x' * (MAX_REASON_LENGTH - 1)}…," in note
-    assert "no reason" in short_error(digits_run(tiny_grid, "vae", 9, status="failed").record)
+    assert f"{'x' * (MAX_SHORT_ERROR - 1)}…," in note
+    assert "no reason" in digits_run(tiny_grid, "vae", 9, status="failed").record.short_error
 
 
 def test_skewed_seeds_have_their_median_beside_the_mean(tiny_text, digits_run):

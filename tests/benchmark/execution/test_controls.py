@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hgmvae_bench.analysis.render import to_csv, to_latex, to_text
-from hgmvae_bench.analysis.tables import TableError, build_table
+from hgmvae_bench.analysis.table_entries import TableError
+from hgmvae_bench.analysis.tables import build_table
 from hgmvae_bench.evaluation.controls import build_controls
 from hgmvae_bench.evaluation.metrics import classifier
 from hgmvae_bench.execution.controls import score_controls

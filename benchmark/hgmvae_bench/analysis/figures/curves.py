@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from hgmvae_bench.analysis.comparison import published_value
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import CellNames, FigureError, FigureSource
-from hgmvae_bench.analysis.tables import ARROWS, TableEntry, build_table
+from hgmvae_bench.analysis.table_entries import TableEntry
+from hgmvae_bench.analysis.tables import ARROWS, build_table
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import Record
@@ -62,7 +63,7 @@ def metrics_by_latent_dim(
 
     Raises:
         FigureError: if no run of the dataset has any of the metrics.
-        hgmvae_bench.analysis.tables.TableError: if values of a metric cannot be compared.
+        hgmvae_bench.analysis.table_entries.TableError: if values of a metric cannot be compared.
     """
     latent_dims = sorted({names.latent_dim for names in source.cells})
     entries = _entries(source, metrics, latent_dims)

@@ -36,7 +36,7 @@ def rate_distortion(source: FigureSource) -> Figure:
 
     Raises:
         FigureError: if no run of the dataset has both metrics.
-        hgmvae_bench.analysis.tables.TableError: if values cannot be compared.
+        hgmvae_bench.analysis.table_entries.TableError: if values cannot be compared.
     """
     _check_comparable(source)
     latent_dims = sorted({names.latent_dim for names in source.cells})

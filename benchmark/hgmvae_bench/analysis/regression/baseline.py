@@ -24,7 +24,6 @@ from pydantic import (
     model_validator,
 )
 
-from hgmvae_bench.analysis.tables import short_error
 from hgmvae_bench.grid import Cell, Grid, Run, flatten
 from hgmvae_bench.grid.cells import identity_of
 from hgmvae_bench.grid.spec import FileName
@@ -233,7 +232,7 @@ def run_measures(run: Run, metrics: Iterable[str], stored: Mapping[str, StoredRu
         return RunMeasures(missing=["not run"])
     record = known.record
     if record.status != "complete":
-        return RunMeasures(missing=[f"{record.status}: {short_error(record)}"])
+        return RunMeasures(missing=[f"{record.status}: {record.short_error}"])
     measured = RunMeasures()
     for term, means in record.history.items():
         if means and abs(means[-1]) <= MAX_NUMBER:

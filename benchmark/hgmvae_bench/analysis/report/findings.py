@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from hgmvae_bench.analysis import claim_tests, comparison
 from hgmvae_bench.analysis.render import FormattedEntry, format_number
 from hgmvae_bench.analysis.report.layout import NO_VALUE, PageColumn, PageRow, PageTable, page_table
-from hgmvae_bench.analysis.tables import ARROWS, Table, TableEntry
+from hgmvae_bench.analysis.table_entries import TableEntry
+from hgmvae_bench.analysis.tables import ARROWS, Table
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.plugins.registry import METRICS
 

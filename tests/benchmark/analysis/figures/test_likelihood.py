@@ -9,7 +9,7 @@ from matplotlib.patches import Ellipse
 from hgmvae_bench.analysis.figures import FIGURES, FigureError, FigureSource
 from hgmvae_bench.analysis.figures.likelihood import ellipse_axes
 from hgmvae_bench.analysis.figures.style import to_png, to_svg
-from hgmvae_bench.analysis.tables import TableError
+from hgmvae_bench.analysis.table_entries import TableError
 from hgmvae_bench.storage.schema import MetricValue
 
 RATES = {"vae": (10.0, 11.0, 12.0), "beta-vae": (5.0, 5.5, 5.0)}

@@ -1,0 +1,266 @@
+"""Entries of tables: metrics of cells, aggregated over seeds and ranked."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hgmvae_bench.analysis import render
+from hgmvae_bench.analysis.stats import ALPHA, holm, is_skewed, mean_interval, welch_test
+from hgmvae_bench.grid import Grid, TableSpec
+from hgmvae_bench.plugins.protocols import Direction
+from hgmvae_bench.plugins.registry import METRICS
+from hgmvae_bench.storage.schema import MetricValue, Record
+from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.errors import UserError
+
+ALTERNATIVES = {"ms-ssim": "ms-ssim-bilinear"}
+"""Metrics that compute the same quantity by another convention, here another enlargement."""
+
+MAX_NAMED_RUNS = 3
+"""Unsuccessful runs that a footnote names; it counts the others."""
+
+
+class TableError(UserError, RuntimeError):
+    """Records that must not be in one table; the message names them."""
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """One metric of one cell, aggregated over its seeds.
+
+    Attributes:
+        table: name of the table.
+        dataset, model: names as in the grid; a control's ``model`` is ``control:NAME``.
+        metric: registered name.
+        direction: which values of the metric are better.
+        latent_dim: L.
+        mean: over the seeds that have a value; None if none has.
+        std: standard deviation over seeds (n - 1); None for fewer than two values.
+        n: seeds with a value.
+        seeds: seeds that the grid plans or that have a run.
+        planned: seeds that the grid plans.
+        rank: 1 is the best mean among the models of a dataset, metric and latent dim; None for a
+            control.
+        note: why ``n`` is below ``seeds``; empty if it is not.
+        control: whether the entry belongs to a control.
+        low, high: 95 % confidence interval of the mean; None for fewer than two values.
+        median: over the same seeds as the mean.
+        p_value: of Welch's t-test against the best, corrected after Holm for all pairs of models
+            of that dataset, metric and latent dim, because only the data determine which is the
+            best; None for the best itself, or where either has fewer than two values.
+        tied: whether the seeds cannot distinguish it from the best; for the best, whether any
+            other is tied with it.
+        by_seed: the values behind the mean.
+        alternative_by_seed: values of the metric in `ALTERNATIVES`, where they are recorded.
+    """
+
+    table: str
+    dataset: str
+    metric: str
+    direction: Direction
+    model: str
+    latent_dim: int
+    mean: float | None
+    std: float | None
+    n: int
+    seeds: int
+    planned: int
+    rank: int | None
+    note: str
+    control: bool = False
+    low: float | None = None
+    high: float | None = None
+    median: float | None = None
+    p_value: float | None = None
+    tied: bool = False
+    by_seed: Mapping[int, float] = field(default_factory=dict, hash=False)
+    alternative_by_seed: Mapping[int, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def footnote(self) -> str:
+        """Missing or additional seeds and the median of skewed ones; empty if neither applies."""
+        if self.control:
+            return self.note
+        notes = []
+        if self.note:
+            notes.append(f"n = {self.n} of {self.seeds}: {self.note}")
+        elif self.n != self.planned:
+            notes.append(f"n = {self.n}")
+        if self.median is not None and is_skewed(list(self.by_seed.values())):
+            median = render.format_number(self.median, f".{choose_decimals(self.median)}f")
+            notes.append(f"skewed seeds, with a median of {median}")
+        return "; ".join(notes)
+
+
+@dataclass(frozen=True)
+class GridRuns:
+    """Recorded runs by the cells of a grid.
+
+    Attributes:
+        grid: the grid.
+        by_cell: runs by the identity of their cell.
+        with_other_settings: number of runs, by the readable name of a cell, whose settings differ
+            from the grid's.
+    """
+
+    grid: Grid
+    by_cell: Mapping[str, list[StoredRun]]
+    with_other_settings: Mapping[str, int]
+
+    @classmethod
+    def of(cls, grid: Grid, runs: Iterable[StoredRun]) -> GridRuns:
+        """Sort recorded runs by their cells."""
+        by_cell: dict[str, list[StoredRun]] = defaultdict(list)
+        for run in runs:
+            by_cell[run.record.cell].append(run)
+        own = {cell.identity for cell in grid.cells}
+        others = Counter(
+            run.record.key.rpartition("_s")[0]
+            for identity, of_cell in by_cell.items()
+            if identity not in own
+            for run in of_cell
+        )
+        return cls(grid, by_cell, others)
+
+    def of_cell(self, dataset: str, model: str, latent_dim: int) -> list[StoredRun]:
+        """Runs of a cell of the grid."""
+        return self.by_cell.get(self.grid.cell(dataset, model, latent_dim).identity, [])
+
+    def of_table(self, spec: TableSpec, dataset: str) -> list[StoredRun]:
+        """Runs of a dataset in a table, in the order of its latent dims and models."""
+        cells = itertools.product(spec.latent_dims, spec.models)
+        return [run for dim, model in cells for run in self.of_cell(dataset, model, dim)]
+
+
+def aggregate_cell(
+    grid_runs: GridRuns, table: str, dataset: str, metric: str, model: str, latent_dim: int
+) -> TableEntry:
+    """Aggregate one metric of one cell over the seeds that have a value."""
+    runs = grid_runs.of_cell(dataset, model, latent_dim)
+    by_seed = _values_by_seed(runs, metric)
+    values = list(by_seed.values())
+    planned = grid_runs.grid.spec.seeds
+    low, high = mean_interval(values) or (None, None)
+    alternative = ALTERNATIVES.get(metric)
+    slug = grid_runs.grid.cell(dataset, model, latent_dim).slug
+    return TableEntry(
+        table=table,
+        dataset=dataset,
+        metric=metric,
+        direction=METRICS[metric].direction,
+        model=model,
+        latent_dim=latent_dim,
+        mean=statistics.fmean(values) if values else None,
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        n=len(values),
+        seeds=max(planned, len(runs)),
+        planned=planned,
+        rank=None,
+        note=_missing_seeds(runs, metric, planned, grid_runs.with_other_settings.get(slug, 0)),
+        low=low,
+        high=high,
+        median=statistics.median(values) if values else None,
+        by_seed=by_seed,
+        alternative_by_seed=_values_by_seed(runs, alternative) if alternative else {},
+    )
+
+
+def _values_by_seed(runs: Iterable[StoredRun], metric: str) -> dict[int, float]:
+    complete = {run.record.seed: run.metrics for run in runs if run.record.status == "complete"}
+    recorded = {seed: metrics[metric] for seed, metrics in complete.items() if metric in metrics}
+    return {seed: each.value for seed, each in recorded.items() if each.value is not None}
+
+
+def _missing_seeds(
+    runs: list[StoredRun], metric: str, planned: int, with_other_settings: int
+) -> str:
+    """Why seeds of a cell have no value, with the name, reason and log of unsuccessful runs."""
+    unsuccessful: dict[str, list[Record]] = defaultdict(list)
+    reasons: Counter[str] = Counter()
+    for run in runs:
+        recorded = run.metrics.get(metric)
+        if run.record.status != "complete":
+            unsuccessful[run.record.status].append(run.record)
+        elif recorded is None:
+            reasons["not scored"] += 1
+        elif recorded.value is None:
+            reasons[recorded.short_reason] += 1
+    if len(runs) < planned:
+        others = f" ({with_other_settings} with other settings)" if with_other_settings else ""
+        reasons[f"not run{others}"] += planned - len(runs)
+    notes = [
+        f"{len(records)} × {status} ({_name_runs(records)})"
+        for status, records in unsuccessful.items()
+    ]
+    return "; ".join([*notes, *(f"{count} × {reason}" for reason, count in reasons.items())])
+
+
+def _name_runs(records: list[Record]) -> str:
+    named = [
+        f"{record.key}: {record.short_error}, logs/{record.key}.log"
+        for record in records[:MAX_NAMED_RUNS]
+    ]
+    more = len(records) - MAX_NAMED_RUNS
+    return "; ".join([*named, *([f"and {more} more"] if more > 0 else [])])
+
+
+def rank_entries(group: list[TableEntry]) -> list[TableEntry]:
+    """Rank the entries of a dataset, metric and latent dim, and mark those tied with the best.
+
+    The rank is 1 + the number of strictly better means.
+    """
+    sign = 1 if group[0].direction == "higher" else -1
+    scores = {entry.model: sign * entry.mean for entry in group if entry.mean is not None}
+    if not scores:
+        return group
+    best = next(entry for entry in group if scores.get(entry.model) == max(scores.values()))
+    others = [entry for entry in group if entry.model in scores and entry is not best]
+    pairs = list(itertools.combinations([best, *others], 2))
+    tests = holm([welch_test(a.by_seed.values(), b.by_seed.values()) for a, b in pairs])
+    # The first pairs are those of the best with each of the others.
+    p_values = {other.model: test for other, test in zip(others, tests, strict=False)}
+    tied = {model for model, p_value in p_values.items() if p_value is None or p_value >= ALPHA}
+    return [
+        dataclasses.replace(
+            entry,
+            rank=1 + sum(score > scores[entry.model] for score in scores.values()),
+            p_value=p_values.get(entry.model),
+            tied=entry.model in tied or (entry is best and bool(tied)),
+        )
+        if entry.model in scores
+        else entry
+        for entry in group
+    ]
+
+
+def check_comparable(runs: list[StoredRun], dataset: str, metric: str) -> None:
+    """Check that values come from the same data and were computed in the same way.
+
+    Raises:
+        TableError: if they do not; the message names two runs.
+    """
+    first: dict[str, tuple[Any, str]] = {}
+    for run in runs:
+        found: dict[str, Any] = {"data": run.record.data_digest}
+        recorded: MetricValue | None = run.metrics.get(metric)
+        if recorded is not None and recorded.value is not None:
+            found["fingerprint"] = recorded.fingerprint
+        for kind, value in found.items():
+            other, key = first.setdefault(kind, (value, run.record.key))
+            if value != other:
+                raise TableError(
+                    f"{metric} on {dataset}: runs with different {kind} cannot be in one table:\n"
+                    f"  {key}: {other}\n  {run.record.key}: {value}\n"
+                    "move one of them to another results folder"
+                )
+
+
+def choose_decimals(value: float) -> int:
+    """Decimals of a number: three as in the paper, or one from 100 on."""
+    return 1 if abs(value) >= 100 else 3
