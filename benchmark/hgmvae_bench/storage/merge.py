@@ -21,8 +21,9 @@ from typing import TypeVar
 from hgmvae_bench.storage.leases import FOLDER as LEASES
 from hgmvae_bench.storage.leases import Leases, new_owner_id
 from hgmvae_bench.storage.record_file import as_store_errors, parse_file_name, record_file_name
+from hgmvae_bench.storage.record_folder import RECORDS
 from hgmvae_bench.storage.schema import ControlRecord, MetricValue, ScoreRecord
-from hgmvae_bench.storage.store import RECORDS, Store
+from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.atomic_files import write_atomically
 from hgmvae_bench.utils.errors import UserError

@@ -22,46 +22,39 @@ record is run again.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel
 
 from hgmvae_bench.grid import Grid, load_grid
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.storage.record_file import (
-    Content,
     Kind,
-    RecordFile,
-    RecordFileError,
     StoreError,
     as_store_errors,
-    parse_file,
-    parse_file_name,
     record_file_name,
     serialize,
+)
+from hgmvae_bench.storage.record_folder import (
+    CONTROLS,
+    RECORDS,
+    OnInvalid,
+    read_controls,
+    read_file,
+    read_records,
+    record_file_names,
+    repair,
+    report_invalid,
 )
 from hgmvae_bench.storage.remote import RemoteResults
 from hgmvae_bench.storage.schema import ControlRecord, Record, ScoreRecord
 from hgmvae_bench.storage.stored_run import StoredRun, merge_metrics
-from hgmvae_bench.utils.atomic_files import LocalFiles, NotAFileError, write_durably
-
-RECORDS = "records"
-CONTROLS = "controls"
-DAMAGED = "damaged"
-
-OnInvalid = Literal["raise", "warn"]
-"""What to do about invalid record files: raise a `StoreError`, or skip them with a warning."""
-
-_MAX_LISTED_FILES = 10
-
-_logger = logging.getLogger(__name__)
+from hgmvae_bench.utils.atomic_files import LocalFiles, write_durably
 
 
 @dataclass(frozen=True)
@@ -94,8 +87,8 @@ class Store:
             StoreError: if a file cannot be read; with ``raise``, if one is damaged, edited,
                 invalid, or of an unknown schema version. The message names the files.
         """
-        contents = self._read_records()
-        self._report(RECORDS, contents.errors, on_invalid)
+        contents = read_records(self.files)
+        report_invalid(self.files, RECORDS, contents.errors, on_invalid)
         return contents.runs()
 
     def controls(self, *, on_invalid: OnInvalid = "raise") -> dict[str, ControlRecord]:
@@ -123,8 +116,8 @@ class Store:
         Raises:
             StoreError: as in `runs`.
         """
-        files, errors = self._read_controls()
-        self._report(CONTROLS, errors, on_invalid)
+        files, errors = read_controls(self.files)
+        report_invalid(self.files, CONTROLS, errors, on_invalid)
         return [file.content for file in files]
 
     def score_record(self, name: str) -> ScoreRecord:
@@ -134,50 +127,19 @@ class Store:
             StoreError: if it cannot be read or is invalid.
         """
         with as_store_errors(self.root / RECORDS / name, "read"):
-            return self._read(RECORDS, name, ScoreRecord).content
+            return read_file(self.files, RECORDS, name, ScoreRecord).content
 
     def repair(self) -> list[Path]:
         """Move damaged and invalid record files to ``damaged/``, so that their runs are run again.
 
-        If the newest record of a run is damaged, its earlier records and its scores are moved
-        too, since they would count otherwise. Records of another version of the suite stay.
-
         Returns:
-            The new paths.
+            The new paths (`hgmvae_bench.storage.record_folder.repair`).
         """
-        errors = self._read_records().errors
-        damaged = [f"{RECORDS}/{name}" for name, error in errors.items() if error.damaged]
-        _, control_errors = self._read_controls()
-        damaged += [f"{CONTROLS}/{name}" for name, error in control_errors.items() if error.damaged]
-        dependent = []
-        for names in self.record_files().values():
-            records = [name for name in names if parse_file_name(name).kind == "retry"]
-            if records and (newest := errors.get(records[-1])) and newest.damaged:
-                dependent += [f"{RECORDS}/{name}" for name in names if name not in errors]
-        # Damaged files are moved last, so that an interrupted repair finds them again.
-        moved = []
-        for path in [*dependent, *damaged]:
-            target, number = f"{DAMAGED}/{path}", 0
-            while self.files.version(target) is not None:
-                number += 1
-                target = f"{DAMAGED}/{path}.{number}"
-            # The file is gone if another process repairs the folder too.
-            with (
-                suppress(FileNotFoundError),
-                as_store_errors(self.root / target, may_be_gone=True),
-            ):
-                self.files.move(path, target)
-                moved.append(self.root / target)
-        return moved
+        return repair(self.files)
 
     def record_files(self) -> dict[str, list[str]]:
         """File names of every run by key: records first, then scores, each in their order."""
-        files: dict[str, list[tuple[Kind, int, str]]] = {}
-        for name in self._names(RECORDS):
-            with suppress(RecordFileError):
-                key, kind, number = parse_file_name(name)
-                files.setdefault(key, []).append((kind, number, name))
-        return {key: [name for *_, name in sorted(names)] for key, names in files.items()}
+        return record_file_names(self.files)
 
     def has_record_file(self, name: str) -> bool:
         """Whether the folder of records has a file of this name."""
@@ -321,74 +283,6 @@ class Store:
         for folder in folders:
             self.files.remove_temporaries(folder, living or set())
 
-    def _names(self, folder: str) -> Iterator[str]:
-        with as_store_errors(self.root / folder, "read"):
-            yield from (name for name, _ in self.files.scan(folder))
-
-    def _read(self, folder: str, name: str, content_type: type[Content]) -> RecordFile[Content]:
-        """Read one record file.
-
-        Raises:
-            RecordFileError: if it is invalid.
-            StoreError: if it cannot be read.
-            FileNotFoundError: if it is gone.
-        """
-        not_a_file = None
-        with as_store_errors(self.root / folder / name, "read", may_be_gone=True):
-            try:
-                raw = self.files.read(f"{folder}/{name}")
-            except NotAFileError as error:
-                not_a_file = error
-        if not_a_file is not None:
-            raise RecordFileError("not a regular file") from not_a_file
-        return parse_file(name, raw, content_type)
-
-    def _read_records(self) -> _RecordFolder:
-        contents = _RecordFolder()
-        for name in self._names(RECORDS):
-            try:
-                if parse_file_name(name).kind == "scores":
-                    contents.scores.append(self._read(RECORDS, name, ScoreRecord))
-                else:
-                    contents.records.append(self._read(RECORDS, name, Record))
-            except FileNotFoundError:  # Another process has moved it since it was listed.
-                continue
-            except RecordFileError as error:
-                contents.errors[name] = error
-        return contents
-
-    def _read_controls(
-        self,
-    ) -> tuple[list[RecordFile[ControlRecord]], dict[str, RecordFileError]]:
-        """Valid control records by number, and errors by file name."""
-        files, errors = [], {}
-        for name in self._names(CONTROLS):
-            try:
-                files.append(self._read(CONTROLS, name, ControlRecord))
-            except FileNotFoundError:
-                continue
-            except RecordFileError as error:
-                errors[name] = error
-        return sorted(files, key=lambda file: file.name.number), errors
-
-    def _report(
-        self, folder: str, errors: Mapping[str, RecordFileError], on_invalid: OnInvalid
-    ) -> None:
-        """Raise an error or log a warning that names the invalid files of a folder."""
-        if not errors:
-            return
-        lines = [f"{self.root / folder / name}: {error}" for name, error in sorted(errors.items())]
-        if len(lines) > _MAX_LISTED_FILES:
-            lines[_MAX_LISTED_FILES:] = [f"and {len(lines) - _MAX_LISTED_FILES} more"]
-        if any(error.damaged for error in errors.values()):
-            lines.append(
-                f"`hgmvae-bench run --repair` moves damaged files to {self.root / DAMAGED} "
-                "and runs those runs again"
-            )
-        if on_invalid == "raise":
-            raise StoreError("\n".join(lines))
-        _logger.warning("warning: invalid record files are skipped:\n%s", "\n".join(lines))
-
     def _artifact_path(self, key: str) -> Path:
         return self.root / "artifacts" / key
 
@@ -416,53 +310,3 @@ class Store:
             while not self.files.create(record_file_name(path, kind, free), raw):
                 free += 1
         return True
-
-
-@dataclass
-class _RecordFolder:
-    """Contents of the folder of records, in no particular order.
-
-    Attributes:
-        records: valid records.
-        scores: valid score records.
-        errors: invalid files, by name.
-    """
-
-    records: list[RecordFile[Record]] = field(default_factory=list)
-    scores: list[RecordFile[ScoreRecord]] = field(default_factory=list)
-    errors: dict[str, RecordFileError] = field(default_factory=dict)
-
-    def runs(self) -> dict[str, StoredRun]:
-        """Runs by key, without those whose newest record is invalid."""
-        newest: dict[str, RecordFile[Record]] = {}
-        for file in self.records:
-            key, _, number = file.name
-            if key not in newest or number > newest[key].name.number:
-                newest[key] = file
-        for key, number in self._invalid_records():
-            if key in newest and number > newest[key].name.number:
-                del newest[key]
-        runs = {
-            key: StoredRun(file.content, file.sha256, file.content.metrics, file.name.number)
-            for key, file in newest.items()
-        }
-        for score in sorted(self.scores, key=lambda file: file.name.number):
-            if run := runs.get(score.name.key):
-                runs[score.name.key] = _with_scores(run, score)
-        return runs
-
-    def _invalid_records(self) -> Iterator[tuple[str, int]]:
-        """Key and number of invalid records that have a valid name."""
-        for name in self.errors:
-            with suppress(RecordFileError):
-                key, kind, number = parse_file_name(name)
-                if kind == "retry":
-                    yield key, number
-
-
-def _with_scores(run: StoredRun, score: RecordFile[ScoreRecord]) -> StoredRun:
-    """The run with the metrics of a score record, if they belong to its newest record."""
-    metrics = run.metrics
-    if score.content.record_sha256 == run.sha256:
-        metrics = merge_metrics(metrics, score.content.metrics)
-    return StoredRun(run.record, run.sha256, metrics, run.retries, score.name.number)
