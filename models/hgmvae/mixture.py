@@ -137,6 +137,11 @@ class Components(NamedTuple):
         of_own_cluster = self.by_cluster(weights) @ self.of_cluster.T
         return cluster_weights @ self.of_cluster.T * (weights / of_own_cluster)
 
+    def equal_cluster_weights(self) -> Tensor:
+        """Weights (M,) of the Gaussians when all clusters are equally likely."""
+        n_clusters = self.of_cluster.shape[1]
+        return self.by_component(self.mean.new_full((n_clusters,), 1 / n_clusters))
+
     def sample(self, n_samples: int, weights: Tensor | None = None) -> Tensor:
         """Draw latents (n_samples, L) with torch's global generator.
 

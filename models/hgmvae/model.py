@@ -6,7 +6,6 @@ the global mixture, L latent dimensions. P equals K by default. Equation numbers
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +16,11 @@ from torch import Tensor, nn
 
 from hgmvae import losses
 from hgmvae.aggregate import gaussian_aggregate, weighted_aggregate
+from hgmvae.code_buffer import CodeBuffer
 from hgmvae.config import HGMVAEConfig
+from hgmvae.feature_mlp import FeatureMLP
 from hgmvae.mixture import MAX_CODES, Components, GlobalMixture, Moments, latent_moments
+from hgmvae.posterior import Draw, Posterior
 
 LOG_VAR_RANGE = (-10.0, 4.0)
 """Range to which posterior log-variances are clamped: standard deviations from 0.007 to 7.4."""
@@ -31,36 +33,6 @@ BATCH_FISHER = {
 """Forms of the Fisher term that need clusters."""
 
 
-class Posterior(NamedTuple):
-    """Parameters of q(z|y) and q(w|y) for a batch.
-
-    Attributes:
-        component_mean: μ (B, P, L).
-        component_log_var: log σ² (B, P, L).
-        coefficient_mean: E[w] (B, P); on the simplex if p(w) is uniform.
-        coefficient_log_var: log-variances of w (B, P); None if w is deterministic (uniform p(w)).
-    """
-
-    component_mean: Tensor
-    component_log_var: Tensor
-    coefficient_mean: Tensor
-    coefficient_log_var: Tensor | None
-
-
-class Draw(NamedTuple):
-    """One draw of the coefficients, components and latents of a batch.
-
-    Attributes:
-        coefficients: w ~ q(w|y) (B, P).
-        components: z ~ q(z|y) (B, P, L).
-        latent: x = Σ_k w_k z_k (Eq. 1), (B, L).
-    """
-
-    coefficients: Tensor
-    components: Tensor
-    latent: Tensor
-
-
 class Assignment(NamedTuple):
     """Soft assignment of a batch of latents to the Gaussians of the global mixture.
 
@@ -71,22 +43,6 @@ class Assignment(NamedTuple):
 
     components: Components
     responsibilities: Tensor
-
-
-class FeatureMLP(BaseEncoder):  # type: ignore[misc]
-    """Default trunk: one hidden layer from images of any shape to features (B, 512)."""
-
-    feature_dim = 512
-
-    def __init__(self, input_dim: tuple[int, ...]) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(math.prod(input_dim), self.feature_dim), nn.ReLU()
-        )
-
-    def forward(self, x: Tensor) -> ModelOutput:
-        """Map images (B, ...) to ``embedding``, the features (B, 512)."""
-        return ModelOutput(embedding=self.layers(x))
 
 
 class HGMVAE(BaseAE):  # type: ignore[misc]
@@ -123,23 +79,12 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             )
         self.set_encoder(encoder)
         self._add_heads(encoder.feature_dim)
-        uses_mixture = (
-            model_config.conditional_prior != "none" or model_config.fisher in BATCH_FISHER
-        )
         self.mixture = (
             GlobalMixture(model_config.n_components, model_config.subcomponents, self.latent_dim)
-            if uses_mixture
+            if model_config.uses_mixture
             else None
         )
-        # A ring buffer of the newest codes. It is written in place because a CUDA graph may replay
-        # the step.
-        self._codes: Tensor
-        self._variances: Tensor
-        self._n_codes: Tensor
-        rows = (MAX_CODES if uses_mixture else 0, self.latent_dim)
-        self.register_buffer("_codes", torch.zeros(rows), persistent=False)
-        self.register_buffer("_variances", torch.zeros(rows), persistent=False)
-        self.register_buffer("_n_codes", torch.zeros((), dtype=torch.long), persistent=False)
+        self._kept = CodeBuffer(MAX_CODES if model_config.uses_mixture else 0, self.latent_dim)
         self._fit_seed = int(torch.randint(2**31 - 1, ()))
 
     def _default_encoder(self) -> FeatureMLP:
@@ -214,7 +159,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         """
         config, data = self.model_config, inputs["data"]
         posterior = self.posterior(data)
-        draw = self._draw(posterior)
+        draw = posterior.draw()
         recon_x = self.decoder(draw.latent)["reconstruction"]
 
         recon_loss = losses.reconstruction_term(recon_x, data, config.reconstruction_loss)
@@ -226,7 +171,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             draw.coefficients, posterior.component_mean, posterior.component_log_var
         )
         if self.training and self.mixture is not None and epoch == config.warmup_epochs:
-            self._keep(self._code(posterior), moments.variance)
+            self._kept.keep(posterior.code(), moments.variance)
         assignment = self._assignment(draw.latent)
         conditional_prior = self._conditional_prior(posterior, draw, moments, assignment)
         fisher = self._fisher(posterior, draw, moments, assignment)
@@ -258,28 +203,8 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
 
         The last warm-up epoch is a separate stage, because it keeps the codes.
         """
-        config = self.model_config
-        starts = (config.warmup_epochs - 1, config.warmup_epochs)
-        return sum(epoch > start for start in (*starts, config.warmup_epochs + config.fisher_delay))
-
-    @torch.no_grad()
-    def _keep(self, codes: Tensor, variances: Tensor) -> None:
-        """Store codes and their variances (B, L) for the fit, in place of the oldest."""
-        codes, variances = codes[-MAX_CODES:], variances[-MAX_CODES:]
-        rows = (self._n_codes + torch.arange(len(codes), device=codes.device)) % MAX_CODES
-        self._codes.index_put_((rows,), codes)
-        self._variances.index_put_((rows,), variances)
-        self._n_codes.add_(len(codes))
-
-    def _draw(self, posterior: Posterior) -> Draw:
-        """Draw coefficients, components and latents (Eq. 1)."""
-        coefficients = posterior.coefficient_mean
-        if posterior.coefficient_log_var is not None:
-            deviation = (0.5 * posterior.coefficient_log_var).exp()
-            coefficients = coefficients + torch.randn_like(coefficients) * deviation
-        mean, log_var = posterior.component_mean, posterior.component_log_var
-        components = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
-        return Draw(coefficients, components, (coefficients.unsqueeze(-1) * components).sum(1))
+        config: HGMVAEConfig = self.model_config
+        return config.stage(epoch)
 
     def _w_prior(self, posterior: Posterior) -> Tensor:
         """Compute the divergence of q(w|y) from the configured p(w), first term of Eq. 3."""
@@ -299,12 +224,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         """
         config = self.model_config
         mean, log_var = posterior.component_mean, posterior.component_log_var
-        weights = (
-            config.mutual_information_weight,
-            config.component_correlation_weight,
-            config.dimension_correlation_weight,
-            config.dimension_kl_weight,
-        )
+        weights = config.z_prior_weights
         plain = losses.plain_z_prior(mean, log_var)
         # With equal weights the sum is a multiple of the closed form; the parts are only recorded.
         equal_weights = len(set(weights)) == 1
@@ -343,7 +263,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             return losses.responsibility_prior(
                 assignment.responsibilities, components.log_weights, divergence
             )
-        own = self._mixture_weights(draw.coefficients)
+        own = posterior.mixture_weights(draw.coefficients)
         n_clusters = self.model_config.n_components
         clusters = (
             own if reading == "shared" else own.new_full((len(own), n_clusters), 1 / n_clusters)
@@ -368,40 +288,16 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         )
         return (criterion if form == "sample_raw" else criterion.log1p()).mean()
 
-    def _mixture_weights(self, coefficients: Tensor) -> Tensor:
-        """Turn coefficients (B, P) into the mixture weights (B, P) of Eq. 4.
-
-        Gaussian coefficients have either sign; their shares w² / Σ w² lie on the simplex.
-        """
-        if self.coefficient_log_var is None:
-            return coefficients
-        squared = coefficients.square()
-        return squared / squared.sum(-1, keepdim=True).clamp_min(torch.finfo(squared.dtype).tiny)
-
-    @staticmethod
-    def _code(posterior: Posterior) -> Tensor:
-        return (posterior.coefficient_mean.unsqueeze(-1) * posterior.component_mean).sum(1)
-
     def latent_code(self, data: Tensor) -> Tensor:
         """Encode images (B, C, H, W) as codes (B, L): Σ_k E[w_k] μ_k, the mean of x."""
-        return self._code(self.posterior(data))
+        return self.posterior(data).code()
 
     def latent_posterior(self, data: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, both (B, L), of x (Eq. 1) given images (B, C, H, W).
 
-        Given the coefficients, x is Gaussian. Random coefficients (HGMVAE-G) add the variance
-        Σ_k Var[w_k] (μ_k² + σ_k²); the Gaussian with these moments approximates q(x|y).
+        Coefficients that are random make this an approximation (`Posterior.moments`).
         """
-        posterior = self.posterior(data)
-        component_mean, component_log_var = posterior.component_mean, posterior.component_log_var
-        mean, variance = latent_moments(
-            posterior.coefficient_mean, component_mean, component_log_var
-        )
-        if posterior.coefficient_log_var is not None:
-            spread = posterior.coefficient_log_var.exp().unsqueeze(-1)
-            variance = variance + (
-                spread * (component_mean.square() + component_log_var.exp())
-            ).sum(1)
+        mean, variance = self.posterior(data).moments()
         return mean, variance.log()
 
     def component_probabilities(self, data: Tensor) -> Tensor:
@@ -412,9 +308,9 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         """
         posterior = self.posterior(data)
         if self.mixture is None:
-            return self._mixture_weights(posterior.coefficient_mean)
+            return posterior.mixture_weights(posterior.coefficient_mean)
         components = self.mixture.components()
-        return components.by_cluster(components.responsibilities(self._code(posterior)))
+        return components.by_cluster(components.responsibilities(posterior.code()))
 
     def check_epochs(self, epochs: int) -> None:
         """Check that every term of the objective is trained.
@@ -422,21 +318,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         Raises:
             ValueError: if the last stage starts after ``epochs``.
         """
-        config = self.model_config
-        stages = {
-            "conditional prior": (config.conditional_prior, config.conditional_prior_weight, 0),
-            "Fisher term": (config.fisher, config.fisher_weight, config.fisher_delay),
-        }
-        for term, (form, weight, delay) in stages.items():
-            needed = config.warmup_epochs + delay + 1
-            if form != "none" and weight > 0 and epochs < needed:
-                settings = f"warmup_epochs = {config.warmup_epochs}"
-                if delay:
-                    settings += f" and fisher_delay = {delay}"
-                raise ValueError(
-                    f"HGMVAE trains its {term} from epoch {needed} on ({settings}), so that "
-                    f"{epochs} epochs are too few; train for longer, or lower these settings"
-                )
+        self.model_config.check_epochs(epochs)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Return deterministic codes (B, L); pythae's name for `latent_code`."""
@@ -467,8 +349,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         mixture = self.mixture.components()
         log_weights = mixture.log_weights
         if config.conditional_prior != "responsibility":
-            clusters = mixture.mean.new_full((config.n_components,), 1 / config.n_components)
-            log_weights = mixture.by_component(clusters).log()
+            log_weights = mixture.equal_cluster_weights().log()
         return (mixture.log_density(latent) + log_weights).logsumexp(dim=1)
 
     @torch.no_grad()
@@ -485,8 +366,7 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
             mixture = self.mixture.components()
             if config.conditional_prior == "responsibility":
                 return mixture.sample(n_samples)
-            clusters = mixture.mean.new_full((config.n_components,), 1 / config.n_components)
-            return mixture.sample(n_samples, mixture.by_component(clusters))
+            return mixture.sample(n_samples, mixture.equal_cluster_weights())
         parameter = self.component_mean.weight
         components = torch.randn(
             n_samples, config.n_gaussians, self.latent_dim, device=parameter.device
@@ -504,12 +384,9 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         The kept codes are discarded, so that a checkpoint between epochs holds the whole state.
         Codes that are not finite are not fitted; the loss of the next step shows them.
         """
-        n_codes = min(int(self._n_codes), MAX_CODES)
-        if self.mixture is None or not n_codes:
-            return
-        codes, noise = self._codes[:n_codes], self._variances[:n_codes].mean(0)
-        self._n_codes.zero_()
-        if bool(codes.isfinite().all()):
+        codes, variances = self._kept.take()
+        if self.mixture is not None and len(codes) and bool(codes.isfinite().all()):
+            noise = variances.mean(0)
             self.mixture.fit(codes, noise, self._fit_seed, self.model_config.mixture_fits)
 
     @classmethod
