@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,29 +15,15 @@ from hgmvae_bench.cli.common import (
     print_warning,
     results_folder,
 )
-from hgmvae_bench.cli.options import (
-    DEFAULT_RESULTS,
-    Data,
-    Datasets,
-    Device,
-    DeviceOption,
-    GridToRun,
-    LatentDims,
-    Models,
-    Plugins,
-    PrecisionOption,
-    Quiet,
-    Results,
-    Seeds,
-    Settings,
-    Weights,
-    Workers,
-)
+from hgmvae_bench.cli.option_groups import GridOptions, PlaceOptions, expand_groups
+from hgmvae_bench.cli.options import Quiet
 from hgmvae_bench.utils.text import escape_controls, pluralize
 
 
+@expand_groups
 def check(
-    grid: GridToRun,
+    grid: GridOptions,
+    place: PlaceOptions,
     baseline: Annotated[
         Path,
         typer.Option("--baseline", metavar="FILE", help="File of the baseline.", dir_okay=False),
@@ -44,18 +31,6 @@ def check(
     update: Annotated[
         bool, typer.Option("--update", help="Write the baseline from these runs; compare nothing.")
     ] = False,
-    results: Results = DEFAULT_RESULTS,
-    data: Data = None,
-    dataset: Datasets = None,
-    model: Models = None,
-    latent_dim: LatentDims = None,
-    seeds: Seeds = None,
-    precision: PrecisionOption = None,
-    settings: Settings = None,
-    device: DeviceOption = Device.auto,
-    workers: Workers = None,
-    weights: Weights = None,
-    plugins: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare a grid's runs with a baseline and fail on a regression.
@@ -66,24 +41,18 @@ def check(
     Exit status: 0 if nothing has shifted beyond noise, 1 if a measure has shifted or a run or value
     is missing, 2 if the grid and the baseline cannot be compared.
     """
-    with local_plugins(plugins):
-        chosen = choose_grid(
-            grid,
-            datasets=dataset,
-            models=model,
-            latent_dims=latent_dim,
-            seeds=seeds,
-            precision=precision if update else None,
-            settings=settings,
-        )
+    with local_plugins(place.plugins):
+        # `check_grid` applies the precision to the grid and to the baseline.
+        chosen = choose_grid(grid if update else replace(grid, precision=None))
         from hgmvae_bench.analysis.regression.check import MIN_BASELINE_SEEDS
         from hgmvae_bench.cli.progress import progress
         from hgmvae_bench.execution.check import RegressionError, check_grid, update_baseline
 
-        with results_folder(results) as folder, progress(chosen, folder, quiet=quiet) as reporter:
-            options = execution_options(
-                folder, reporter, data=data, device=device, workers=workers, weights=weights
-            )
+        with (
+            results_folder(place.results) as folder,
+            progress(chosen, folder, quiet=quiet) as reporter,
+        ):
+            options = execution_options(folder, place, reporter)
             if update:
                 made = update_baseline(chosen, baseline=baseline, **options)
                 cells, n_seeds = pluralize(len(made.cells), "cell"), chosen.spec.seeds
@@ -96,7 +65,7 @@ def check(
                 return
             try:
                 outcome, status = (
-                    check_grid(chosen, baseline=baseline, precision=precision, **options),
+                    check_grid(chosen, baseline=baseline, precision=grid.precision, **options),
                     0,
                 )
             except RegressionError as error:

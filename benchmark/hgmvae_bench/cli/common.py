@@ -6,10 +6,10 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -19,6 +19,8 @@ from hgmvae_bench.utils.text import escape_controls
 
 if TYPE_CHECKING:
     from hgmvae_bench.analysis.render import FormattedTable
+    from hgmvae_bench.cli.option_groups import ExecutorOptions, GridOptions, PlaceOptions
+    from hgmvae_bench.execution.backends import Executor
     from hgmvae_bench.execution.options import ExecutionOptions
     from hgmvae_bench.execution.results import Results
     from hgmvae_bench.execution.runner import Reporter
@@ -58,17 +60,7 @@ def results_folder(results: str) -> Iterator[Path]:
     yield Path(results)
 
 
-def choose_grid(
-    grid: str,
-    *,
-    datasets: list[str] | None = None,
-    models: list[str] | None = None,
-    latent_dims: list[int] | None = None,
-    seeds: int | None = None,
-    image_size: int | None = None,
-    precision: str | None = None,
-    settings: Iterable[str] | None = None,
-) -> Grid:
+def choose_grid(options: GridOptions, image_size: int | None = None) -> Grid:
     """Load a grid and apply the options that filter it or replace its settings.
 
     Raises:
@@ -77,60 +69,74 @@ def choose_grid(
     from hgmvae_bench.grid import load_grid
     from hgmvae_bench.grid.overrides import override, parse_assignments
 
-    chosen = load_grid(grid).with_models(models or [])
-    chosen = chosen.select(datasets, models, latent_dims, seeds, image_size, precision)
-    return override(chosen, parse_assignments(settings)) if settings else chosen
+    chosen = load_grid(options.grid).with_models(options.model or [])
+    chosen = chosen.select(
+        options.dataset,
+        options.model,
+        options.latent_dim,
+        options.seeds,
+        image_size,
+        options.precision,
+    )
+    return override(chosen, parse_assignments(options.settings)) if options.settings else chosen
 
 
 def execution_options(
     folder: Path,
-    reporter: Reporter,
+    place: PlaceOptions,
+    reporter: Reporter | None = None,
+    executor: ExecutorOptions | None = None,
     *,
-    data: Path | None,
-    device: Device,
-    workers: int | None,
-    executor: str = "local",
-    ray: tuple[str | None, int, float | None] = (None, 1, None),
-    **options: Any,
+    stack_seeds: bool = False,
 ) -> ExecutionOptions:
     """Keyword arguments of the Python API for the options of a command.
 
     Args:
-        folder: results folder.
+        folder: results folder, instead of ``place.results``, which may be a URL.
+        place: folders, device and number of workers.
         reporter: receives the progress.
-        data: data folder; None for the default one.
-        device: device of the runs.
-        workers: number of concurrent runs; None for the executor's default.
-        executor: ``local`` or ``ray``.
-        ray: address, CPU cores per run and share of a GPU per run.
-        **options: further options of the API; those that are None keep their default.
+        executor: the executor, the time limit and the trackers.
+        stack_seeds: whether to train the seeds of a cell as one model.
 
     Raises:
         typer.BadParameter: if seeds are to be stacked on Ray.
     """
     chosen: ExecutionOptions = {
         "results": folder,
-        "data": data,
-        "device": API_DEVICES[device],
-        "workers": workers,
-        "executor": executor,
-        "reporters": [reporter],
+        "data": place.data,
+        "weights": place.weights,
+        "device": API_DEVICES[place.device],
+        "workers": place.workers,
+        "stack_seeds": stack_seeds,
         "advice": f"finished runs are stored; to continue: {command_line()}",
     }
-    if executor == "ray":
-        if options.get("stack_seeds"):
-            raise typer.BadParameter(
-                "needs the executor local and the device cuda", param_hint="--stack-seeds"
-            )
-        from hgmvae_bench.execution.backends import Resources, open_executor
-
-        address, cpus, gpus = ray
-        gpus = (1.0 if device is Device.cuda else 0.0) if gpus is None else gpus
-        on: Literal["cpu", "cuda"] = "cuda" if gpus and device is not Device.cpu else "cpu"
-        chosen["executor"] = open_executor("ray", Resources(on, workers, address, cpus, gpus))
-        chosen["device"] = on
-    chosen.update({key: value for key, value in options.items() if value is not None})  # type: ignore[typeddict-item]
+    if reporter is not None:
+        chosen["reporters"] = [reporter]
+    if executor is not None:
+        chosen["executor"] = executor.executor
+        chosen["time_limit"] = executor.time_limit
+        chosen["track"] = executor.track or []
+        if executor.executor == "ray":
+            if stack_seeds:
+                raise typer.BadParameter(
+                    "needs the executor local and the device cuda", param_hint="--stack-seeds"
+                )
+            chosen["device"], chosen["executor"] = _open_ray(place, executor)
     return chosen
+
+
+def _open_ray(
+    place: PlaceOptions, options: ExecutorOptions
+) -> tuple[Literal["cpu", "cuda"], Executor]:
+    """Device of the runs on Ray, and the executor."""
+    from hgmvae_bench.execution.backends import Resources, open_executor
+
+    gpus = options.ray_gpus
+    if gpus is None:
+        gpus = 1.0 if place.device is Device.cuda else 0.0
+    device: Literal["cpu", "cuda"] = "cuda" if gpus and place.device is not Device.cpu else "cpu"
+    resources = Resources(device, place.workers, options.ray_address, options.ray_cpus, gpus)
+    return device, open_executor("ray", resources)
 
 
 def command_line() -> str:

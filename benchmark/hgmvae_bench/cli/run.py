@@ -17,59 +17,32 @@ from hgmvae_bench.cli.common import (
     results_folder,
     write_tables,
 )
+from hgmvae_bench.cli.option_groups import (
+    ExecutorOptions,
+    GridOptions,
+    PlaceOptions,
+    expand_groups,
+)
 from hgmvae_bench.cli.options import (
-    DEFAULT_RESULTS,
-    Data,
     Datasets,
-    Device,
-    DeviceOption,
     DryRun,
-    ExecutorName,
     GridOfResults,
-    GridToRun,
     ImageSize,
     LatentDims,
     Models,
-    Plugins,
-    PrecisionOption,
     Quiet,
-    RayAddress,
-    RayCpus,
-    RayGpus,
-    Results,
-    Seeds,
-    Settings,
     StackSeeds,
-    TimeLimit,
-    Track,
-    Weights,
-    Workers,
 )
 from hgmvae_bench.utils.text import pluralize
 
 
+@expand_groups
 def run(
-    grid: GridToRun,
-    results: Results = DEFAULT_RESULTS,
-    data: Data = None,
-    dataset: Datasets = None,
-    model: Models = None,
-    latent_dim: LatentDims = None,
-    seeds: Seeds = None,
+    grid: GridOptions,
+    place: PlaceOptions,
+    executor: ExecutorOptions,
     image_size: ImageSize = None,
-    precision: PrecisionOption = None,
-    settings: Settings = None,
-    device: DeviceOption = Device.auto,
-    workers: Workers = None,
     stack_seeds: StackSeeds = False,
-    executor: ExecutorName = "local",
-    ray_address: RayAddress = None,
-    ray_cpus: RayCpus = 1,
-    ray_gpus: RayGpus = None,
-    weights: Weights = None,
-    time_limit: TimeLimit = None,
-    track: Track = None,
-    plugins: Plugins = None,
     retry_failed: Annotated[
         bool,
         typer.Option("--retry-failed", help="Repeat runs recorded as failed or diverged."),
@@ -85,35 +58,17 @@ def run(
     Exit status: 0 if all runs are complete, 1 if a run failed or diverged, 2 if the grid cannot be
     run as asked.
     """
-    with local_plugins(plugins):
+    with local_plugins(place.plugins):
         # Checked before torch is imported, so that an unknown name is reported at once.
-        chosen = choose_grid(
-            grid,
-            datasets=dataset,
-            models=model,
-            latent_dims=latent_dim,
-            seeds=seeds,
-            image_size=image_size,
-            precision=precision,
-            settings=settings,
-        )
+        chosen = choose_grid(grid, image_size)
         from hgmvae_bench.cli.progress import print_plan, progress
         from hgmvae_bench.execution.api import plan_grid, run_grid
 
-        with results_folder(results) as folder, progress(chosen, folder, quiet=quiet) as reporter:
-            options = execution_options(
-                folder,
-                reporter,
-                data=data,
-                device=device,
-                workers=workers,
-                executor=executor,
-                ray=(ray_address, ray_cpus, ray_gpus),
-                weights=weights,
-                time_limit=time_limit,
-                track=track,
-                stack_seeds=stack_seeds,
-            )
+        with (
+            results_folder(place.results) as folder,
+            progress(chosen, folder, quiet=quiet) as reporter,
+        ):
+            options = execution_options(folder, place, reporter, executor, stack_seeds=stack_seeds)
             if dry_run:
                 print_plan(plan_grid(chosen, **options))
                 return
@@ -123,27 +78,18 @@ def run(
     raise typer.Exit(0 if all_complete else 1)
 
 
+@expand_groups
 def evaluate(
     metrics: Annotated[
         str,
         typer.Option("--metrics", metavar="NAMES", help="Metrics, separated by commas: nmi,ari."),
     ],
-    results: Results = DEFAULT_RESULTS,
+    place: PlaceOptions,
+    executor: ExecutorOptions,
     grid: GridOfResults = None,
-    data: Data = None,
     dataset: Datasets = None,
     model: Models = None,
     latent_dim: LatentDims = None,
-    device: DeviceOption = Device.auto,
-    workers: Workers = None,
-    executor: ExecutorName = "local",
-    ray_address: RayAddress = None,
-    ray_cpus: RayCpus = 1,
-    ray_gpus: RayGpus = None,
-    weights: Weights = None,
-    time_limit: TimeLimit = None,
-    track: Track = None,
-    plugins: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
     """Compute metrics of finished runs from their stored weights.
@@ -151,25 +97,14 @@ def evaluate(
     Nothing is trained. Metrics recorded as missing are computed again; those with a value are not.
     """
     names = [name.strip() for name in metrics.split(",")]
-    with local_plugins(plugins), results_folder(results) as folder:
+    with local_plugins(place.plugins), results_folder(place.results) as folder:
         from hgmvae_bench.cli.progress import progress
         from hgmvae_bench.execution.api import evaluate_grid
         from hgmvae_bench.storage.store import Store
 
         chosen = Store(folder).grid(grid).select(dataset, model, latent_dim)
         with progress(chosen, folder, quiet=quiet) as reporter:
-            options = execution_options(
-                folder,
-                reporter,
-                data=data,
-                device=device,
-                workers=workers,
-                executor=executor,
-                ray=(ray_address, ray_cpus, ray_gpus),
-                weights=weights,
-                time_limit=time_limit,
-                track=track,
-            )
+            options = execution_options(folder, place, reporter, executor)
             outcome = evaluate_grid(names, grid=chosen, **options)
         for spec in chosen.spec.tables:
             typer.echo()
