@@ -137,12 +137,19 @@ def importance_entropy(importance: Floats, axis: int) -> float:
 
 def predict_factors(fitted: FactoredCodes, scored: FactoredCodes) -> Prediction:
     """Predict each factor from all latent dims by gradient boosted trees, with their importance."""
+    import inspect
+
     import numpy as np
     from sklearn.ensemble import GradientBoostingClassifier
 
+    # Since scikit-learn 1.9 the splits always follow the squared error and naming it is deprecated;
+    # before, they followed Friedman's improvement score by default.
+    defaults = inspect.signature(GradientBoostingClassifier).parameters
+    is_chosen = "criterion" in defaults and defaults["criterion"].default == "friedman_mse"
+    options = {"criterion": "squared_error"} if is_chosen else {}
     importance, accuracy = [], []
     for value, truth in zip(fitted.factors.T, scored.factors.T, strict=True):
-        trees = GradientBoostingClassifier(random_state=SEED).fit(fitted.codes, value)
+        trees = GradientBoostingClassifier(random_state=SEED, **options).fit(fitted.codes, value)
         importance.append(trees.feature_importances_)
         accuracy.append((trees.predict(scored.codes) == truth).mean())
     return Prediction(np.stack(importance, axis=1), np.array(accuracy))

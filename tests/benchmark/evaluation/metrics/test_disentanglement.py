@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import sklearn
 import torch
 
 from hgmvae_bench.data import ImageData
@@ -267,8 +266,6 @@ def test_values_equal_those_of_disent(
     information = mutual_information(codes, factors)
     assert mutual_information_gap(information, entropies(factors)) == pytest.approx(mig, abs=1e-9)
     assert separated_predictability(fitted, scored) == pytest.approx(sap, abs=1e-9)
-    if int(sklearn.__version__.split(".")[1]) < 9:
-        pytest.skip("the values of DCI are those of the trees of scikit-learn 1.9")
     prediction = predict_factors(fitted, scored)
     assert importance_entropy(prediction.importance, 1) == pytest.approx(disentanglement, abs=1e-6)
     assert importance_entropy(prediction.importance, 0) == pytest.approx(completeness, abs=1e-6)
