@@ -30,9 +30,19 @@ def _refuse_control_characters(text: str) -> str:
     return text
 
 
-def _refuse_booleans(value: object) -> object:
+def _check_number(value: object) -> object:
+    """Refuse booleans and numbers that are not finite.
+
+    Versions of pydantic differ in which bound they name for a NaN.
+    """
     if isinstance(value, bool):
         raise ValueError(f"expected a number, got {value!r}")
+    return _check_finite(value)
+
+
+def _check_finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}")
     return value
 
 
@@ -41,8 +51,7 @@ def _check_setting(value: Setting) -> Setting:
     if isinstance(value, str):
         return _refuse_control_characters(value)
     for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ValueError(f"expected a finite number, got {number}")
+        _check_finite(number)
     return value
 
 
@@ -55,7 +64,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_l
 # Strict, because True is an int in Python.
 Integer = Annotated[int, Field(strict=True)]
 LatentDim = Annotated[int, Field(ge=1, le=65_536, strict=True)]
-Number = Annotated[float, BeforeValidator(_refuse_booleans), Field(allow_inf_nan=False)]
+Number = Annotated[float, BeforeValidator(_check_number), Field(allow_inf_nan=False)]
 SettingValue = Annotated[Setting, AfterValidator(_check_setting)]
 
 

@@ -98,7 +98,7 @@ def test_a_message_lists_at_most_twenty_errors(tiny_text):
             "epochs: 1",
             "learning_rate: .nan",
             "6: training.learning_rate",
-            "got nan",
+            "a finite number, got nan",
         ),
         ("epochs: 1", "weight_decay: .INF", "training.weight_decay", "finite number, got inf"),
         (
