@@ -30,14 +30,6 @@ def commands(command=None, path=()):
 
 COMMANDS = dict(commands())
 
-# Older versions of Typer do not keep the help of arguments where it can be looked up.
-ARGUMENTS_KEEP_HELP = any(
-    parameter.help
-    for command in COMMANDS.values()
-    for parameter in command.params
-    if parameter.param_type_name == "argument"
-)
-
 
 def imported(code, modules):
     """Which of some modules a fresh interpreter has imported after ``code``."""
@@ -50,12 +42,7 @@ def imported(code, modules):
 def test_every_command_and_option_has_a_help_text(cli, path):
     command = COMMANDS[path]
     assert command.help
-    documented = [
-        parameter
-        for parameter in command.params
-        if parameter.param_type_name == "option" or ARGUMENTS_KEEP_HELP
-    ]
-    assert [parameter.name for parameter in documented if not parameter.help] == []
+    assert [parameter.name for parameter in command.params if not parameter.help] == []
     outcome = cli(*path, "--help", columns=80)
     assert outcome.exit_status == 0
     assert outcome.stderr == ""
