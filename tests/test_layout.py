@@ -97,6 +97,47 @@ def test_a_class_name_means_one_thing() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions and methods at any depth."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines that a function's code stands on, without its docstring, comments and blank lines."""
+    body = function.body if ast.get_docstring(function) is None else function.body[1:]
+    found = {function.lineno}
+    for statement in (function.args, *body):
+        for node in ast.walk(statement):
+            if hasattr(node, "lineno"):
+                found |= {node.lineno, node.end_lineno}
+    return len(found)
+
+
+def nesting(node: ast.AST) -> int:
+    """Levels of blocks within a function; an ``elif`` is no level of its own."""
+    levels = [0]
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        is_elif = isinstance(node, ast.If) and node.orelse == [child] and isinstance(child, ast.If)
+        is_block = isinstance(child, ast.If | ast.For | ast.While | ast.With | ast.Try | ast.Match)
+        levels.append(nesting(child) + (is_block and not is_elif))
+    return max(levels)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_functions_have_at_most_50_lines_of_code_and_four_levels_of_blocks(package: str) -> None:
+    too_large = [
+        f"{name}.{function.name}: {code_lines(function)} lines, {nesting(function)} levels"
+        for name, tree in modules(package).items()
+        for function in functions(tree)
+        if code_lines(function) > 50 or nesting(function) > 4
+    ]
+    assert too_large == []
+
+
 @pytest.mark.parametrize("package", ["hgmvae", "vae_baselines"])
 def test_models_and_baselines_import_nothing_of_the_suite(package: str) -> None:
     for name, tree in modules(package).items():

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hgmvae_bench.cli.option_groups import expand_groups
 from hgmvae_bench.cli.options import Data, Device, DeviceOption, Precision
 
+if TYPE_CHECKING:
+    import torch
 
-def speed(
+    from hgmvae_bench.grid import Cell
+
+
+@dataclass(frozen=True)
+class SpeedOptions:
+    """What is measured, and how often."""
+
     dataset: Annotated[
         str, typer.Option("--dataset", metavar="NAME", help="Dataset to train on.")
-    ] = "digits",
+    ] = "digits"
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -21,28 +32,28 @@ def speed(
             metavar="NAME",
             help="Model to train (repeatable).  [default: vae, gmvae, hgmvae-u]",
         ),
-    ] = None,
+    ] = None
     latent_dim: Annotated[
         int, typer.Option("--latent-dim", metavar="L", min=1, help="Number of latent dimensions.")
-    ] = 8,
+    ] = 8
     width: Annotated[
         int, typer.Option("--width", metavar="N", min=1, help="Channels of the first convolution.")
-    ] = 32,
+    ] = 32
     batch_size: Annotated[
         int, typer.Option("--batch-size", metavar="N", min=2, help="Images per training step.")
-    ] = 128,
+    ] = 128
     metrics: Annotated[
         str,
         typer.Option("--metrics", metavar="NAMES", help="Metrics to time, separated by commas."),
-    ] = "sc,ch,db,accuracy,svm-accuracy,ssim,ms-ssim",
+    ] = "sc,ch,db,accuracy,svm-accuracy,ssim,ms-ssim"
     precision: Annotated[
         Precision, typer.Option("--precision", help="Number format of training.")
-    ] = Precision.float32,
-    device: DeviceOption = Device.auto,
+    ] = Precision.float32
+    device: DeviceOption = Device.auto
     threads: Annotated[
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="CPU threads.  [default: all]"),
-    ] = None,
+    ] = None
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -51,10 +62,10 @@ def speed(
             min=1,
             help="Seeds trained concurrently.  [default: one per thread; 10 on a GPU]",
         ),
-    ] = None,
+    ] = None
     steps: Annotated[
         int, typer.Option("--steps", metavar="N", min=4, help="Training steps per measurement.")
-    ] = 10,
+    ] = 10
     repeats: Annotated[
         int,
         typer.Option(
@@ -63,60 +74,74 @@ def speed(
             min=1,
             help="Measurements of each trainer; at least six give 95 % intervals.",
         ),
-    ] = 7,
-    data: Data = None,
+    ] = 7
+    data: Data = None
     results: Annotated[
         Path | None,
         typer.Option("--results", metavar="DIR", help="Folder to write speed.json to."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-) -> None:
-    """Measure this machine: training beside pythae's trainer, scoring and start-up."""
-    import json as json_module
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
 
-    import torch
+
+@expand_groups
+def speed(options: SpeedOptions) -> None:
+    """Measure this machine: training beside pythae's trainer, scoring and start-up."""
     from rich.console import Console
 
     from hgmvae_bench.data import catalogue
     from hgmvae_bench.execution.speed.measure import SpeedSettings, format_speed, measure_speed
-    from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
-    from hgmvae_bench.plugins.registry import METRICS, MODELS
+    from hgmvae_bench.plugins.registry import METRICS
     from hgmvae_bench.utils.atomic_files import write_output
     from hgmvae_bench.utils.threads import available_cores
 
-    names = [name.strip() for name in metrics.split(",")]
+    names = [name.strip() for name in options.metrics.split(",")]
     for name in names:
         METRICS[name]  # report an unknown name before anything is timed
+    device = _choose_device(options.device)
+    threads = options.threads or available_cores()
+    seeds = options.seeds or (10 if device.type == "cuda" else threads)
+    cells = _make_cells(options)
+    plugin = catalogue.resolve_dataset(options.dataset)
+    console = Console(stderr=True)
+    report = measure_speed(
+        cells,
+        plugin.load(options.data or catalogue.default_root(), image_size=plugin.image_size),
+        names,
+        SpeedSettings(device, threads, seeds, options.steps, options.repeats),
+        on_progress=lambda what: console.print(f"[dim]{what}[/dim]"),
+    )
+    content = json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
+    if options.results is not None:
+        write_output(options.results / "speed.json", content.encode())
+    typer.echo(content if options.as_json else format_speed(report), nl=False)
+
+
+def _choose_device(device: Device) -> torch.device:
+    import torch
+
     on_gpu = torch.cuda.is_available() if device is Device.auto else device is Device.cuda
     if on_gpu and not torch.cuda.is_available():
         raise typer.BadParameter("this machine has no CUDA device; use cpu", param_hint="--device")
-    chosen = torch.device("cuda" if on_gpu else "cpu")
-    plugin = catalogue.resolve_dataset(dataset)
-    training = TrainingSettings(batch_size=batch_size, precision=precision.value)
-    cells = [
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def _make_cells(options: SpeedOptions) -> list[Cell]:
+    """One cell for each model."""
+    from hgmvae_bench.data import catalogue
+    from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
+    from hgmvae_bench.plugins.registry import MODELS
+
+    return [
         Cell(
-            dataset=dataset,
-            image_size=plugin.image_size,
+            dataset=options.dataset,
+            image_size=catalogue.resolve_dataset(options.dataset).image_size,
             model=name,
             model_settings=MODELS[name].settings,
-            latent_dim=latent_dim,
-            network=NetworkSettings(width=width),
-            training=training,
+            latent_dim=options.latent_dim,
+            network=NetworkSettings(width=options.width),
+            training=TrainingSettings(
+                batch_size=options.batch_size, precision=options.precision.value
+            ),
         )
-        for name in model or ["vae", "gmvae", "hgmvae-u"]
+        for name in options.model or ["vae", "gmvae", "hgmvae-u"]
     ]
-    console = Console(stderr=True)
-    n_threads = threads or available_cores()
-    report = measure_speed(
-        cells,
-        plugin.load(data or catalogue.default_root(), image_size=plugin.image_size),
-        names,
-        SpeedSettings(
-            chosen, n_threads, seeds or (10 if chosen.type == "cuda" else n_threads), steps, repeats
-        ),
-        on_progress=lambda what: console.print(f"[dim]{what}[/dim]"),
-    )
-    content = json_module.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
-    if results is not None:
-        write_output(results / "speed.json", content.encode())
-    typer.echo(content if json else format_speed(report), nl=False)
