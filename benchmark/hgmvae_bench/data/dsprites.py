@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data.factored_file import BLOCK, N_TEST, SIDE, FactoredFile, FileContents
-from hgmvae_bench.data.source import DataFileError, Source, error_reason
+from hgmvae_bench.data.source import Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,18 +32,14 @@ def open_npz(path: Path) -> Iterator[FileContents]:
     """Open the archive; images are unpacked block by block.
 
     Raises:
-        DataFileError: if it is missing or damaged, or its arrays have another shape or type.
+        zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError: if it is damaged.
+        ValueError: if its arrays have another shape or type.
     """
-    if not path.exists():
-        raise DataFileError(path, "missing", "the file does not exist")
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("imgs.npy") as images:
-            factors = _factors(archive)
-            shape = (len(factors), SIDE, SIDE)
-            _read_header(images, shape)
-            yield FileContents(factors, _blocks(images, len(factors)))
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError) as error:
-        raise DataFileError(path, "damaged", f"damaged ({error_reason(error)})") from error
+    with zipfile.ZipFile(path) as archive, archive.open("imgs.npy") as images:
+        factors = _factors(archive)
+        shape = (len(factors), SIDE, SIDE)
+        _read_header(images, shape)
+        yield FileContents(factors, _blocks(images, len(factors)))
 
 
 def _factors(archive: zipfile.ZipFile) -> npt.NDArray[np.int64]:
@@ -105,4 +101,5 @@ DSPRITES = FactoredFile(
     class_factor=0,
     class_names=("square", "ellipse", "heart"),
     open_file=open_npz,
+    read_errors=(zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError),
 )

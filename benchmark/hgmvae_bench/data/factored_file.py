@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hgmvae_bench.data import ImageData, IncompleteDataWarning
+from hgmvae_bench.data import DataError, ImageData, IncompleteDataWarning
 from hgmvae_bench.data.download import fetch_file, md5_of
 from hgmvae_bench.data.source import (
-    DataFileError,
     DatasetReport,
     FileStatus,
     Progress,
     Source,
     data_error,
+    error_reason,
 )
 from hgmvae_bench.data.splits import share, shuffled_indices
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
@@ -61,8 +61,9 @@ class FactoredFile:
         factor_names, factor_sizes: the F factors.
         class_factor: index of the factor whose values are the classes.
         class_names: names of its values.
-        open_file: opens a file; raises `DataFileError` if it is missing or damaged, also while the
-            blocks are read.
+        open_file: opens a file.
+        read_errors: what ``open_file`` raises if the file is damaged, also while the blocks are
+            read.
     """
 
     title: str
@@ -79,6 +80,7 @@ class FactoredFile:
     class_factor: int
     class_names: tuple[str, ...]
     open_file: Callable[[Path], AbstractContextManager[FileContents]]
+    read_errors: tuple[type[Exception], ...]
     image_size: int = SIDE
     n_test_images: int = N_TEST
 
@@ -92,11 +94,17 @@ class FactoredFile:
         if image_size != SIDE:
             raise ValueError(f"image_size is {image_size}, but {self.title} is {SIDE}×{SIDE}")
         path = root / self.file
+        if not path.exists():
+            status = FileStatus(path, "missing", "the file does not exist")
+            raise data_error(self.title, status, self.source, root)
         try:
             with self.open_file(path) as contents:
                 data = self._split(contents)
-        except DataFileError as error:
-            raise data_error(self.title, error.file, self.source, root) from error
+        except DataError:  # The format cannot be read here.
+            raise
+        except self.read_errors as error:
+            status = FileStatus(path, "damaged", f"damaged ({error_reason(error)})")
+            raise data_error(self.title, status, self.source, root) from error
         count, expected = len(data.train_images) + len(data.test_images), self._count
         if count != expected:
             warnings.warn(

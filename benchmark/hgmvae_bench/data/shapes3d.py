@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import DataError
 from hgmvae_bench.data.factored_file import BLOCK, N_TEST, SIDE, FactoredFile, FileContents
-from hgmvae_bench.data.source import DataFileError, Source, error_reason
+from hgmvae_bench.data.source import Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,11 +32,10 @@ def open_hdf5(path: Path) -> Iterator[FileContents]:
     """Open the file; images are read block by block.
 
     Raises:
-        DataFileError: if it is missing or damaged, or its arrays have another shape or type.
         DataError: if h5py is not installed.
+        OSError, KeyError, RuntimeError: if it is damaged.
+        ValueError: if its arrays have another shape or type.
     """
-    if not path.exists():
-        raise DataFileError(path, "missing", "the file does not exist")
     try:
         import h5py
     except ImportError as error:
@@ -44,16 +43,13 @@ def open_hdf5(path: Path) -> Iterator[FileContents]:
             "3D Shapes is an HDF5 file: install h5py to read it, with "
             "`pip install 'hgmvae-bench[shapes3d]'`"
         ) from error
-    try:
-        with h5py.File(path) as file:
-            factors = _factors(file["labels"][:])
-            images = file["images"]
-            shape = (len(factors), SIDE, SIDE, 3)
-            if images.shape != shape or images.dtype != "uint8":
-                raise ValueError(f"images is {images.dtype} {images.shape}, expected uint8 {shape}")
-            yield FileContents(factors, _blocks(images))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise DataFileError(path, "damaged", f"damaged ({error_reason(error)})") from error
+    with h5py.File(path) as file:
+        factors = _factors(file["labels"][:])
+        images = file["images"]
+        shape = (len(factors), SIDE, SIDE, 3)
+        if images.shape != shape or images.dtype != "uint8":
+            raise ValueError(f"images is {images.dtype} {images.shape}, expected uint8 {shape}")
+        yield FileContents(factors, _blocks(images))
 
 
 def _factors(labels: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -97,4 +93,5 @@ SHAPES3D = FactoredFile(
     class_factor=4,
     class_names=("cube", "cylinder", "sphere", "pill"),
     open_file=open_hdf5,
+    read_errors=(OSError, KeyError, ValueError, RuntimeError),
 )
