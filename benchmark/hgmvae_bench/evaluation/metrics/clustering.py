@@ -162,10 +162,11 @@ class ClusterIndex:
 
 @dataclass(frozen=True)
 class ClusterAgreement:
-    """Agreement of the k-means clusters of the test codes with the classes.
+    """Agreement of clusters of the test images with the classes; here of k-means on their codes.
 
     Attributes:
-        agreement: function of classes (N,) and clusters (N,).
+        agreement: function of classes (N,) and clusters (N,). The number of clusters may differ
+            from the number of classes.
     """
 
     title: str
@@ -177,14 +178,19 @@ class ClusterAgreement:
     cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
-        """Return the agreement of the k-means clusters with the classes.
+        """Return the agreement of the clusters with the classes.
 
         Raises:
-            MetricMissingError: if the test images have fewer than two classes.
+            MetricMissingError: if the dataset has no classes, all test images are of one class, or
+                the model has no such clusters.
         """
         if outputs.n_classes < 2:
             raise MetricMissingError("the test images are all of one class")
-        return self.agreement(outputs.test_labels, outputs.kmeans_labels)
+        return self.agreement(outputs.test_labels, self.clusters(outputs))
+
+    def clusters(self, outputs: Outputs) -> Labels:
+        """Return the clusters (N,) of the test images."""
+        return outputs.kmeans_labels
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
         """Return split, and numbers of images and of clusters."""
