@@ -11,7 +11,12 @@ from typing import Any
 import pandas as pd
 
 from hgmvae_bench.analysis.frames import load_results
-from hgmvae_bench.analysis.render import FormattedEntry, FormattedTable, format_number
+from hgmvae_bench.analysis.render import (
+    FormattedEntry,
+    FormattedTable,
+    footnote_letters,
+    format_number,
+)
 from hgmvae_bench.analysis.stats import ALPHA, holm, welch_test
 from hgmvae_bench.grid import flatten
 from hgmvae_bench.plugins.registry import METRICS
@@ -70,33 +75,28 @@ class FolderComparison:
     @property
     def table(self) -> FormattedTable:
         """The rows as a table for the terminal, CSV, Markdown or LaTeX."""
-        frame = pd.DataFrame(
+        marks = footnote_letters(note for note in self.values["note"] if note)
+        rows = [
             [
-                [
-                    cell_name(row),
-                    row["metric"],
-                    _mean(row, "first"),
-                    _mean(row, "second"),
-                    format_number(row["difference"], "+.3g"),
-                    "–" if pd.isna(row["p_holm"]) else format_number(row["p_holm"], ".2g"),
-                    row["outcome"] + (f" [{row['note']}]" if row["note"] else ""),
-                ]
-                for _, row in self.values.iterrows()
-            ],
-            columns=[
-                "cell",
-                "metric",
-                self.first,
-                self.second,
-                "difference",
-                "p (Holm)",
-                "outcome",
-            ],
-        ).set_index(["cell", "metric"])
+                cell_name(row),
+                row["metric"],
+                FormattedEntry(_mean(row, "first")),
+                FormattedEntry(_mean(row, "second")),
+                FormattedEntry(format_number(row["difference"], "+.3g")),
+                FormattedEntry(
+                    "–" if pd.isna(row["p_holm"]) else format_number(row["p_holm"], ".2g")
+                ),
+                FormattedEntry(row["outcome"], note=marks.get(row["note"], "")),
+            ]
+            for _, row in self.values.iterrows()
+        ]
+        columns = ["cell", "metric", self.first, self.second, "difference", "p (Holm)", "outcome"]
+        frame = pd.DataFrame(rows, columns=columns).set_index(["cell", "metric"])
         return FormattedTable(
             name="folder-comparison",
             title=f"{self.second} compared with {self.first}",
-            frame=frame.map(FormattedEntry),
+            frame=frame,
+            notes={mark: note for note, mark in marks.items()},
             tidy=self.values,
             legend=LEGEND + (f" Missing: {'; '.join(self.missing)}." if self.missing else ""),
             long=True,

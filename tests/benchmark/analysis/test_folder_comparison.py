@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from hgmvae_bench.analysis.folder_comparison import FolderComparisonError, compare_folders
-from hgmvae_bench.analysis.render import WRITERS
+from hgmvae_bench.analysis.render import WRITERS, FormattedEntry
 from hgmvae_bench.grid import Run
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
@@ -64,9 +64,12 @@ def test_equal_values_are_equal_and_single_seeds_are_not_tested(tmp_path, add_ru
 def test_cells_that_differ_in_a_setting_are_compared_with_a_note(tmp_path, add_runs):
     add_runs(tmp_path / "a", [0.5, 0.25], precision="float32")
     add_runs(tmp_path / "b", [0.5, 0.3], precision="bf16")
-    [row] = compare_folders(tmp_path / "a", tmp_path / "b").values.to_dict("records")
+    compared = compare_folders(tmp_path / "a", tmp_path / "b")
+    [row] = compared.values.to_dict("records")
     assert row["note"] == "training.precision: float32, bf16"
     assert row["outcome"] == "not significant"
+    assert compared.table.notes == {"a": row["note"]}
+    assert compared.table.frame["outcome"].tolist() == [FormattedEntry("not significant", note="a")]
 
 
 @pytest.mark.parametrize("difference", [{"n_images": 20}, {"data": "other"}])
