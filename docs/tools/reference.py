@@ -238,6 +238,8 @@ def results_page(folder: str) -> Iterator[str]:
 
 def leaderboard_page() -> Iterator[str]:
     """Leaderboards of the committed records, and how to add to them."""
+    # Without side bars the tables show all their columns on a screen of 1280 px.
+    yield "---\nhide: [navigation, toc]\n---\n"
     yield "# Leaderboard\n"
     yield (
         "One row per model, from the committed records: the mean over seeds with its 95 % "
