@@ -27,7 +27,7 @@ class CodeBuffer(nn.Module):
 
     @torch.no_grad()
     def keep(self, codes: Tensor, variances: Tensor) -> None:
-        """Store codes and their variances, both (B, L), in place of the oldest."""
+        """Store codes and their variances, both (B, L), replacing the oldest ones."""
         size = len(self.codes)
         codes, variances = codes[-size:], variances[-size:]
         rows = (self.n_codes + torch.arange(len(codes), device=codes.device)) % size
@@ -36,7 +36,7 @@ class CodeBuffer(nn.Module):
         self.n_codes.add_(len(codes))
 
     def take(self) -> tuple[Tensor, Tensor]:
-        """Return the codes and their variances, both (N, L), and forget them."""
+        """Return the codes and their variances, both (N, L), and empty the buffer."""
         n_codes = min(int(self.n_codes), len(self.codes))
         self.n_codes.zero_()
         return self.codes[:n_codes], self.variances[:n_codes]

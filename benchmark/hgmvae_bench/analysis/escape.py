@@ -11,7 +11,7 @@ import re
 import unicodedata
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a CSV cell begins with that a spreadsheet runs as a formula, full-width signs included."""
+"""First characters of CSV cells that a spreadsheet runs as a formula, also full-width ones."""
 
 
 def show_hidden(text: str) -> str:

@@ -125,7 +125,7 @@ def to_text(table: FormattedTable, width: int | None = None) -> str:
     """Write a table for the terminal: the best three raised ¹ ² ³, footnotes in brackets.
 
     Args:
-        table: what to write.
+        table: table to write.
         width: characters per line. A wider table is split by columns; a `long` one is split into
             groups of rows with entries broken into lines. By default, lines are as long as the
             table needs.

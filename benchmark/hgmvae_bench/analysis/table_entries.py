@@ -180,7 +180,7 @@ def _values_by_seed(runs: Iterable[StoredRun], metric: str) -> dict[int, float]:
 def _missing_seeds(
     runs: list[StoredRun], metric: str, planned: int, with_other_settings: int
 ) -> str:
-    """Why seeds of a cell have no value, with the name, reason and log of unsuccessful runs."""
+    """Explain why seeds of a cell have no value; name unsuccessful runs with reason and log."""
     unsuccessful: dict[str, list[Record]] = defaultdict(list)
     reasons: Counter[str] = Counter()
     for run in runs:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """What is measured, and how often."""
+    """Models, sizes and repetitions of the measurement."""
 
     dataset: Annotated[
         str, typer.Option("--dataset", metavar="NAME", help="Dataset to train on.")

@@ -54,7 +54,7 @@ def run_grid(
         **options: see `ExecutionOptions`: ``results``, ``workers``, ``device``, ``models``, …
 
     Returns:
-        The results, also if runs failed or diverged; their reasons are in ``results.runs``.
+        The results, even if runs failed or diverged; their reasons are in ``results.runs``.
 
     Raises:
         GridError, UnknownNameError, PluginError: if the grid cannot be run as asked.

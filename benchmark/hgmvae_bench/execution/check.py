@@ -36,7 +36,7 @@ class RegressionError(UserError, RuntimeError):
     """A check found a shift, or a run or value is missing.
 
     Attributes:
-        outcome: what the check found.
+        outcome: result of the check.
     """
 
     exit_status = 1

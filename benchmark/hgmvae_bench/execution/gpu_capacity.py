@@ -1,4 +1,4 @@
-"""How many runs a GPU holds, from the memory that finished runs took."""
+"""Number of runs that a GPU holds, from the memory that finished runs took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls in a process of their own, for the code of plug-ins that may crash, exit, hang or print."""
+"""Calls in a separate process, for code of plug-ins that may crash, exit, hang or print."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_REASON_LENGTH = 500
 
 
 class NoResult(NamedTuple):
-    """In place of the result of a call that raised an error, ended its process or hung.
+    """Replacement for the result of a call that raised an error, ended its process or hung.
 
     Attributes:
         reason: what happened, in one clause.

@@ -23,7 +23,7 @@ class ExecutionOptions(TypedDict, total=False):
             default. Recorded runs are not repeated.
         data: data folder; the user's cache folder by default.
         device: ``auto`` (the default) takes a GPU if there is one, ``cpu`` or ``cuda``.
-        workers: concurrent runs; by default one a core, on a GPU as many as its memory holds.
+        workers: concurrent runs; by default one per core, on a GPU limited by its memory.
         executor: ``local`` (the default), ``ray``, or an executor such as
             `hgmvae_bench.execution.ray.driver.RayExecutor`.
         stack_seeds: on a GPU, train the seeds of a cell as one model of stacked weights.
@@ -38,7 +38,7 @@ class ExecutionOptions(TypedDict, total=False):
         track: trackers that log every run: ``mlflow[:URI]``, ``tensorboard[:DIR]``.
         stopping: returns whether to stop. By default the first Ctrl-C or SIGTERM stops the grid at
             the end of the running epochs and the second one at once.
-        advice: how to continue, for the message of `StoppedError`.
+        advice: instructions to continue, for the message of `StoppedError`.
     """
 
     results: Folder

@@ -202,7 +202,7 @@ class Results:
             return files + [path for path, error in heatmaps if error is None]
 
     def update_page(self, page: Folder) -> None:
-        """Write the generated parts of a Markdown page anew.
+        """Write the generated parts of a Markdown page again.
 
         Args:
             page: the file; `hgmvae_bench.analysis.page` describes its parts.

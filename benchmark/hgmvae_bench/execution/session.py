@@ -105,7 +105,7 @@ class Session:
         return plan
 
     def execute(self, grid: Grid, plan: ExecutionPlan) -> None:
-        """Execute a plan, reporting to everybody who was asked for.
+        """Execute a plan and report its events to all reporters of the call.
 
         Raises:
             StoppedError: if the execution was stopped.
@@ -232,7 +232,7 @@ def _results_folder(options: ExecutionOptions) -> Iterator[Path]:
 
 @contextmanager
 def _stopping(stopping: Callable[[], bool] | None, advice: str) -> Iterator[Callable[[], bool]]:
-    """Yield whether to stop; signals are handled in the main thread unless the caller does it."""
+    """Yield a function that returns whether to stop, by default after a signal (main thread)."""
     if stopping is None and threading.current_thread() is threading.main_thread():
         with stop_on_signals(advice) as stopped:
             yield stopped

@@ -1,4 +1,4 @@
-"""Worker processes of this machine: how they are started and ended.
+"""Start and end of the worker processes of this machine.
 
 A worker whose driver dies exits at once.
 """

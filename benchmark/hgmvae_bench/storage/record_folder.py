@@ -28,7 +28,7 @@ CONTROLS = "controls"
 DAMAGED = "damaged"
 
 OnInvalid = Literal["raise", "warn"]
-"""What to do about invalid record files: raise a `StoreError`, or skip them with a warning."""
+"""Treatment of invalid record files: raise a `StoreError`, or skip them with a warning."""
 
 _MAX_LISTED_FILES = 10
 

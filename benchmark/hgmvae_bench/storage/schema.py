@@ -342,7 +342,7 @@ class ControlRecord(_Frozen):
 
     @property
     def label(self) -> str:
-        """The control as people say it, such as ``digits, PCA, L = 4``."""
+        """Readable name of the control, such as ``digits, PCA, L = 4``."""
         dims = "" if self.latent_dim is None else f", L = {self.latent_dim}"
         return f"{self.dataset}, {self.title}{dims}"
 

@@ -77,7 +77,7 @@ class Store:
     def runs(self, *, on_invalid: OnInvalid = "raise") -> dict[str, StoredRun]:
         """Read every recorded run, with the metrics that were added later, by run key.
 
-        A run is skipped if its newest record is invalid; an invalid score record costs only its
+        A run is skipped if its newest record is invalid; an invalid score record affects only its
         metrics.
 
         Args:
@@ -156,7 +156,7 @@ class Store:
         The run's artifacts always belong to a record that was written.
 
         Args:
-            record: of the run.
+            record: record of the run.
             number: number in the file name, which is the number of earlier records that the caller
                 knows of; the first free number if None.
             artifacts: files that the run saves, by name.
@@ -254,7 +254,7 @@ class Store:
         """Load a grid that was run into this folder.
 
         Args:
-            name: of the grid; may be None if the folder has only one.
+            name: name of the grid; may be None if the folder has only one.
 
         Raises:
             StoreError: if there is no grid, or several and no name.

@@ -162,7 +162,7 @@ class ClusterIndex:
 
 @dataclass(frozen=True)
 class ClusterAgreement:
-    """Agreement of clusters of the test images with the classes; here of k-means on their codes.
+    """Agreement of the test images' clusters with the classes; the clusters are those of k-means.
 
     Attributes:
         agreement: function of classes (N,) and clusters (N,). The number of clusters may differ
