@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+MAX_COUNT = 10_000
+"""Largest number of components, projections or pseudo-inputs; more would not fit in memory."""
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Scales = Annotated[list[Positive], Field(min_length=1)]
 
 

@@ -7,6 +7,9 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 from pythae.models.base import BaseAEConfig
 
+MAX_COUNT = 10_000
+"""Largest number of components and of fits."""
+
 Fisher = Literal["none", "sample_raw", "sample_log", "batch_log", "batch_log_det", "batch_share"]
 
 
@@ -58,8 +61,8 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
         fisher_delay: epochs between the end of the warm-up and the Fisher term.
 
     Raises:
-        ValueError: if a count is below its minimum, a weight is negative or not finite, or
-            ``conditional_prior`` is ``shared`` and P differs from K.
+        ValueError: if a count is below its minimum or above `MAX_COUNT`, a weight is negative or
+            not finite, or ``conditional_prior`` is ``shared`` and P differs from K.
     """
 
     reconstruction_loss: Literal["bce", "mse"] = "mse"
@@ -96,6 +99,9 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ValueError(f"{name} is {value}; it must be at least {minimum}")
+        for name in ("n_components", "posterior_components", "subcomponents", "mixture_fits"):
+            if (getattr(self, name) or 0) > MAX_COUNT:
+                raise ValueError(f"{name} is too large; it must be at most {MAX_COUNT:,}")
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if name.endswith("_weight") and not 0 <= value < float("inf"):

@@ -114,7 +114,6 @@ def load_tables(path: Folder, grid: str | None = None) -> dict[str, Table]:
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
         UnknownNameError: if it holds no grid of that name.
-        TableError: if a table has values that cannot be compared.
     """
     store = Store(Path(path))
     chosen, runs = store.grid(grid), list(store.runs(on_invalid="warn").values())
@@ -127,7 +126,6 @@ def load_table(path: Folder, name: str, grid: str | None = None) -> Table:
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
         UnknownNameError: if there is no grid or table of that name.
-        TableError: if the table has values that cannot be compared.
     """
     store = Store(Path(path))
     chosen = store.grid(grid)
@@ -143,7 +141,6 @@ def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
         UnknownNameError: if it holds no grid of that name.
-        TableError: if a table has values that cannot be compared.
     """
     chosen = Store(Path(path)).grid(grid)
     return comparison.comparison_frame(
@@ -160,7 +157,6 @@ def load_claims(path: Folder, grid: str | None = None) -> pd.DataFrame:
     Raises:
         StoreError: if the folder holds no grid, or several and none is named.
         UnknownNameError: if it holds no grid of that name.
-        TableError: if a table has values that cannot be compared.
     """
     chosen = Store(Path(path)).grid(grid)
     return claim_tests.claims_frame(

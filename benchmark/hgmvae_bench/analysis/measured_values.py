@@ -43,9 +43,6 @@ def measured_values(grid: Grid, runs: Iterable[StoredRun]) -> str:
     Args:
         grid: names the cells.
         runs: recorded runs; those of other cells are ignored.
-
-    Raises:
-        hgmvae_bench.analysis.table_entries.TableError: if values of a metric cannot be compared.
     """
     runs = list(runs)
     by_dataset = _values_by_dataset(grid, runs)

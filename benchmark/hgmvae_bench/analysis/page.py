@@ -34,7 +34,6 @@ def update_page(page: str, grid: Grid, runs: Iterable[StoredRun]) -> str:
 
     Raises:
         PageError: if the page has no part, or one that is unknown or has no end.
-        hgmvae_bench.analysis.table_entries.TableError: if values of a metric cannot be compared.
     """
     runs = list(runs)
     names = re.findall(r"^<!-- begin: (.*), generated -->$", page, re.MULTILINE)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hgmvae_bench.analysis import render
-from hgmvae_bench.analysis.table_entries import GridRuns, TableEntry, TableError
+from hgmvae_bench.analysis.table_entries import GridRuns, TableEntry, first_difference
 from hgmvae_bench.grid import TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import ControlRecord
@@ -24,11 +24,12 @@ def control_entries(
     for dataset, latent_dim in itertools.product(spec.datasets, spec.latent_dims):
         cells = [grid_runs.grid.cell(dataset, model, latent_dim) for model in spec.models]
         runs = [run for cell in cells for run in grid_runs.by_cell.get(cell.identity, [])]
-        # Without runs, the data that controls have to match are unknown.
+        # Without runs, or with runs on different data, the data to match are unknown.
+        digests = {run.record.data_digest for run in runs}
         matching = [
             control
             for control in in_order
-            if runs and control.matches(cells[0], runs[0].record.data_digest)
+            if len(digests) == 1 and control.matches(cells[0], *digests)
         ]
         for control in matching:
             metrics = [name for name in spec.metrics if name in control.metrics]
@@ -82,10 +83,6 @@ def _control_value(
         other = run.metrics.get(metric)
         if other is None or other.value is None or other.fingerprint == recorded.fingerprint:
             continue
-        raise TableError(
-            f"{metric} on {control.dataset}: a control and a run have different fingerprints and "
-            f"cannot be in one table:\n  {control.key}: {recorded.fingerprint}\n"
-            f"  {run.record.key}: {other.fingerprint}\n"
-            "delete the control's file; `hgmvae-bench evaluate` then scores it again"
-        )
+        difference = first_difference(recorded.fingerprint, other.fingerprint)
+        return None, f"not comparable: it and {run.record.key} differ in {difference}"
     return recorded.value, ""

@@ -15,19 +15,15 @@ from hgmvae_bench.analysis.stats import ALPHA, holm, is_skewed, mean_interval, w
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS
-from hgmvae_bench.storage.schema import MetricValue, Record
+from hgmvae_bench.storage.schema import Fingerprint, MetricValue, Record
 from hgmvae_bench.storage.stored_run import StoredRun
-from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.text import quote, shorten
 
 ALTERNATIVES = {"ms-ssim": "ms-ssim-bilinear"}
 """Metrics that compute the same quantity by another convention, here another enlargement."""
 
 MAX_NAMED_RUNS = 3
 """Unsuccessful runs that a footnote names; it counts the others."""
-
-
-class TableError(UserError, RuntimeError):
-    """Records that must not be in one table; the message names them."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +103,13 @@ class GridRuns:
         by_cell: runs by the identity of their cell.
         with_other_settings: number of runs, by the readable name of a cell, whose settings differ
             from the grid's.
+        withheld: why the values of a metric are left out, by metric.
     """
 
     grid: Grid
     by_cell: Mapping[str, list[StoredRun]]
     with_other_settings: Mapping[str, int]
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, grid: Grid, runs: Iterable[StoredRun]) -> GridRuns:
@@ -132,10 +130,25 @@ class GridRuns:
         """Runs of a cell of the grid."""
         return self.by_cell.get(self.grid.cell(dataset, model, latent_dim).identity, [])
 
-    def of_table(self, spec: TableSpec, dataset: str) -> list[StoredRun]:
-        """Runs of a dataset in a table, in the order of its latent dims and models."""
+    def comparable(self, spec: TableSpec, dataset: str, metric: str) -> GridRuns:
+        """Withhold the values of a metric that are not comparable in a table."""
         cells = itertools.product(spec.latent_dims, spec.models)
-        return [run for dim, model in cells for run in self.of_cell(dataset, model, dim)]
+        runs = [run for dim, model in cells for run in self.of_cell(dataset, model, dim)]
+        reasons = {
+            name: incomparable(runs, name) for name in (metric, ALTERNATIVES.get(metric)) if name
+        }
+        return dataclasses.replace(self, withheld={n: why for n, why in reasons.items() if why})
+
+    def values_by_seed(self, runs: Iterable[StoredRun], metric: str) -> dict[int, float]:
+        """Return the values of complete runs by seed; none if they are withheld."""
+        if metric in self.withheld:
+            return {}
+        found = {
+            run.record.seed: run.metrics[metric].value
+            for run in runs
+            if run.record.status == "complete" and metric in run.metrics
+        }
+        return {seed: value for seed, value in found.items() if value is not None}
 
 
 def aggregate_cell(
@@ -143,12 +156,14 @@ def aggregate_cell(
 ) -> TableEntry:
     """Aggregate one metric of one cell over the seeds that have a value."""
     runs = grid_runs.of_cell(dataset, model, latent_dim)
-    by_seed = _values_by_seed(runs, metric)
+    by_seed = grid_runs.values_by_seed(runs, metric)
     values = list(by_seed.values())
     planned = grid_runs.grid.spec.seeds
     low, high = mean_interval(values) or (None, None)
     alternative = ALTERNATIVES.get(metric)
-    slug = grid_runs.grid.cell(dataset, model, latent_dim).slug
+    others = grid_runs.with_other_settings.get(
+        grid_runs.grid.cell(dataset, model, latent_dim).slug, 0
+    )
     return TableEntry(
         table=table,
         dataset=dataset,
@@ -162,23 +177,17 @@ def aggregate_cell(
         seeds=max(planned, len(runs)),
         planned=planned,
         rank=None,
-        note=_missing_seeds(runs, metric, planned, grid_runs.with_other_settings.get(slug, 0)),
+        note=_missing_seeds(runs, metric, planned, others, grid_runs.withheld.get(metric, "")),
         low=low,
         high=high,
         median=statistics.median(values) if values else None,
         by_seed=by_seed,
-        alternative_by_seed=_values_by_seed(runs, alternative) if alternative else {},
+        alternative_by_seed=grid_runs.values_by_seed(runs, alternative) if alternative else {},
     )
 
 
-def _values_by_seed(runs: Iterable[StoredRun], metric: str) -> dict[int, float]:
-    complete = {run.record.seed: run.metrics for run in runs if run.record.status == "complete"}
-    recorded = {seed: metrics[metric] for seed, metrics in complete.items() if metric in metrics}
-    return {seed: each.value for seed, each in recorded.items() if each.value is not None}
-
-
 def _missing_seeds(
-    runs: list[StoredRun], metric: str, planned: int, with_other_settings: int
+    runs: list[StoredRun], metric: str, planned: int, with_other_settings: int, withheld: str
 ) -> str:
     """Explain why seeds of a cell have no value; name unsuccessful runs with reason and log."""
     unsuccessful: dict[str, list[Record]] = defaultdict(list)
@@ -191,6 +200,8 @@ def _missing_seeds(
             reasons["not scored"] += 1
         elif recorded.value is None:
             reasons[recorded.short_reason] += 1
+        elif withheld:
+            reasons[withheld] += 1
     if len(runs) < planned:
         others = f" ({with_other_settings} with other settings)" if with_other_settings else ""
         reasons[f"not run{others}"] += planned - len(runs)
@@ -239,26 +250,33 @@ def rank_entries(group: list[TableEntry]) -> list[TableEntry]:
     ]
 
 
-def check_comparable(runs: list[StoredRun], dataset: str, metric: str) -> None:
-    """Check that values come from the same data and were computed in the same way.
+def incomparable(runs: Iterable[StoredRun], metric: str) -> str:
+    """Why values of a metric must not be averaged or compared; empty if they may be.
 
-    Raises:
-        TableError: if they do not; the message names two runs.
+    Values are comparable if their runs were trained on the same data and the values have the same
+    fingerprint. The reason names two runs that differ, and the first difference.
     """
     first: dict[str, tuple[Any, str]] = {}
     for run in runs:
-        found: dict[str, Any] = {"data": run.record.data_digest}
         recorded: MetricValue | None = run.metrics.get(metric)
-        if recorded is not None and recorded.value is not None:
-            found["fingerprint"] = recorded.fingerprint
+        if recorded is None or recorded.value is None:
+            continue
+        found: dict[str, Any] = {
+            "data": run.record.data_digest,
+            "fingerprint": recorded.fingerprint,
+        }
         for kind, value in found.items():
             other, key = first.setdefault(kind, (value, run.record.key))
             if value != other:
-                raise TableError(
-                    f"{metric} on {dataset}: runs with different {kind} cannot be in one table:\n"
-                    f"  {key}: {other}\n  {run.record.key}: {value}\n"
-                    "move one of them to another results folder"
-                )
+                what = "data" if kind == "data" else first_difference(other, value)
+                return f"not comparable: {key} and {run.record.key} differ in {what}"
+    return ""
+
+
+def first_difference(one: Fingerprint, other: Fingerprint) -> str:
+    """Name and both values of the first entry in which two fingerprints differ."""
+    name = next(each for each in [*one, *other] if one.get(each) != other.get(each))
+    return f"{shorten(name)} ({quote(one.get(name))}, {quote(other.get(name))})"
 
 
 def choose_decimals(value: float) -> int:

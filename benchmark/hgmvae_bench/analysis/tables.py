@@ -18,7 +18,6 @@ from hgmvae_bench.analysis.table_entries import (
     GridRuns,
     TableEntry,
     aggregate_cell,
-    check_comparable,
     choose_decimals,
     rank_entries,
 )
@@ -137,24 +136,23 @@ def build_table(
 ) -> Table:
     """Aggregate recorded runs of a grid into a table.
 
+    Values that are not comparable (`incomparable`) are left out, for all models of their dataset
+    and metric, with a note that says why.
+
     Args:
         grid: the grid that the table belongs to.
         spec: the table's cells, metrics and layout.
         runs: recorded runs; those of other cells are ignored.
         controls: controls to show beside the models, without a rank; those of other images are
             ignored.
-
-    Raises:
-        TableError: if runs of one dataset were trained on different data, or values of one metric
-            have different fingerprints.
     """
     grid_runs = GridRuns.of(grid, runs)
     entries: list[TableEntry] = []
     for dataset, metric in itertools.product(spec.datasets, spec.metrics):
-        check_comparable(grid_runs.of_table(spec, dataset), dataset, metric)
+        comparable = grid_runs.comparable(spec, dataset, metric)
         for latent_dim in spec.latent_dims:
             group = [
-                aggregate_cell(grid_runs, spec.name, dataset, metric, model, latent_dim)
+                aggregate_cell(comparable, spec.name, dataset, metric, model, latent_dim)
                 for model in spec.models
             ]
             entries += rank_entries(group)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from hgmvae_bench.utils.atomic_files import write_output
 from hgmvae_bench.utils.errors import UserError
 
 PLUGIN_FILES = {
@@ -47,8 +48,7 @@ def init(
         names = ", ".join(map(str, existing))
         raise InitError(f"{names} exists already; remove it or choose another path")
     for file, text in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        write_output(file, text.encode())
         typer.echo(f"wrote {file}")
     if plugin:
         typer.echo(f"next: cd {path} && python -m pip install -e . pytest && pytest")

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hgmvae_bench.utils.text import quote
+
+MAX_SECONDS = 3650 * 86400.0
+"""Largest duration that an option accepts."""
 
 DEFAULT_RESULTS = "results/local"
 
@@ -32,12 +39,27 @@ def parse_duration(text: str) -> float:
     """Convert a duration such as ``90s``, ``30m``, ``12h`` or ``2d`` to seconds.
 
     Raises:
-        typer.BadParameter: if the text is not a positive duration.
+        typer.BadParameter: if the text is no positive duration, or exceeds `MAX_SECONDS`.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if match is None or not float(match[1]):
-        raise typer.BadParameter(f"expected a duration such as 90s, 30m, 12h or 2d, got '{text}'")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)([smhd])", text.strip())
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0
+    if not 0 < seconds <= MAX_SECONDS:
+        raise typer.BadParameter(
+            f"expected a duration such as 90s, 30m, 12h or 2d, up to 3650d, got {quote(text)}"
+        )
+    return seconds
+
+
+def parse_share(text: str) -> float:
+    """Parse a finite number that is not negative, such as ``0.25``.
+
+    Raises:
+        typer.BadParameter: if the text is none.
+    """
+    with suppress(ValueError):
+        if math.isfinite(share := float(text)) and share >= 0:
+            return share
+    raise typer.BadParameter(f"expected a number such as 0.25, got {quote(text)}")
 
 
 Results = Annotated[
@@ -157,7 +179,7 @@ RayGpus = Annotated[
     typer.Option(
         "--ray-gpus",
         metavar="SHARE",
-        min=0,
+        parser=parse_share,
         help="Share of a GPU per run on Ray, such as 0.25.  "
         "[default: 1 with --device cuda, else 0]",
     ),

@@ -9,6 +9,7 @@ from hgmvae_bench.data import DataError
 from hgmvae_bench.data.source import DatasetReport, FileStatus, Progress, no_progress
 from hgmvae_bench.plugins.protocols import DatasetPlugin
 from hgmvae_bench.plugins.registry import DATASETS
+from hgmvae_bench.utils.text import quote
 
 
 @runtime_checkable
@@ -70,7 +71,7 @@ def resolve_dataset(name: str) -> DatasetPlugin:
     if not colon:
         return plugin
     if not isinstance(plugin, ParametricDataset):
-        raise ValueError(f"the dataset '{registered}' takes no argument, got '{name}'")
+        raise ValueError(f"the dataset '{registered}' takes no argument, got {quote(name)}")
     return plugin.with_argument(argument)
 
 

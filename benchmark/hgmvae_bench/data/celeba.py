@@ -19,6 +19,7 @@ from hgmvae_bench.data.source import (
     data_error,
 )
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
+from hgmvae_bench.utils.text import quote
 
 FOLDER, IMAGES, PARTITION = "celeba", "img_align_celeba", "list_eval_partition.txt"
 ARCHIVE = f"{IMAGES}.zip"
@@ -162,7 +163,7 @@ def read_partition(path: Path) -> dict[SplitName, Sequence[str]]:
     for number, line in enumerate(lines, start=1):
         name, _, split = line.strip().partition(" ")
         if split not in SPLITS or os.sep in name:
-            detail = f"line {number} is {line!r}, expected a file name and 0, 1 or 2"
+            detail = f"line {number} is {quote(line)}, expected a file name and 0, 1 or 2"
             raise DataFileError(path, "damaged", detail)
         names[SPLITS[split]].append(name)
     for split, files in names.items():

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import DataError
 from hgmvae_bench.data.source import Progress, error_reason, is_writable
+from hgmvae_bench.utils.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import requests
@@ -31,6 +32,9 @@ RETRIES = 2
 
 TIMEOUT_SECONDS = 30.0
 CHUNK_BYTES = 1 << 18
+
+TEMPORARY = ".hgmvae-bench-tmp"
+"""Folder of unfinished downloads, beside the target."""
 
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 
@@ -174,13 +178,15 @@ def _transfer(url: str, target: Path, md5: str | None, progress: Progress) -> No
     pooch.get_logger().setLevel("WARNING")
     known_hash = None if md5 is None else f"md5:{md5}"
     try:
-        pooch.Pooch(
-            path=target.parent,
-            base_url="",
-            registry={target.name: known_hash},
-            urls={target.name: url},
-            retry_if_failed=RETRIES,
-        ).fetch(target.name, downloader=download)
+        with temporary_folder(target.parent / TEMPORARY) as folder:
+            pooch.Pooch(
+                path=folder,
+                base_url="",
+                registry={target.name: known_hash},
+                urls={target.name: url},
+                retry_if_failed=RETRIES,
+            ).fetch(target.name, downloader=download)
+            (folder / target.name).replace(target)
     except requests.RequestException as error:
         raise TransferError(_cause(error)) from error
     except ValueError as error:

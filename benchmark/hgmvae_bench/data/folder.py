@@ -22,6 +22,7 @@ from hgmvae_bench.data.images import (
 from hgmvae_bench.data.source import DataFileError, DatasetReport, Progress
 from hgmvae_bench.data.splits import share, shuffled
 from hgmvae_bench.plugins.protocols import ReconstructionLoss, UnknownNameError
+from hgmvae_bench.utils.text import quote
 
 TEST_FRACTION = 0.2
 # Sub-folders with a given split. Without both `train` and `test`, the split is seeded.
@@ -49,7 +50,7 @@ SPECIAL_ADVICE: Mapping[type[DataFileError], str] = {
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"expected an integer above 0, got '{text}'")
+        raise ValueError(f"expected an integer above 0, got {quote(text)}")
     return int(text)
 
 
@@ -58,7 +59,7 @@ def _one_of(*choices: Any) -> Callable[[str], Any]:
 
     def parse(text: str) -> Any:
         if text not in by_text:
-            raise ValueError(f"expected {' or '.join(by_text)}, got '{text}'")
+            raise ValueError(f"expected {' or '.join(by_text)}, got {quote(text)}")
         return by_text[text]
 
     return parse

@@ -11,6 +11,7 @@ from hgmvae_bench.plugins.protocols import MetricMissingError, Outputs
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import MetricValue
 from hgmvae_bench.training.precision import tf32
+from hgmvae_bench.utils.text import shorten_message
 
 
 @tf32(enabled=False)
@@ -33,9 +34,10 @@ def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
             values[name] = MetricValue.of(value, fingerprint, time.perf_counter() - start)
         except torch.OutOfMemoryError:
             raise  # The caller can retry with fewer concurrent runs.
-        except MetricMissingError as reason:
-            values[name] = MetricValue(missing=str(reason))
+        except MetricMissingError as error:
+            values[name] = MetricValue(missing=shorten_message(str(error)))
         except Exception as error:
             message = " ".join(str(error).split())  # One line, for the notes of tables.
-            values[name] = MetricValue(missing=f"error: {type(error).__name__}: {message}")
+            reason = shorten_message(f"error: {type(error).__name__}: {message}")
+            values[name] = MetricValue(missing=reason)
     return values

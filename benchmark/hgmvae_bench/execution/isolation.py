@@ -119,6 +119,10 @@ def _apply(
                 except PluginError:
                     raise
                 except Exception as error:
-                    pipe.send(shorten(f"{type(error).__name__}: {error}", MAX_REASON_LENGTH))
+                    pipe.send(_in_one_line(f"{type(error).__name__}: {error}"))
     except UserError as error:
         pipe.send(PluginError(shorten(str(error), MAX_REASON_LENGTH)))
+
+
+def _in_one_line(reason: str) -> str:
+    return shorten(" ".join(reason[: 10 * MAX_REASON_LENGTH].split()), MAX_REASON_LENGTH)

@@ -134,7 +134,8 @@ class _Worker:
         except JointTrainingError as error:
             return JointTrainingFailed(str(error))
         except Exception as error:
-            return WorkerFailed(str(error) if isinstance(error, UserError) else repr(error))
+            is_clear = isinstance(error, UserError | OSError)
+            return WorkerFailed(str(error) if is_clear else repr(error))
 
     def _execute(self, tasks: Sequence[Task]) -> Finished | TrainedJointly:
         from hgmvae_bench.execution.run import execute_task, train_jointly

@@ -19,7 +19,7 @@ from hgmvae_bench.execution.isolation import (
 from hgmvae_bench.execution.process_state import restored_process_state
 from hgmvae_bench.grid import Cell, Grid, GridError
 from hgmvae_bench.grid.errors import LocatedError, describe_validation_error, join_lines
-from hgmvae_bench.plugins.protocols import ChecksEpochs
+from hgmvae_bench.plugins.protocols import ChecksEpochs, PluginError
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.encoders import Network
 from hgmvae_bench.utils.text import shorten
@@ -149,8 +149,10 @@ class _Build(NamedTuple):
             for each in error.errors():
                 yield ("models", name, "settings", *each["loc"]), describe_validation_error(each)
             return
-        except ValueError as error:
-            yield self.failure(str(error))
+        except (ValueError, RuntimeError, MemoryError) as error:
+            if isinstance(error, PluginError):
+                raise
+            yield self.failure(str(error) or type(error).__name__)
             return
         except SystemExit as error:
             yield self.failure(f"it exits with status {error.code}")

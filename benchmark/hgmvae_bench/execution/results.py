@@ -108,8 +108,6 @@ class Results:
 
         Raises:
             UnknownNameError: if the grid has no such table.
-            hgmvae_bench.analysis.table_entries.TableError: if values of different fingerprints
-                would stand in the table.
         """
         with using_plugins(self._plugins):
             known = self._store.controls(on_invalid="warn").values() if controls else ()

@@ -28,6 +28,7 @@ from hgmvae_bench.training.network.encoders import parameter_count
 from hgmvae_bench.training.precision import tf32
 from hgmvae_bench.training.rng import RunRNG
 from hgmvae_bench.utils.seeding import derive_seed
+from hgmvae_bench.utils.text import shorten_message
 
 OnRunEpoch = Callable[[int, Mapping[str, float]], None]
 """Called after every epoch of a run with the epoch's number and the mean of every loss term."""
@@ -90,7 +91,8 @@ def train_jointly(
     except torch.OutOfMemoryError:
         raise
     except (Exception, SystemExit) as error:
-        raise JointTrainingError(f"{type(error).__name__}: {error}") from error
+        reason = shorten_message(f"{type(error).__name__}: {error}")
+        raise JointTrainingError(reason) from error
     trained = [(seed, r) for seed, r in zip(seeded, results, strict=True) if r.cost is None]
     for seed, result in trained:
         cost = per_run_share(meter.stages["training"], len(trained))
@@ -152,7 +154,7 @@ def execute_run(
     except MetricMissingError as reason:  # The weights are finite, but the codes overflow.
         outcome.status, outcome.error = "diverged", f"after training: {reason}"
     except (Exception, SystemExit):  # A model may call sys.exit.
-        outcome.status, outcome.error = "failed", traceback.format_exc()
+        outcome.status, outcome.error = "failed", shorten_message(traceback.format_exc())
     record = Record.of(
         run,
         status=outcome.status,

@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from hgmvae_bench.execution.local_worker import serve
 from hgmvae_bench.execution.signals import block_signals_in_children
 from hgmvae_bench.execution.tasks import ExecutorError, RunContext, Task
-from hgmvae_bench.execution.temporary import redirect_multiprocessing
+from hgmvae_bench.utils.temporary import redirect_multiprocessing
 
 PRELOADED = ["hgmvae_bench.execution.run", "sklearn.cluster", "sklearn.svm", "torch._dynamo"]
 """Modules that every worker needs and that take seconds to import; optimizers need the last one."""

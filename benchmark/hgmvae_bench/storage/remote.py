@@ -93,7 +93,7 @@ class RemoteResults:
             RemoteError: if the results cannot be read.
         """
         files = LocalFiles(self.root)
-        files.write(URL_FILE, self.url.encode())
+        self._write(URL_FILE, self.url.encode())
         with self._as_remote_errors():
             fs, base = self._open()
             present = self._list_remote(fs, base)
@@ -108,7 +108,7 @@ class RemoteResults:
                 batch = missing[start : start + DOWNLOAD_BATCH_SIZE]
                 contents = fs.cat([f"{base}/{name}" for name in batch])
                 for name in batch:
-                    files.write(name, contents[f"{base}/{name}"])
+                    self._write(name, contents[f"{base}/{name}"])
                     if name.startswith(MUTABLE_FOLDERS):
                         known[name] = str(files.version(name))
             self._write_sync_state(known)
@@ -127,7 +127,8 @@ class RemoteResults:
             temporary = LocalFiles(self.root, self.owner).temporary_folder(ARTIFACTS)
             try:
                 for path in paths:
-                    (temporary / path.rpartition("/")[2]).write_bytes(fs.cat_file(path))
+                    file = temporary / path.rpartition("/")[2]
+                    self._write(file.relative_to(self.root).as_posix(), fs.cat_file(path))
                 temporary.rename(self.root / ARTIFACTS / key)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -180,7 +181,7 @@ class RemoteResults:
         content = fs.cat_file(remote_path)
         if content == path.read_bytes():
             return
-        LocalFiles(self.root).write(name, content)
+        self._write(name, content)
         if path.parent.name == RECORDS and kind == "retry":
             # The local artifacts belong to the replaced record; those of the other machine are
             # downloaded when they are needed.
@@ -202,7 +203,18 @@ class RemoteResults:
         return versions
 
     def _write_sync_state(self, versions: dict[str, str]) -> None:
-        LocalFiles(self.root).write(SYNC_STATE_FILE, json.dumps(versions, indent=1).encode())
+        self._write(SYNC_STATE_FILE, json.dumps(versions, indent=1).encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file of the local copy.
+
+        Raises:
+            RemoteError: if it cannot be written.
+        """
+        try:
+            LocalFiles(self.root).write(name, content)
+        except OSError as error:
+            raise RemoteError(f"{self.root / name}: cannot be written: {error.strerror}") from error
 
     def _list_remote(self, fs: Any, base: str) -> set[str]:
         """List the names of all remote files again."""

@@ -255,9 +255,17 @@ class Record(_Frozen):
 
     @property
     def short_error(self) -> str:
-        """Last line of the error of a diverged or failed run, cut to `MAX_SHORT_ERROR`."""
-        lines = (self.error or "").strip().splitlines()
-        return shorten(lines[-1].strip(), MAX_SHORT_ERROR) if lines else "no reason recorded"
+        """Reason of a diverged or failed run in one line, cut to `MAX_SHORT_ERROR`.
+
+        That is the exception of a traceback, with all lines of its message, or else the last line.
+        """
+        lines = (self.error or "").strip().splitlines() or ["no reason recorded"]
+        start = len(lines) - 1
+        if lines[0].startswith("Traceback "):
+            frames = [i for i, line in enumerate(lines) if line.startswith("  File ")]
+            after = range(max(frames, default=0) + 1, len(lines))
+            start = next((i for i in after if not lines[i].startswith(" ")), start)
+        return shorten(" ".join(" ".join(lines[start:]).split()), MAX_SHORT_ERROR)
 
     @property
     def stage_costs(self) -> dict[str, StageCost]:

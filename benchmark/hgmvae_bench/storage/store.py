@@ -55,6 +55,7 @@ from hgmvae_bench.storage.remote import RemoteResults
 from hgmvae_bench.storage.schema import ControlRecord, Record, ScoreRecord
 from hgmvae_bench.storage.stored_run import StoredRun, merge_metrics
 from hgmvae_bench.utils.atomic_files import LocalFiles, write_durably
+from hgmvae_bench.utils.temporary import CACHE_TEMPORARY, remove_abandoned
 
 
 @dataclass(frozen=True)
@@ -282,6 +283,7 @@ class Store:
         folders += [f"tables/{path.name}" for path in self.root.glob("tables/*")]
         for folder in folders:
             self.files.remove_temporaries(folder, living or set())
+        remove_abandoned(self.root / "cache" / CACHE_TEMPORARY)
 
     def _artifact_path(self, key: str) -> Path:
         return self.root / "artifacts" / key

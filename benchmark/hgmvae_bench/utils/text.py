@@ -8,6 +8,9 @@ import unicodedata
 MAX_QUOTED = 60
 """Maximum length of a quoted value in a message, in characters."""
 
+MAX_LINE, MAX_LINES = 2000, 200
+"""Characters of a line, and lines at either end, that a recorded message keeps."""
+
 # Marks and overrides that reorder the text around them on a terminal or a page.
 _BIDIRECTIONAL = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -26,6 +29,18 @@ def pluralize(number: int, noun: str) -> str:
 def shorten(text: str, limit: int = MAX_QUOTED) -> str:
     """Cut text to ``limit`` characters, the ellipsis included."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def shorten_message(text: str) -> str:
+    """Cut the lines of a message to `MAX_LINE`, and the message to its first and last lines.
+
+    The last line, which names the error in a traceback, stays.
+    """
+    lines = [shorten(line, MAX_LINE) for line in text.splitlines()]
+    if len(lines) > 2 * MAX_LINES:
+        omitted = f"[{len(lines) - 2 * MAX_LINES:,} lines omitted]"
+        lines[MAX_LINES:-MAX_LINES] = [omitted]
+    return "\n".join(lines)
 
 
 def quote(value: object) -> str:

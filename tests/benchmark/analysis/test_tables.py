@@ -1,10 +1,10 @@
 import itertools
+import re
 
 import pytest
 from scipy.stats import ttest_ind
 
 from hgmvae_bench.analysis.render import to_text
-from hgmvae_bench.analysis.table_entries import TableError
 from hgmvae_bench.analysis.tables import build_table, with_all_metrics
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.plugins.protocols import UnknownNameError
@@ -147,6 +147,30 @@ def test_a_footnote_names_three_unsuccessful_runs_and_counts_the_others(tiny_gri
     assert "no reason" in digits_run(tiny_grid, "vae", 9, status="failed").record.short_error
 
 
+FRAMES = 'Traceback (most recent call last):\n  File "a.py", line 1, in step\n    step()\n'
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FRAMES + "ValueError: one line", "ValueError: one line"),
+        (
+            FRAMES + "RuntimeError: CUDA error: out of range\nFor debugging\n  set X",
+            "RuntimeError: CUDA error: out of range For debugging set X",
+        ),
+        (FRAMES + "KeyError: 1\n\nDuring handling …\n\n" + FRAMES + "TypeError: 2", "TypeError: 2"),
+        ("a line of the log\n" + FRAMES + "ValueError: 1\nthe process died", "the process died"),
+        ("Traceback (most recent call last):", "Traceback (most recent call last):"),
+        (FRAMES + "ValueError: " + "x" * 999, "ValueError: " + "x" * 107 + "…"),
+    ],
+)
+def test_the_reason_of_a_run_is_its_exception_with_the_whole_message(
+    tiny_grid, digits_run, error, reason
+):
+    record = digits_run(tiny_grid, "vae", 9, status="failed").record
+    assert record.model_copy(update={"error": error}).short_error == reason
+
+
 def test_skewed_seeds_have_their_median_beside_the_mean(tiny_text, digits_run):
     """HGMVAE-U's DB on MNIST: two of ten seeds pull the mean from 0.60 to 0.67."""
     grid = parse_grid(tiny_text.replace("seeds: 2", "seeds: 10"), "g.yaml")
@@ -206,18 +230,36 @@ def test_a_reason_is_shortened_in_a_table_only(tiny_grid, reason, short, digits_
     assert max(map(len, to_text(table.formatted).splitlines())) <= 100
 
 
-def test_values_with_different_fingerprints_are_refused(tiny_grid, tiny_runs, digits_run):
-    tiny_runs.append(
-        digits_run(tiny_grid, "vae", 2, 0.1, fingerprint={"split": "test", "n_images": 99})
-    )
-    with pytest.raises(TableError, match=r"(?s)sc on digits: .*different fingerprint.*360.*99"):
-        build_table(tiny_grid, tiny_grid.table("1"), tiny_runs)
+def test_values_with_different_fingerprints_cost_only_their_metric(
+    tiny_grid, tiny_runs, digits_run
+):
+    expected = entries(build_table(tiny_grid, tiny_grid.table("1"), tiny_runs))
+    other = digits_run(tiny_grid, "vae", 2, 0.1, fingerprint={"split": "test", "n_images": 99})
+    del other.metrics["accuracy"]
+    table = build_table(tiny_grid, tiny_grid.table("1"), [*tiny_runs, other])
+    found = entries(table)
+    for model in ("vae", "wae-imq"):
+        sc, accuracy = found["sc", model], found["accuracy", model]
+        assert (sc.mean, sc.rank, sc.n, sc.by_seed) == (None, None, 0, {})
+        assert re.search(r"\d × not comparable: digits_.*_s0_\w+ and .*_s2_\w+ differ in", sc.note)
+        assert "(360, 99)" in sc.note
+        before = expected["accuracy", model]
+        assert (accuracy.mean, accuracy.rank) == (before.mean, before.rank)
+    text = " ".join(to_text(table.formatted).split())
+    assert "differ in n_images (360, 99)" in text
 
 
-def test_runs_on_different_data_are_refused(tiny_grid, tiny_runs, digits_run):
+def test_runs_on_different_data_cost_only_their_dataset(tiny_grid, tiny_runs, digits_run):
     tiny_runs.append(digits_run(tiny_grid, "vae", 0, 0.1, data="edited"))
-    with pytest.raises(TableError, match=r"(?s)different data.*edited"):
-        build_table(tiny_grid, tiny_grid.table("1"), tiny_runs)
+    table = build_table(tiny_grid, tiny_grid.table("1"), tiny_runs)
+    assert {entry.mean for entry in table.entries} == {None}
+    assert all("differ in data" in entry.note for entry in table.entries)
+
+
+def test_a_difference_of_fingerprints_is_quoted_briefly(tiny_grid, tiny_runs, digits_run):
+    tiny_runs.append(digits_run(tiny_grid, "vae", 2, 0.1, fingerprint={"x" * 9999: "y" * 9999}))
+    entry = build_table(tiny_grid, tiny_grid.table("1"), tiny_runs).entries[0]
+    assert len(entry.note) < 400
 
 
 def test_runs_of_other_cells_are_ignored(tiny_grid, tiny_runs, digits_run):

@@ -119,3 +119,22 @@ def test_a_failed_run_is_named_and_exits_with_1(cli, folder):
     # The model has printed nothing.
     assert ".log" not in progress + outcome.stderr
     assert (folder / "results" / "local" / "records").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--ray-gpus", "nan"),
+        ("--ray-gpus", "inf"),
+        ("--ray-gpus", "-1"),
+        ("--time-limit", "0s"),
+        ("--time-limit", "4000d"),
+        ("--time-limit", "9" * 400 + "d"),
+    ],
+)
+def test_numbers_without_bounds_are_refused_and_quoted_briefly(cli, tmp_path, option, value):
+    outcome = cli("run", "--results", tmp_path / "r", option, value)
+    assert outcome.exit_status == 2
+    assert "expected a" in outcome.stderr
+    assert len(outcome.stderr) < 2000
+    assert not (tmp_path / "r").exists()

@@ -5,6 +5,8 @@ import gzip
 import hashlib
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -142,6 +144,19 @@ def test_a_download_on_a_full_disk_leaves_nothing(server, small_disk: Path) -> N
     with pytest.raises(DataError, match="No space left on device"):
         get(server, small_disk, checksum=None)
     assert names(small_disk) == []
+
+
+def test_a_killed_download_is_removed_by_the_next_one(server, root: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from hgmvae_bench.data.download import *\n"
+        "kill = lambda *_: os.kill(os.getpid(), 9)\n"
+        "fetch_file([sys.argv[1]], Path(sys.argv[2]), md5=None, progress=kill, by_hand='')"
+    )
+    target = root / "sub" / "file"
+    subprocess.run([sys.executable, "-c", code, f"{server.url}/file", target], check=False)
+    assert names(root) != []
+    assert get(server, root)
+    assert [path for path in root.rglob("*") if path != target.parent] == [target]
 
 
 def test_an_error_of_fsync_leaves_nothing(

@@ -166,6 +166,45 @@ def test_two_drivers_share_a_grid_and_train_no_run_twice(expected, tiny_text, tm
     assert len(list((tmp_path / "r" / "records").iterdir())) == 4
 
 
+@pytest.mark.slow
+def test_two_drivers_lose_no_record_while_workers_and_one_of_them_are_killed(
+    expected, tiny_text, tmp_path
+):
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    records, rng = tmp_path / "r" / "records", random.Random(0)
+
+    def run_under_way():
+        logs = {path.stem for path in (tmp_path / "r" / "logs").glob("*.log")}
+        return logs - {path.name.partition(".")[0] for path in records.glob("*.json")}
+
+    for victim in ("worker", "worker", "driver"):
+        drivers = [start(tmp_path, "--retry-failed") for _ in range(2)]
+        wait_for(lambda: run_under_way() or all(each.poll() is not None for each in drivers))  # noqa: B023
+        known = outcomes(tmp_path / "r")
+        first = rng.choice(drivers)
+        # The first of them is the fork server.
+        busy = [pid for each in drivers for pid in workers(each.pid)[1:]]
+        victims = busy if victim == "worker" else [first.pid]
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for each in drivers:
+            code, _, err = finish(each)
+            assert code in ((0, 1, -9) if each is first and victim == "driver" else (0, 1)), err
+        now = outcomes(tmp_path / "r")
+        assert {k: o for k, o in known.items() if o[0] == "complete"}.items() <= now.items()
+        if victim == "worker" and set(now) == set(expected):
+            for path in sorted(records.iterdir())[:2]:  # So that there is something to run again.
+                key = path.name.partition(".")[0]
+                (tmp_path / "r" / "logs" / f"{key}.log").unlink(missing_ok=True)
+                path.unlink()
+    code, _, err = finish(start(tmp_path, "--retry-failed"))
+    assert code == 0, err
+    assert outcomes(tmp_path / "r") == expected
+    assert list((tmp_path / "r").rglob(".tmp-*")) == []
+    assert list((tmp_path / "r" / "leases").iterdir()) == []
+
+
 LONG = "epochs: 400, batch_size: 64, train_images: 1024"
 
 

@@ -20,6 +20,7 @@ from hgmvae_bench.plugins.local_files import using_plugins
 from hgmvae_bench.plugins.objects import wrap_plugins
 from hgmvae_bench.plugins.registry import MODELS
 from hgmvae_bench.storage.store import Store
+from hgmvae_bench.utils.text import shorten_message
 from hgmvae_bench.utils.threads import available_cores
 
 
@@ -66,6 +67,9 @@ class Hostile:
 
     def vanishes(self):
         os._exit(0)
+
+    def raises(self):
+        raise ValueError("x" * 10_000_000)
 
     def floods(self):
         for _ in range(3):
@@ -201,6 +205,25 @@ def test_a_log_that_is_shortened_twice_counts_all_that_is_omitted(tmp_path):
     kept = output_capture.KEPT_LOG_BYTES
     omitted = b"\n[at least 10,000,000 bytes omitted]\n"
     assert log.read_bytes() == b"a" * kept + omitted + b"b" * kept
+
+
+def test_a_long_error_is_recorded_briefly(digits, tmp_path):
+    plugins = wrap_plugins({"hostile": Hostile()})
+    with using_plugins(plugins):
+        grid = hb.make_grid(
+            {**GRID, "models": {"well": {"model": "hostile", "settings": {"way": "raises"}}}}
+            | {"tables": [{**GRID["tables"][0], "models": ["well"]}]}
+        )
+        run = Run(grid.cell("digits", "well", 2), 0, digits.digest)
+        record = execute_run(run, digits, ["sc"], RunContext(Store(tmp_path)))
+    assert len(record.error) < 10_000
+    assert record.error.splitlines()[-1].startswith("ValueError: xxx")
+
+
+def test_a_message_of_many_lines_keeps_the_first_and_the_last():
+    lines = [f"line {number}" for number in range(1000)]
+    short = shorten_message("\n".join(lines)).splitlines()
+    assert short == [*lines[:200], "[600 lines omitted]", *lines[-200:]]
 
 
 def test_a_short_log_is_left_alone_and_a_missing_one_ignored(tmp_path):

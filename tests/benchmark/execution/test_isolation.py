@@ -22,5 +22,6 @@ def test_calls_continue_after_one_that_exits_or_raises():
     ]
     raises, number = map_isolated(int, ["x" * 10_000, "2"], seconds=120)
     assert number == 2
+    assert "\n" not in raises.reason
     assert raises.reason.startswith("ValueError: invalid literal")
     assert len(raises.reason) <= MAX_REASON_LENGTH

@@ -47,6 +47,16 @@ COMMANDS = {
             "models: { x: { model: gmvae, settings: { n_components: -3 } } }",
             r"^tiny.yaml:4: models.x.settings.n_components: expected a.* [01], got -3$",
         ),
+        (
+            "seeds: 2",
+            "models: { x: { model: gmvae, settings: { n_components: 1000000000 } } }",
+            r"^tiny.yaml:4: models.x.settings.n_components: .* 10,000, got 1000000000$",
+        ),
+        (
+            "seeds: 2",
+            "models: { x: { model: hgmvae-u, settings: { subcomponents: 1000000000 } } }",
+            r"^tiny.yaml:4: models.x.settings: subcomponents is too large; .* at most 10,000$",
+        ),
         ("[vae, wae-imq]", "[hgmvae-u]", r"^tiny.yaml:6: training.epochs: hgmvae-u: .*too few"),
         ("[vae, wae-imq]", "[vade]", r"^tiny.yaml:6: training.epochs: vade: .*epoch"),
         ("[vae, wae-imq]", "[pythae]", r"models.pythae: .* needs the name of a model, as in"),

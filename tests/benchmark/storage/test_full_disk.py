@@ -1,8 +1,10 @@
 """A full disk in each stage: nothing half-written stays, the message names the place."""
 
 import errno
+import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +18,17 @@ from hgmvae_bench.analysis.regression.baseline import (
     save_baseline,
 )
 from hgmvae_bench.cli.common import write_tables
+from hgmvae_bench.evaluation.metrics import classifier, features
+from hgmvae_bench.execution.ray.mailbox import Mailbox
 from hgmvae_bench.execution.results import Results
+from hgmvae_bench.execution.tasks import RunContext
 from hgmvae_bench.grid import Run
+from hgmvae_bench.plugins.protocols import MetricMissingError
+from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.merge import merge
 from hgmvae_bench.storage.record_file import StoreError
-from hgmvae_bench.storage.schema import MetricValue, Record
+from hgmvae_bench.storage.remote import RemoteError, RemoteResults
+from hgmvae_bench.storage.schema import ControlRecord, MetricValue, Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.training.checkpoints import Checkpoint, TrainingState
 from hgmvae_bench.utils.atomic_files import OutputError, write_output
@@ -47,6 +55,20 @@ def record(tiny_grid):
     cell = next(iter(tiny_grid.cells))
     metrics = {name: MetricValue(value=0.5) for name in ("sc", "accuracy")}
     return Record.of(Run(cell, 0, "d"), status="complete", metrics=metrics)
+
+
+@pytest.fixture
+def control():
+    identity = {"dataset": "digits", "image_size": 32, "train_images": 128, "data_digest": "d"}
+    return ControlRecord(
+        key="digits_mean-image_0123456789abcdef",
+        title="Mean image",
+        comparable=True,
+        control="mean-image",
+        latent_dim=None,
+        metrics={"sc": MetricValue(value=0.5)},
+        **identity,
+    )
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -130,6 +152,89 @@ def test_exports_reports_and_baselines_that_do_not_fit_leave_no_part(
     with pytest.raises(BaselineError, match=r"b\.json: cannot be written: No space left"):
         save_baseline(baseline, tmp_path / "out" / "b.json")
     assert files(tmp_path / "out") == {}
+
+
+def test_a_classifier_that_does_not_fit_costs_its_metrics_until_there_is_space(
+    full_disk, digits, tmp_path, monkeypatch
+):
+    def train():
+        monkeypatch.setattr(classifier, "STEPS", 2)
+        return classifier.trained_classifier(digits, "digits", tmp_path, torch.device("cpu"))
+
+    full_disk(True)
+    with pytest.raises(MetricMissingError, match=r"of digits cannot be stored.*No space left"):
+        train()
+    assert [name for name in files(tmp_path) if not name.endswith(".lock")] == []
+    full_disk(False)
+    path, description = train()
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == description.weights_sha256
+
+
+def test_features_that_do_not_fit_are_used_without_being_cached(full_disk, digits, tmp_path):
+    extract = features.FeatureExtractor(
+        "pixels", {}, lambda images: (images.flatten(1).float(),), None, torch.device("cpu")
+    )
+    images = digits.test_images[:5]
+    full_disk(True)
+    found = features.cached_features(extract, images, tmp_path / "features")
+    assert torch.equal(found, images.flatten(1).float())
+    assert [name for name in files(tmp_path) if not name.endswith(".lock")] == []
+
+
+def test_a_control_and_a_lease_that_do_not_fit_leave_no_part(full_disk, control, tmp_path):
+    store = Store(tmp_path)
+    full_disk(True)
+    with pytest.raises(StoreError, match=rf"{control.key}.*No space left on device"):
+        store.add_control(control)
+    with pytest.raises(OSError, match="No space left on device"):
+        Leases(store.files, store.owner).acquire("run")
+    assert files(tmp_path) == {}
+
+
+def test_a_local_copy_that_does_not_fit_is_named_and_leaves_no_part(full_disk, results, tmp_path):
+    key = next(iter(Store(results.path).runs()))
+    Store(results.path).write_artifacts(key, {"weights": b"w"})
+    remote = RemoteResults(f"file://{results.path}", tmp_path / "copy")
+    full_disk(True)
+    with pytest.raises(RemoteError, match=r"copy/remote\.url: cannot be written: No space left"):
+        remote.pull()
+    with pytest.raises(RemoteError, match=r"copy/artifacts/.*weights: cannot be written: No sp"):
+        remote.fetch_artifacts(key)
+    assert files(tmp_path / "copy") == {}
+    full_disk(False)
+    remote.pull()
+    assert list(Store(tmp_path / "copy").runs()) == [key]
+
+
+@pytest.mark.parametrize("options", [(), ("--plugin",)])
+def test_a_template_that_does_not_fit_leaves_no_part(full_disk, cli, tmp_path, options):
+    path = tmp_path / ("free-bits" if options else "grid.yaml")
+    full_disk(True)
+    outcome = cli("init", path, *options)
+    assert outcome.exit_status == 2
+    assert "cannot be written: No space left on device" in outcome.stderr
+    assert files(tmp_path) == {}
+    full_disk(False)
+    assert cli("init", path, *options).exit_status == 0
+
+
+def test_a_checkpoint_of_a_ray_node_that_does_not_fit_leaves_no_part(full_disk, tmp_path):
+    mailbox = Mailbox(tmp_path, "owner")
+    full_disk(True)
+    with pytest.raises(OSError, match="No space left on device"):
+        mailbox.write_file("checkpoints/key.safetensors", b"c")
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_of_a_ray_node_that_does_not_fit_is_named(tmp_path, tiny_grid):
+    driver = pytest.importorskip("hgmvae_bench.execution.ray.driver", exc_type=ImportError)
+    store, run = Store(tmp_path), Run(next(iter(tiny_grid.cells)), 0, "d")
+    store.log_path(run.key).parent.mkdir()
+    store.log_path(run.key).symlink_to("/dev/full")
+    context = SimpleNamespace(context=RunContext(store))
+    with pytest.raises(StoreError, match=rf"{run.key}\.log: cannot be written: No space left"):
+        driver._Driver.append_log(context, run, b"output")
 
 
 def test_a_merge_that_does_not_fit_can_be_repeated(full_disk, results, record, tmp_path):

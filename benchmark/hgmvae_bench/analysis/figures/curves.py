@@ -63,7 +63,6 @@ def metrics_by_latent_dim(
 
     Raises:
         FigureError: if no run of the dataset has any of the metrics.
-        hgmvae_bench.analysis.table_entries.TableError: if values of a metric cannot be compared.
     """
     latent_dims = sorted({names.latent_dim for names in source.cells})
     entries = _entries(source, metrics, latent_dims)

@@ -14,8 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import CellNames, FigureError, FigureSource
-from hgmvae_bench.analysis.tables import build_table
-from hgmvae_bench.grid import TableSpec
+from hgmvae_bench.analysis.table_entries import incomparable
 
 MARGIN = 0.12
 """Margin around the points, as a share of their range."""
@@ -35,8 +34,7 @@ def rate_distortion(source: FigureSource) -> Figure:
         source: results of one dataset.
 
     Raises:
-        FigureError: if no run of the dataset has both metrics.
-        hgmvae_bench.analysis.table_entries.TableError: if values cannot be compared.
+        FigureError: if no run of the dataset has both metrics, or values cannot be compared.
     """
     _check_comparable(source)
     latent_dims = sorted({names.latent_dim for names in source.cells})
@@ -72,18 +70,11 @@ def rate_distortion(source: FigureSource) -> Figure:
 
 
 def _check_comparable(source: FigureSource) -> None:
-    """Build a table of both metrics, which refuses values that differ in their fingerprints."""
-    spec = TableSpec(
-        name="figure",
-        title="figure",
-        datasets=[source.dataset],
-        models=source.models,
-        latent_dims=sorted({names.latent_dim for names in source.cells}),
-        metrics=["rate", "distortion"],
-        rows=["metric", "model"],
-        columns=["latent_dim"],
-    )
-    build_table(source.grid, spec, source.runs.values())
+    """Refuse values that were computed differently or on different data."""
+    runs = [run for names in source.cells for run in source.runs_of(names)]
+    for metric in ("rate", "distortion"):
+        if reason := incomparable(runs, metric):
+            raise FigureError(f"{metric} on {source.dataset}: {reason}")
 
 
 def _points(source: FigureSource, names: CellNames) -> Points:

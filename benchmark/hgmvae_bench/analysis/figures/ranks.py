@@ -60,7 +60,6 @@ def mean_ranks(source: FigureSource, metrics: Sequence[str] | None = None) -> Fi
 
     Raises:
         FigureError: if no metric has at least three models in two blocks.
-        hgmvae_bench.analysis.table_entries.TableError: if values of a metric cannot be compared.
     """
     if metrics is None:
         tables = source.grid.spec.tables

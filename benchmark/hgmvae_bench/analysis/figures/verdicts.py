@@ -89,7 +89,6 @@ def verdict_heatmap(source: FigureSource) -> Figure:
 
     Raises:
         FigureError: if the grid is filtered or has no published cell.
-        hgmvae_bench.analysis.table_entries.TableError: if values of a metric cannot be compared.
     """
     heatmap = Heatmap(_compare(source))
     tables = published_tables(load_grid("paper"))

@@ -55,7 +55,6 @@ def build_report(
     Raises:
         FolderComparisonError: if ``against`` has no cell in common with the results.
         StoreError: if no run of the grid is recorded.
-        TableError: if a table would hold values that cannot be compared.
     """
     _check_recorded(source)
     controls = source.store.controls(on_invalid="warn").values()

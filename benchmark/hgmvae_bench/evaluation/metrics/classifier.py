@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -24,7 +23,9 @@ from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.pixels import to_unit
 from hgmvae_bench.plugins.protocols import MetricMissingError
+from hgmvae_bench.utils.atomic_files import write_durably
 from hgmvae_bench.utils.seeding import derive_seed
+from hgmvae_bench.utils.temporary import CACHE_TEMPORARY, temporary_folder
 
 EXTRACTOR_NAME = "hgmvae-bench-classifier"
 LAYER = "64"
@@ -194,11 +195,12 @@ def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.devic
         test_accuracy=_test_accuracy(classifier, classes, data, device),
         weights_sha256=hashlib.sha256(content).hexdigest(),
     )
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
-        complete = Path(temporary) / "complete"
+    with temporary_folder(folder.parent.parent / CACHE_TEMPORARY) as temporary:
+        complete = temporary / "complete"
         complete.mkdir()
-        (complete / WEIGHTS_FILE).write_bytes(content)
-        (complete / DESCRIPTION_FILE).write_text(json.dumps(asdict(description), indent=2), "utf-8")
+        write_durably(complete / WEIGHTS_FILE, content)
+        text = json.dumps(asdict(description), indent=2)
+        write_durably(complete / DESCRIPTION_FILE, text.encode())
         complete.rename(folder)
 
 

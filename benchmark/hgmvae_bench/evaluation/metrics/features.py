@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import (
@@ -31,6 +31,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from hgmvae_bench.evaluation.metrics import classifier
 from hgmvae_bench.evaluation.metrics.weights import PretrainedWeights
 from hgmvae_bench.plugins.protocols import Outputs
+from hgmvae_bench.utils.atomic_files import write_durably
+from hgmvae_bench.utils.temporary import CACHE_TEMPORARY, temporary_folder
 
 ExtractorName = Literal["inception", "classifier"]
 ImageSource = Literal["test images", "reconstructions", "prior samples"]
@@ -180,14 +182,12 @@ def cached_features(extract: FeatureExtractor, images: Tensor, folder: Path) -> 
         return load_file(path)["features"]
     except (OSError, SafetensorError):
         features = extract(images)
-    try:
+    with suppress(OSError):  # Without the file, the next run extracts the features again.
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            temporary_file = Path(temporary) / path.name
-            save_file({"features": features}, temporary_file)
+        with temporary_folder(folder.parent / CACHE_TEMPORARY) as temporary:
+            temporary_file = temporary / path.name
+            write_durably(temporary_file, save({"features": features}))
             temporary_file.replace(path)
-    except OSError:
-        pass  # Without the file, the next run extracts the features again.
     return features
 
 

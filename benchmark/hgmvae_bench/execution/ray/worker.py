@@ -27,7 +27,6 @@ from hgmvae_bench.execution.process_state import restored_process_state
 from hgmvae_bench.execution.ray.mailbox import node_folder, pop_log
 from hgmvae_bench.execution.run import execute_task
 from hgmvae_bench.execution.tasks import EpochEnded, OutOfMemory, RunContext, Started, Stopped, Task
-from hgmvae_bench.execution.temporary import process_folder
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.factors import Factors
 from hgmvae_bench.plugins.local_files import using_plugins
@@ -35,8 +34,9 @@ from hgmvae_bench.storage.schema import Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.training.checkpoints import CHECKPOINT_FOLDER, Checkpoint
 from hgmvae_bench.training.precision import check_precision
-from hgmvae_bench.utils.atomic_files import LocalFiles, write_atomically
+from hgmvae_bench.utils.atomic_files import LocalFiles, write_output
 from hgmvae_bench.utils.errors import StopRequestedError
+from hgmvae_bench.utils.temporary import process_folder
 from hgmvae_bench.utils.threads import limit_threads
 
 FileContents = Mapping[str, bytes]
@@ -147,7 +147,7 @@ def _execute(
         return Stopped()
     path = Checkpoint(store.files, run.key).path
     if checkpoint := await_reply(mailbox.read_file.remote(path)):
-        write_atomically(store.root / path, checkpoint)
+        write_output(store.root / path, checkpoint)
     if artifacts:
         store.write_artifacts(run.key, artifacts)
     with (
@@ -206,7 +206,7 @@ def _node_store(results: Path, cached: FileContents, mailbox: Any) -> Iterator[S
     for name, content in cached.items():
         path = kept / "cache" / name
         if not path.is_file() or path.read_bytes() != content:
-            write_atomically(path, content)
+            write_output(path, content)
     with tempfile.TemporaryDirectory(dir=process_folder()) as folder:
         for name in ("cache", "logs"):
             (kept / name).mkdir(parents=True, exist_ok=True)

@@ -36,13 +36,13 @@ from hgmvae_bench.execution.speed.trainers import (
     stacked_seeds,
     train_epoch,
 )
-from hgmvae_bench.execution.temporary import process_folder
 from hgmvae_bench.execution.worker_process import PRELOADED
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.training.precision import check_precision, tf32
 from hgmvae_bench.training.stacking import StackingError
+from hgmvae_bench.utils.temporary import process_folder
 
 REFERENCES = ("bare loop", "pythae")
 """The trainers that all others are compared with."""

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from hgmvae_bench.data.pixels import to_unit
-from hgmvae_bench.execution.temporary import process_folder
 from hgmvae_bench.execution.worker_process import process_context
 from hgmvae_bench.grid import Cell
 from hgmvae_bench.plugins.protocols import BenchmarkModel
@@ -26,6 +25,7 @@ from hgmvae_bench.training.precision import autocast_networks
 from hgmvae_bench.training.rng import RunRNG
 from hgmvae_bench.training.stacking import SingleModel, StackedModels
 from hgmvae_bench.training.trainer import Trainer
+from hgmvae_bench.utils.temporary import process_folder
 
 PAST_ALL_STAGES = 10**6
 """Epoch number that models receive: all their training stages are over, every term counts."""

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from hgmvae_bench.execution import temporary
+from hgmvae_bench.storage.store import Store
+from hgmvae_bench.utils import temporary
 
 CODE = """
 import multiprocessing, os, sys
-from hgmvae_bench.execution.temporary import process_folder, redirect_multiprocessing
+from hgmvae_bench.utils.temporary import process_folder, redirect_multiprocessing
 redirect_multiprocessing()
 print(process_folder(), multiprocessing.util.get_temp_dir(), flush=True)
 sys.stdin.read()
@@ -55,6 +56,24 @@ def check_abandoned_folders(cache, temp):
         process.communicate()
     assert list(root.iterdir()) == []
     assert list(temp.iterdir()) == []
+
+
+def test_a_killed_scoring_leaves_nothing_after_the_next_start(tmp_path):
+    """Its temporary files lie on the disk of the cache, since they are renamed."""
+    root = tmp_path / "cache" / temporary.CACHE_TEMPORARY
+    code = (
+        "import os, sys; from pathlib import Path; from hgmvae_bench.utils import temporary\n"
+        "with temporary.temporary_folder(Path(sys.argv[1])) as folder:"
+        "(folder / 'features').touch(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, root], check=False)
+    assert [path.name for path in root.glob("*/*")] == ["features"]
+    with temporary.temporary_folder(root.with_name("other")) as living:
+        Store(tmp_path).remove_temporaries()
+        temporary.remove_abandoned(living.parent)
+        assert living.is_dir()
+    assert list(root.iterdir()) == []
+    assert not living.parent.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")

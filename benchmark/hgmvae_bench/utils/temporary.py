@@ -2,7 +2,8 @@
 
 Each process has a folder below ``hgmvae-bench/tmp`` in the user's cache folder, with a lock file
 beside it. The operating system releases the lock when the process ends, however it ends. Every
-start removes the folders whose lock is free.
+start removes the folders whose lock is free. Files that are to be renamed need a temporary folder
+on the same disk, which `temporary_folder` makes.
 """
 
 from __future__ import annotations
@@ -12,16 +13,23 @@ import os
 import secrets
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 MAX_SOCKET_PATH = 104
 """Maximum length of the path of a Unix socket, the shortest of all systems (macOS)."""
 
 SOCKET_NAME_LENGTH = len("/pymp-12345678/listener-12345678")
+
+CACHE_TEMPORARY = "tmp"
+"""Folder of temporary folders within the cache of a results folder."""
 
 _folders: dict[int, tuple[Path, FileLock]] = {}
 """Folder and lock by process id, because a forked child has its own folder.
@@ -45,22 +53,36 @@ def process_folder() -> Path:
     """
     pid = os.getpid()
     if pid not in _folders:
-        root = temporary_root()
-        root.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(root)
-        folder = root / f"{pid}-{secrets.token_hex(4)}"
-        lock = FileLock(folder.with_suffix(".lock"))
-        lock.acquire()  # Before the folder exists, so that no other start takes it for abandoned.
-        folder.mkdir()
+        folder, lock = _create(temporary_root())
         _folders[pid] = folder, lock
         # After multiprocessing's own clean-up of its folder, which has the priority -100.
         multiprocessing.util.Finalize(None, _remove, (folder, lock), exitpriority=-200)
     return _folders[pid][0]
 
 
+@contextmanager
+def temporary_folder(root: Path) -> Iterator[Path]:
+    """Make a folder below ``root`` for a block.
+
+    The next one below the same root removes it if this process is killed.
+
+    Raises:
+        OSError: if the folder cannot be made.
+    """
+    folder, lock = _create(root)
+    try:
+        yield folder
+    finally:
+        _remove(folder, lock)
+        with suppress(OSError):  # Another process may use it.
+            root.rmdir()
+
+
 def remove_abandoned(root: Path) -> None:
-    """Remove the folders below ``root`` whose process has ended."""
-    for folder in root.iterdir():
+    """Remove the folders below ``root``, which may not exist, whose process has ended."""
+    from filelock import FileLock, Timeout
+
+    for folder in root.glob("*-*"):
         if not folder.is_dir():
             continue
         path = folder.with_suffix(".lock")
@@ -92,6 +114,19 @@ def redirect_multiprocessing() -> None:
         multiprocessing.util.get_temp_dir()
     finally:
         tempfile.tempdir = default
+
+
+def _create(root: Path) -> tuple[Path, FileLock]:
+    """Remove abandoned folders below ``root`` and make a new one."""
+    from filelock import FileLock
+
+    root.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(root)
+    folder = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+    lock = FileLock(folder.with_suffix(".lock"))
+    lock.acquire()  # Before the folder exists, so that no other start takes it for abandoned.
+    folder.mkdir(parents=True)
+    return folder, lock
 
 
 def _remove(folder: Path, lock: FileLock) -> None:
