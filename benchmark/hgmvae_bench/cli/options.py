@@ -43,10 +43,11 @@ def parse_duration(text: str) -> float:
     """
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)([smhd])", text.strip())
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0
-    if not 0 < seconds <= MAX_SECONDS:
-        raise typer.BadParameter(
-            f"expected a duration such as 90s, 30m, 12h or 2d, up to 3650d, got {quote(text)}"
-        )
+    if seconds > MAX_SECONDS:
+        raise typer.BadParameter(f"expected a duration of at most 3650d, got {quote(text)}")
+    if not seconds:
+        example = "a duration such as 90s, 30m, 12h or 2d"
+        raise typer.BadParameter(f"expected {example}, got {quote(text)}")
     return seconds
 
 
