@@ -68,13 +68,13 @@ def digits(channels: int = 1, size: int = 32) -> Tensor:
 def build(
     name: str, channels: int = 1, size: int = 32, loss: ReconstructionLoss = "bce", **settings: Any
 ) -> Any:
-    input_dim = (channels, size, size)
-    return resolve_model(name).build(
+    input_dim, plugin = (channels, size, size), resolve_model(name)
+    return plugin.build(
         input_dim=input_dim,
         latent_dim=LATENT_DIM,
         reconstruction_loss=loss,
         network=Network(input_dim, width=4),
-        settings=settings,
+        settings=dict(plugin.settings) | settings,
     )
 
 
