@@ -177,7 +177,7 @@ def test_two_drivers_lose_no_record_while_workers_and_one_of_them_are_killed(
         logs = {path.stem for path in (tmp_path / "r" / "logs").glob("*.log")}
         return logs - {path.name.partition(".")[0] for path in records.glob("*.json")}
 
-    for victim in ("worker", "worker", "driver"):
+    for victim in ("worker", "driver"):
         drivers = [start(tmp_path, "--retry-failed") for _ in range(2)]
         wait_for(lambda: run_under_way() or all(each.poll() is not None for each in drivers))  # noqa: B023
         known = outcomes(tmp_path / "r")

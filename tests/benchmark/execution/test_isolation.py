@@ -16,7 +16,8 @@ def test_what_a_call_prints_is_discarded():
 
 
 def test_calls_continue_after_one_that_exits_or_raises():
-    assert list(map_isolated(sys.exit, [3, 4], seconds=120)) == [
+    # Libraries that other tests import replace `sys.exit`.
+    assert list(map_isolated(os._exit, [3, 4], seconds=120)) == [
         NoResult("the process died: exit status 3"),
         NoResult("the process died: exit status 4"),
     ]

@@ -120,16 +120,24 @@ def yardstick():
 
 @pytest.fixture
 def slowness(monkeypatch):
-    """Current slowness of this core relative to the limits' core, at least 1.
+    """Slowness of this core relative to the limits' core, at least 1, as a function.
 
-    Pauses the measurement of coverage, which slows down the package but not the yardstick.
+    Each call measures again and returns the largest value so far, because the speed of a shared
+    core varies within a test. Pauses the measurement of coverage, which slows down the package but
+    not the yardstick.
     """
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     coverage = sys.modules.get("coverage")
     measurement = coverage and coverage.Coverage.current()
     if measurement:
         measurement.stop()
-    yield max(1.0, timed(yardstick)[1])
+    measured = [1.0, timed(yardstick)[1]]
+
+    def slowness():
+        measured.append(timed(yardstick)[1])
+        return max(measured)
+
+    yield slowness
     if measurement:
         measurement.start()
 
@@ -143,9 +151,10 @@ def test_ten_thousand_records_are_read_planned_and_tabulated_in_time(tmp_path, s
     assert len(runs) == len(plan.complete) == 10_000
     assert {entry.mean for entry in table.entries} == {0.5}
     assert {entry.n for entry in table.entries} == {10}
-    print(f"{reading:.2f} s, {planning:.2f} s, {tabulating:.2f} s")  # noqa: T201
-    assert reading < 5 * slowness
-    assert planning + tabulating < slowness
+    limit = slowness()
+    print(f"{reading:.2f} s, {planning:.2f} s, {tabulating:.2f} s; {limit:.2f}")  # noqa: T201
+    assert reading < 5 * limit
+    assert planning + tabulating < limit
 
 
 EXPAND = r"""
@@ -163,14 +172,14 @@ print(plan.total, seconds, peak)
 """
 
 
-@pytest.mark.parametrize("n_runs", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_a_large_grid_expands_in_time_and_memory(tmp_path, slowness, n_runs):
+def expand(folder, n_runs):
+    """Seconds and peak memory in GiB of expanding a grid in a process of its own."""
     dims = ", ".join(str(i) for i in range(1, n_runs // 50 + 1))
-    (tmp_path / "large.yaml").write_text(GRID.format(latent_dims=dims))
+    (folder / "large.yaml").write_text(GRID.format(latent_dims=dims))
     measured = []
     for _ in range(2):
         outcome = subprocess.run(
-            [sys.executable, "-c", EXPAND, tmp_path / "large.yaml"],
+            [sys.executable, "-c", EXPAND, folder / "large.yaml"],
             capture_output=True,
             text=True,
             check=True,
@@ -179,8 +188,22 @@ def test_a_large_grid_expands_in_time_and_memory(tmp_path, slowness, n_runs):
     total, seconds, kib = map(min, zip(*measured, strict=True))
     print(f"{n_runs} runs: {seconds:.2f} s, {kib / 2**20:.2f} GiB")  # noqa: T201
     assert total == n_runs
-    assert seconds < (0.5 + 4.5 * n_runs / 1_000_000) * slowness
-    assert kib < 2**20
+    return seconds, kib / 2**20
+
+
+def test_a_large_grid_expands_in_time_and_memory(tmp_path, slowness):
+    seconds, gib = expand(tmp_path, 100_000)
+    assert seconds < 0.95 * slowness()
+    assert gib < 1
+
+
+@pytest.mark.slow
+def test_time_and_memory_grow_with_the_number_of_runs(tmp_path):
+    """Ten times the runs take at most 16 times as long: more memory is a little slower."""
+    seconds, _ = expand(tmp_path, 100_000)
+    longer, gib = expand(tmp_path, 1_000_000)
+    assert longer < 16 * seconds
+    assert gib < 1
 
 
 def test_keys_of_a_large_grid_are_unique():
