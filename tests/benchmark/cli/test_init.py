@@ -50,6 +50,7 @@ def test_the_grid_of_a_package_compares_its_model(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_the_package_is_installed_and_tested_as_its_readme_says(tmp_path):
     """Its model is trained, scored, listed and compared; wrong settings are refused."""
     folder = tmp_path / "free-bits"

@@ -94,6 +94,7 @@ ATTEMPTS = int(os.environ.get("HGMVAE_BENCH_KILLS", "3"))
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_sigkill_at_a_random_moment_loses_no_record(expected, tiny_text, tmp_path):
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     began = time.monotonic()
@@ -143,6 +144,7 @@ def test_the_lease_of_a_driver_that_died_after_its_last_record_is_removed(run_ti
     assert [path.name for path in leases.iterdir()] == ["dead.alive"]
 
 
+@pytest.mark.extended
 def test_a_killed_fork_server_is_replaced(expected, tiny_text, tmp_path):
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     process = start(tmp_path)
@@ -167,6 +169,7 @@ def test_two_drivers_share_a_grid_and_train_no_run_twice(expected, tiny_text, tm
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_two_drivers_lose_no_record_while_workers_and_one_of_them_are_killed(
     expected, tiny_text, tmp_path
 ):

@@ -49,6 +49,7 @@ sys.stdin.read()  # Stay until the others have measured too.
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+@pytest.mark.extended
 def test_workers_share_the_images_and_stay_below_4_gib(tmp_path):
     path = tmp_path / "train_images.npy"
     open_memmap(path, mode="w+", dtype="uint8", shape=CELEBA).flush()  # A sparse file.

@@ -185,6 +185,7 @@ def undisturbed(longer, digits, tmp_path_factory):
     return results(root)
 
 
+@pytest.mark.extended
 def test_a_lost_node_costs_at_most_an_epoch(
     cluster, longer, undisturbed, mean_plugin, tmp_path, monkeypatch
 ):
@@ -332,6 +333,7 @@ def test_metrics_added_later_plugins_and_a_classifier_reach_every_node(
         assert run_.metrics["fid-classifier"].value is not None
 
 
+@pytest.mark.extended
 def test_a_run_that_hangs_crashes_or_raises_affects_no_other_and_keeps_its_log(
     cluster, odd_plugin, odd_text, tmp_path
 ):
@@ -365,6 +367,7 @@ def test_a_run_that_hangs_crashes_or_raises_affects_no_other_and_keeps_its_log(
         assert "a warning from the model" in log
 
 
+@pytest.mark.extended
 def test_a_fraction_of_a_gpu_limits_the_concurrent_runs(cluster, odd_text, tmp_path):
     cluster, _ = cluster
     node = cluster.add_node(num_cpus=4, num_gpus=1, object_store_memory=MEMORY)

@@ -198,6 +198,7 @@ def test_a_large_grid_expands_in_time_and_memory(tmp_path, slowness):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_time_and_memory_grow_with_the_number_of_runs(tmp_path):
     """Ten times the runs take at most 16 times as long: more memory is a little slower."""
     seconds, _ = expand(tmp_path, 100_000)
