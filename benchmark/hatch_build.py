@@ -1,20 +1,20 @@
 """Build hook that writes the git commit into the wheel.
 
-The wheel gets the file ``hgmvae_bench/_build_info.json``, which `hgmvae_bench.storage.provenance`
+The wheel gets the file ``hgmvae_bench/_build_info.json``, which `hgmvae_bench.utils.code_version`
 reads. A build from an sdist or an export, or without git, writes no such file.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUILD_INFO = "hgmvae_bench/_build_info.json"
+PACKAGE = "benchmark/hgmvae_bench"
 
 
 class CommitHook(BuildHookInterface):
@@ -24,40 +24,20 @@ class CommitHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the file to the wheel's content."""
-        commit = None if version == "editable" else checkout_commit(Path(self.root))
+        if version == "editable":
+            return
+        package = Path(self.root) / PACKAGE
+        # The package cannot be imported, because its dependencies are not installed for a build.
+        module = runpy.run_path(str(package / "utils" / "code_version.py"))
+        commit = module["code_version"](package)
         if commit is None:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="hgmvae-bench-build-")
         path = Path(self._folder.name) / "build_info.json"
         path.write_text(json.dumps(commit), encoding="utf-8")
-        build_data["force_include"][str(path)] = BUILD_INFO
+        build_data["force_include"][str(path)] = f"{package.name}/{module['BUILD_INFO']}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove the temporary file."""
         if self._folder is not None:
             self._folder.cleanup()
-
-
-def checkout_commit(root: Path) -> dict[str, str | bool] | None:
-    """Commit of the checkout at ``root``, and whether it has uncommitted changes.
-
-    None if ``root`` is not tracked by git, even if it lies inside another repository.
-    """
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(  # noqa: S603
-            ["git", "-C", str(root), *arguments],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "pyproject.toml")
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "-uno")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None

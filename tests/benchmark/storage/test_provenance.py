@@ -36,10 +36,11 @@ def project(tmp_path):
     """A project with the suite's build hook and a small package, outside version control."""
     root = tmp_path / "project"
     package = root / "benchmark" / "hgmvae_bench"
-    package.mkdir(parents=True)
+    (package / "utils").mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (root / "pyproject.toml").write_text(PYPROJECT)
-    shutil.copy(CHECKOUT / "benchmark" / "hatch_build.py", root / "benchmark")
+    for name in ("hatch_build.py", "hgmvae_bench/utils/code_version.py"):
+        shutil.copy(CHECKOUT / "benchmark" / name, root / "benchmark" / name)
     return root
 
 
