@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.images import TRAVERSED_DIMENSIONS, draw_traversals
 from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
-from hgmvae_bench.evaluation.metrics.disentanglement import entropies, mutual_information
+from hgmvae_bench.evaluation.metrics.factor_scores import entropies, mutual_information
 from hgmvae_bench.plugins.image_data import Codes
 
 ENCODES = 0.05

@@ -13,7 +13,8 @@ import torch
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.sprites import SPRITES
-from hgmvae_bench.evaluation.metrics.disentanglement import (
+from hgmvae_bench.evaluation.metrics.disentanglement import split_for_prediction
+from hgmvae_bench.evaluation.metrics.factor_scores import (
     FactoredCodes,
     entropies,
     importance_entropy,
@@ -24,7 +25,6 @@ from hgmvae_bench.evaluation.metrics.disentanglement import (
     mutual_information_gap,
     predict_factors,
     separated_predictability,
-    split_for_prediction,
 )
 from hgmvae_bench.evaluation.outputs import Codec, RunOutputs
 from hgmvae_bench.plugins.factors import Factors
