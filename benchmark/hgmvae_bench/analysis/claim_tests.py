@@ -8,9 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-import pandas as pd
-
-from hgmvae_bench.analysis import published, render
+from hgmvae_bench.analysis import published
 from hgmvae_bench.analysis.claims import CLAIMS, PAPER, Claim, Hypothesis, ModelAtDim
 from hgmvae_bench.analysis.comparison import published_value
 from hgmvae_bench.analysis.stats import ALPHA, holm, welch_test
@@ -23,38 +21,6 @@ Outcome = Literal["holds", "fails", "undecided", "not measured"]
 ClaimVerdict = Literal["holds", "does not hold", "undecided", "not measured"]
 SeedValues = Mapping[tuple[str, str, ModelAtDim], Collection[float]]
 """Values of the seeds by dataset, metric, and model at a latent dim."""
-
-MAX_NAMED_FAILURES = 3
-"""Failed hypotheses that a footnote names; it counts the others."""
-
-LEGEND = (
-    "A claim is a list of hypotheses about cells. A hypothesis holds or fails where Welch's t-test "
-    "over seeds distinguishes the two cells (Holm over all pairs of cells in the claim, 5 %), and "
-    "is undecided where it does not. A claim of all hypotheses holds if each does, and does not "
-    "hold if one fails; a claim of most holds if more than half do, and does not hold if half or "
-    "more fail."
-)
-
-
-CLAIM_COLUMNS = [
-    "claim",
-    "grid",
-    "statement",
-    "source",
-    "verdict",
-    "published_verdict",
-    "table",
-    "dataset",
-    "metric",
-    "candidate",
-    "rival",
-    "candidate_mean",
-    "rival_mean",
-    "p_value",
-    "outcome",
-    "published_outcome",
-]
-"""Columns of `claims_frame`."""
 
 
 class Quantifier(NamedTuple):
@@ -303,97 +269,6 @@ def _verdict(claim: Claim, outcomes: list[Outcome]) -> ClaimVerdict:
     if quantifier.does_not_hold(outcomes.count("fails"), total):
         return "does not hold"
     return "not measured" if outcomes.count("not measured") == total else "undecided"
-
-
-def claims_frame(results: Iterable[ClaimResult]) -> pd.DataFrame:
-    """One row per hypothesis: its claim and verdict, the two sides, their means and the outcome.
-
-    ``published_verdict`` and ``published_outcome`` are None for claims beyond the paper.
-    """
-    return pd.DataFrame(
-        [
-            {
-                "claim": result.claim.name,
-                "grid": result.claim.grid,
-                "statement": result.claim.statement,
-                "source": result.claim.source,
-                "verdict": result.verdict,
-                "published_verdict": result.published,
-                "table": each.hypothesis.table,
-                "dataset": each.hypothesis.dataset,
-                "metric": each.hypothesis.metric,
-                "candidate": _side(each.candidate, each.hypothesis.candidates),
-                "rival": _side(each.rival, each.hypothesis.rivals),
-                "candidate_mean": each.candidate_mean,
-                "rival_mean": each.rival_mean,
-                "p_value": each.p_value,
-                "outcome": each.outcome,
-                "published_outcome": each.published,
-            }
-            for result in results
-            for each in result.hypotheses
-        ],
-        columns=CLAIM_COLUMNS,
-    ).astype(dict.fromkeys(["candidate_mean", "rival_mean", "p_value"], float))
-
-
-def format_claims(results: list[ClaimResult]) -> render.FormattedTable:
-    """Lay out the claims with their verdicts; the CSV has every hypothesis."""
-    footnotes = {each.claim.name: _failures(each) for each in results}
-    marks = render.footnote_letters(note for note in footnotes.values() if note)
-    lines = [
-        [
-            render.FormattedEntry(each.claim.source),
-            render.FormattedEntry(_published_text(each)),
-            render.FormattedEntry(each.verdict, note=marks.get(footnotes[each.claim.name], "")),
-            render.FormattedEntry(each.outcome_counts),
-        ]
-        for each in results
-    ]
-    statements = [
-        f"{each.claim.statement} ({each.claim.quantifier} of {len(each.hypotheses)})"
-        for each in results
-    ]
-    columns = ["Source", "By the paper's numbers", "Measured", "Hypotheses"]
-    return render.FormattedTable(
-        name="claims",
-        title="Claims",
-        frame=pd.DataFrame(
-            lines, index=pd.Index(statements, name="Claim"), columns=columns, dtype=object
-        ),
-        tidy=claims_frame(results),
-        legend=LEGEND,
-        notes={mark: note for note, mark in marks.items()},
-        widths=(0.34, 0.14, 0.2, 0.12, 0.15),
-    )
-
-
-def _published_text(result: ClaimResult) -> str:
-    return f"{result.published} ({result.published_counts})" if result.published else "–"
-
-
-def _failures(result: ClaimResult) -> str:
-    """The hypotheses that fail, with their means."""
-    failed = [
-        f"{METRICS[each.hypothesis.metric].title} on {each.hypothesis.dataset}: "
-        + ", ".join(
-            f"{model} {render.format_number(mean, '.4g')}"
-            for model, mean in (
-                (each.candidate, each.candidate_mean),
-                (each.rival, each.rival_mean),
-            )
-            if mean is not None
-        )
-        for each in result.hypotheses
-        if each.outcome == "fails"
-    ]
-    more = len(failed) - MAX_NAMED_FAILURES
-    named = "; ".join(failed[:MAX_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
-    return f"fails: {named}" if failed else ""
-
-
-def _side(best: ModelAtDim | None, models: tuple[ModelAtDim, ...]) -> str:
-    return str(best) if best else " or ".join(map(str, models))
 
 
 def _count(outcomes: list[Outcome]) -> str:

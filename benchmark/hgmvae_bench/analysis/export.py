@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hgmvae_bench.analysis import claim_tests, claims, comparison
+from hgmvae_bench.analysis import claim_tables, claim_tests, claims, comparison
 from hgmvae_bench.analysis.render import WRITERS, FormattedTable, latex_document
 from hgmvae_bench.analysis.tables import Table
 from hgmvae_bench.grid import Grid
@@ -33,7 +33,7 @@ def formatted_tables(grid: Grid, tables: Iterable[Table]) -> list[FormattedTable
             if table.spec.name in published
         ]
     if results := claim_tests.evaluate_claims(grid, tables):
-        formatted.append(claim_tests.format_claims(results))
+        formatted.append(claim_tables.format_claims(results))
     return formatted
 
 
@@ -55,7 +55,7 @@ def formatted_comparison(grid: Grid, tables: list[Table], name: str) -> list[For
     if grid.spec.name != claims.PAPER:
         about += claims.claims_about([name], grid.spec.name)
     results = claim_tests.evaluate_claims(grid, tables, about)
-    return [formatted, claim_tests.format_claims(results)]
+    return [formatted, claim_tables.format_claims(results)]
 
 
 def export(tables: list[FormattedTable], results: pd.DataFrame, folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from hgmvae_bench.analysis import claim_tests, comparison
+from hgmvae_bench.analysis import claim_tables, claim_tests, comparison
 from hgmvae_bench.analysis.tables import Table, build_table
 from hgmvae_bench.storage.record_file import StoreError
 from hgmvae_bench.storage.schema import Record
@@ -159,7 +159,7 @@ def load_claims(path: Folder, grid: str | None = None) -> pd.DataFrame:
         UnknownNameError: if it holds no grid of that name.
     """
     chosen = Store(Path(path)).grid(grid)
-    return claim_tests.claims_frame(
+    return claim_tables.claims_frame(
         claim_tests.evaluate_claims(chosen, load_tables(path, grid).values())
     )
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from hgmvae_bench.analysis.comparison import VERDICT_SYMBOLS, ComparedValue, compare_with_paper
 from hgmvae_bench.analysis.render import format_number, markdown_table
-from hgmvae_bench.analysis.table_entries import TableEntry
+from hgmvae_bench.analysis.table_entries import TableEntry, choose_decimals
 from hgmvae_bench.analysis.tables import ARROWS, build_table, with_all_metrics
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.text import pluralize
 
 Row = tuple[str, int]
 """Model and latent dim."""
@@ -123,9 +124,9 @@ def _value(entry: TableEntry, n: int, decimals: int, compared: Sequence[Compared
 
 
 def _decimals(values: DatasetValues, metric: str) -> int:
-    """Decimals of a metric's column: three, or none if a mean is 100 or more."""
+    """Decimals of a metric's column, by its largest mean."""
     means = [entry.mean for (_, name), entry in values.entries.items() if name == metric]
-    return 0 if max((abs(mean) for mean in means if mean is not None), default=0) >= 100 else 3
+    return choose_decimals(max(abs(mean) for mean in means if mean is not None))
 
 
 def _cell_counts(grid: Grid, runs: Iterable[StoredRun]) -> str:
@@ -134,7 +135,7 @@ def _cell_counts(grid: Grid, runs: Iterable[StoredRun]) -> str:
     cells = {cell.identity for cell in grid.cells}
     seeds = Counter(complete[cell] for cell in cells if complete[cell])
     counts = [
-        f"{count} with {n} seed{'s' if n > 1 else ''}" for n, count in sorted(seeds.items())[::-1]
+        f"{count} with {pluralize(n, 'seed')}" for n, count in sorted(seeds.items(), reverse=True)
     ]
     listed = f": {', '.join(counts)}" if counts else ""
     return f"{seeds.total()} of the grid's {len(cells)} cells have a complete run{listed}."

@@ -10,6 +10,7 @@ from hgmvae_bench.analysis.comparison import ComparedValue, ValueVerdict, compar
 from hgmvae_bench.analysis.render import markdown_table
 from hgmvae_bench.analysis.tables import Table
 from hgmvae_bench.grid import Grid
+from hgmvae_bench.utils.text import pluralize
 
 SEED_LEVELS = (1, 4, 10)
 """Numbers of seeds by which measured values are counted."""
@@ -49,7 +50,7 @@ def verdict_counts(compared: Iterable[ComparedValue]) -> str:
         if verdict != "missing"
     ]
     total = [str(sum(each.n >= level for each in compared)) for level in SEED_LEVELS]
-    headings = [f"≥ {level} seed{'s' if level > 1 else ''}" for level in SEED_LEVELS]
+    headings = [f"≥ {pluralize(level, 'seed')}" for level in SEED_LEVELS]
     return markdown_table(["Verdict", *headings], [*rows, ["all", *total]])
 
 

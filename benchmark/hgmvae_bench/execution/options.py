@@ -35,7 +35,8 @@ class ExecutionOptions(TypedDict, total=False):
         metrics: metric plug-ins, likewise.
         on_event: called in this thread with every event of `hgmvae_bench.execution.tasks`.
         reporters: objects with the methods of `hgmvae_bench.execution.runner.Reporter`.
-        track: trackers that log every run: ``mlflow[:URI]``, ``tensorboard[:DIR]``.
+        track: trackers that log every run: ``mlflow[:URI]``, ``tensorboard[:DIR]`` or
+            ``wandb[:PROJECT]``.
         stopping: returns whether to stop. By default the first Ctrl-C or SIGTERM stops the grid at
             the end of the running epochs and the second one at once.
         advice: instructions to continue, for the message of `StoppedError`.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hgmvae_bench.analysis import claim_tests, comparison, frames
+from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, frames
 from hgmvae_bench.analysis.export import export as export_tables
 from hgmvae_bench.analysis.export import formatted_tables
 from hgmvae_bench.analysis.tables import Table, build_table, with_all_metrics
@@ -133,7 +133,7 @@ class Results:
     def claims(self) -> pd.DataFrame:
         """Test the claims about the grid: a row for each hypothesis (`load_claims`)."""
         with using_plugins(self._plugins):
-            return claim_tests.claims_frame(
+            return claim_tables.claims_frame(
                 claim_tests.evaluate_claims(self.grid, self.tables().values())
             )
 

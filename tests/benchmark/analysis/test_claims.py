@@ -1,7 +1,8 @@
 import pytest
 from scipy.stats import ttest_ind
 
-from hgmvae_bench.analysis.claim_tests import claims_frame, evaluate_claims, format_claims
+from hgmvae_bench.analysis.claim_tables import claims_frame, format_claims
+from hgmvae_bench.analysis.claim_tests import evaluate_claims
 from hgmvae_bench.analysis.claims import (
     ABLATION_CLAIMS,
     CLAIMS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from hgmvae_bench.analysis import claim_tests, comparison
+from hgmvae_bench.analysis import claim_tables, claim_tests, comparison
 from hgmvae_bench.analysis.render import FormattedEntry, format_number
 from hgmvae_bench.analysis.report.layout import NO_VALUE, PageColumn, PageRow, PageTable, page_table
 from hgmvae_bench.analysis.table_entries import TableEntry
@@ -44,7 +44,7 @@ def best_models(grid: Grid, tables: Iterable[Table]) -> PageTable:
 def claims(grid: Grid, tables: Iterable[Table]) -> PageTable | None:
     """The claims about the grid with their verdicts; None if there is no such claim."""
     results = claim_tests.evaluate_claims(grid, tables)
-    return page_table(claim_tests.format_claims(results), prose=True) if results else None
+    return page_table(claim_tables.format_claims(results), prose=True) if results else None
 
 
 def comparisons(grid: Grid, tables: Iterable[Table]) -> list[PageTable]:
