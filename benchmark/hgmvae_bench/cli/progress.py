@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -48,12 +49,25 @@ def progress(grid: Grid, folder: Path, *, quiet: bool = False) -> Iterator[Repor
     console = Console()
     event_text = EventText(grid, folder)
     if quiet:
-        yield QuietReporter(console, event_text)
+        with _only_warnings():
+            yield QuietReporter(console, event_text)
     elif console.is_terminal:
         with BarReporter(console, event_text) as reporter:
             yield reporter
     else:
         yield LineReporter(console, event_text)
+
+
+@contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Leave out the package's messages that are no warnings."""
+    log = logging.getLogger("hgmvae_bench")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 class EventText:

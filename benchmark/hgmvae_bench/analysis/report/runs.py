@@ -82,7 +82,7 @@ def count_runs(source: FigureSource) -> dict[str, int]:
 
 
 def unsuccessful_runs(source: FigureSource) -> PageTable:
-    """Every diverged and failed run, with the last line of its error and its log file."""
+    """Every diverged and failed run, with the reason in one line and its log file."""
     rows = [
         _row(source, names, str(run.record.seed), *_failure(source, run), run=run.record.key)
         for names in _distinct_cells(source)
@@ -170,13 +170,12 @@ def format_value(value: Any) -> str:
 
 
 def _failure(source: FigureSource, run: StoredRun) -> tuple[str, str, str, str]:
-    """Status, key, last line of the error, and log file of a run."""
-    lines = (run.record.error or "").strip().splitlines()
+    """Status, key, reason in one line, and log file of a run."""
     log = source.store.log_path(run.record.key)
     return (
         run.record.status,
         run.record.key,
-        lines[-1] if lines else "no reason recorded",
+        run.record.short_error,
         str(log.relative_to(source.store.root)) if log.exists() else NO_VALUE,
     )
 

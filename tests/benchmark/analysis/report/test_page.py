@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 
 from hgmvae_bench.analysis.figures import FigureSource
@@ -153,6 +154,19 @@ def test_diverged_runs_are_listed_with_reason_and_log_file(parsed, source):
     assert [row[1:5] for row in rows] == [["SWAE", L, "1", "diverged"] for L in ("4", "8")]
     assert all(re.fullmatch(r"the loss is .* nan", row[6]) for row in rows)
     assert [row[7] for row in rows] == [f"logs/{rows[0][5]}.log", "–"]
+
+
+def test_the_reason_of_a_failed_run_is_its_whole_message(source):
+    key, run = next((k, r) for k, r in source.runs.items() if r.record.status == "diverged")
+    frame = (
+        'Traceback (most recent call last):\n  File "model.py", line 1, in step\n    raise error\n'
+    )
+    failed = {"status": "failed", "error": f"{frame}RuntimeError: the layer has\nno inverse"}
+    changed = replace(run, record=run.record.model_copy(update=failed))
+    page = build_report(replace(source, runs={**source.runs, key: changed}), figures=())
+    rows = BeautifulSoup(page, "html.parser").find(id="unsuccessful").tbody.find_all("tr")
+    (row,) = (row for row in rows if key in row.text)
+    assert "RuntimeError: the layer has no inverse" in [cell.text for cell in row("td")]
 
 
 def test_missing_runs_are_counted_by_model(parsed):
