@@ -95,7 +95,11 @@ class EventText:
             seconds = f" in {sum(record.seconds.values()):.1f} s"
             if record.status != "complete":
                 return f"{name}: {self.failure(record)}"
-        missing = [f"; {m} missing ({v.missing})" for m, v in record.metrics.items() if v.missing]
+        by_reason: dict[str, list[str]] = {}
+        for metric, value in record.metrics.items():
+            if value.missing:
+                by_reason.setdefault(value.missing, []).append(metric)
+        missing = [f"; {', '.join(names)} missing ({why})" for why, names in by_reason.items()]
         return f"{name}: complete{seconds}{''.join(missing)}"
 
     def failure(self, record: Record) -> str:

@@ -96,6 +96,15 @@ def test_evaluate_computes_a_metric_of_finished_runs_and_prints_it(cli, tiny):
     assert "NMI" in everything
 
 
+def test_metrics_missing_for_one_reason_are_printed_together(cli, tiny):
+    shutil.rmtree(tiny / "r" / "artifacts")
+    outcome = cli("evaluate", "--metrics", "nmi,ari", "--results", "r", cwd=tiny)
+    lines = [line for line in outcome.stdout.splitlines() if "/4] " in line]
+    assert len(lines) == 4
+    assert all("; nmi, ari missing (" in line for line in lines)
+    assert all(line.count("were not saved") == 1 for line in lines)
+
+
 def test_images_are_decoded_once_and_the_first_run_reports_it(cli, tiny_text, tmp_path):
     for kind in ("cat", "dog"):
         (tmp_path / "pets" / kind).mkdir(parents=True)
