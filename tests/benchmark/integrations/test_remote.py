@@ -1,9 +1,6 @@
 """Remote results on moto's S3 server on loopback and in fsspec's memory file system."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import fsspec
@@ -13,8 +10,6 @@ from hgmvae_bench.grid import Run
 from hgmvae_bench.storage.remote import RemoteError, RemoteResults, is_url, local_copy
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
-
-HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 
 
 @pytest.fixture(scope="module")
@@ -228,29 +223,26 @@ def test_an_unknown_url_scheme_is_an_error_that_names_it():
 
 
 @pytest.mark.slow
-def test_a_grid_runs_into_a_bucket_and_continues_on_another_machine(s3, tiny_text, tmp_path):
-    def cli(*arguments, home):
-        return subprocess.run(
-            [HGMVAE_BENCH, *map(str, arguments), "--results", "s3://bucket/grid"],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            timeout=240,
-            env={**os.environ, "NO_COLOR": "1", "XDG_CACHE_HOME": str(tmp_path / home)},
-        )
+def test_a_grid_runs_into_a_bucket_and_continues_on_another_machine(s3, cli, tiny_text, tmp_path):
+    def on_machine(home, *arguments):
+        fsspec.core.url_to_fs("s3://bucket")[0].invalidate_cache()
+        home = str(tmp_path / home)
+        place = ("--results", "s3://bucket/grid")
+        return cli(*arguments, *place, cwd=tmp_path, XDG_CACHE_HOME=home)
 
     (tmp_path / "tiny.yaml").write_text(tiny_text)
-    done = cli("run", "--grid", "tiny.yaml", "--model", "vae", "--workers", 1, home="one")
-    assert done.returncode == 0, done.stderr + done.stdout
+    grid = ("run", "--grid", "tiny.yaml", "--model", "vae", "--workers", 1)
+    done = on_machine("one", *grid)
+    assert done.exit_status == 0, done.stderr + done.stdout
     names = objects("s3://bucket/grid")
     assert sum(name.startswith("records/") for name in names) == 2
     assert sum(name.startswith("artifacts/") for name in names) == 4
     assert "tables/tiny/table-1.csv" in names
 
-    again = cli("evaluate", "--metrics", "nmi", "--workers", 1, home="two")
-    assert again.returncode == 0, again.stderr + again.stdout
+    again = on_machine("two", "evaluate", "--metrics", "nmi", "--workers", 1)
+    assert again.exit_status == 0, again.stderr + again.stdout
     scores = [name for name in objects("s3://bucket/grid") if ".scores-1" in name]
     assert sum(name.startswith("records/") for name in scores) == 2
-    table = cli("table", 1, home="one")
-    assert table.returncode == 0, table.stderr
+    table = on_machine("one", "table", 1)
+    assert table.exit_status == 0, table.stderr
     assert "Clustering" in table.stdout

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +21,6 @@ event_files = pytest.importorskip(
 )
 pytestmark = pytest.mark.slow
 
-HGMVAE_BENCH = Path(sys.executable).with_name("hgmvae-bench")
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -73,19 +71,8 @@ def client(server):
     return MlflowClient(server)
 
 
-def cli(*arguments, cwd, **environment):
-    return subprocess.run(
-        [HGMVAE_BENCH, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=240,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **QUIET, **environment},
-    )
-
-
 @pytest.fixture(scope="module")
-def tracked(server, tmp_path_factory, tiny_text):
+def tracked(server, cli, tmp_path_factory, tiny_text):
     """A folder with the results of the tiny grid, logged by two trackers."""
     folder = tmp_path_factory.mktemp("tracked")
     (folder / "tiny.yaml").write_text(tiny_text.replace("epochs: 1", "epochs: 2"))
@@ -93,8 +80,9 @@ def tracked(server, tmp_path_factory, tiny_text):
         *("run", "--grid", "tiny.yaml", "--results", "r", "--model", "vae", "--workers", 1),
         *("--track", f"mlflow:{server}", "--track", "tensorboard"),
         cwd=folder,
+        **QUIET,
     )
-    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.exit_status == 0, done.stderr + done.stdout
     assert "track" not in done.stdout.lower()
     return folder
 

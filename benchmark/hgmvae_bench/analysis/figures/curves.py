@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -226,12 +227,16 @@ def training_curves(source: FigureSource) -> Figure:
 def _draw_term(
     panel: Axes, term: str, records: Sequence[Record], label: str, series: style.SeriesStyle
 ) -> None:
-    complete = [r.history[term] for r in records if r.status == "complete" and term in r.history]
+    complete = [
+        pd.Series(record.history[term], dtype=float)
+        for record in records
+        if record.status == "complete" and term in record.history
+    ]
     if complete:
-        values = np.array(complete)
-        mean, epochs = values.mean(axis=0), np.arange(1, values.shape[1] + 1)
+        values = pd.DataFrame(complete)  # An edited record may have fewer epochs than the others.
+        mean, epochs = values.mean().to_numpy(), np.arange(1, values.shape[1] + 1)
         if len(complete) > 1:
-            spread = values.std(axis=0, ddof=1)
+            spread = values.std().to_numpy()
             panel.fill_between(
                 epochs, mean - spread, mean + spread, color=series.color, alpha=0.18, lw=0
             )
