@@ -16,10 +16,10 @@ MAX_NAMED_FAILURES = 3
 
 LEGEND = (
     "A claim is a list of hypotheses about cells. A hypothesis holds or fails where Welch's t-test "
-    "over seeds distinguishes the two cells (Holm over all pairs of cells in the claim, 5 %), and "
-    "is undecided where it does not. A claim of all hypotheses holds if each does, and does not "
-    "hold if one fails; a claim of most holds if more than half do, and does not hold if half or "
-    "more fail."
+    "over seeds distinguishes the two cells (Holm over all pairs of cells in the claim, measured "
+    "or not, 5 %), and is undecided where it does not. A claim of all hypotheses holds if each "
+    "does, and does not hold if one fails; a claim of most holds if more than half do, and does "
+    "not hold if half or more fail."
 )
 
 CLAIM_COLUMNS = [
@@ -36,6 +36,8 @@ CLAIM_COLUMNS = [
     "rival",
     "candidate_mean",
     "rival_mean",
+    "candidate_n",
+    "rival_n",
     "p_value",
     "outcome",
     "published_outcome",
@@ -64,6 +66,8 @@ def claims_frame(results: Iterable[ClaimResult]) -> pd.DataFrame:
                 "rival": _side(each.rival, each.hypothesis.rivals),
                 "candidate_mean": each.candidate_mean,
                 "rival_mean": each.rival_mean,
+                "candidate_n": each.candidate_n,
+                "rival_n": each.rival_n,
                 "p_value": each.p_value,
                 "outcome": each.outcome,
                 "published_outcome": each.published,

@@ -49,10 +49,13 @@ class HypothesisResult:
 
     Attributes:
         hypothesis: the tested hypothesis.
-        candidate, rival: the best cell of each side; None if a cell of that side has no value.
+        candidate: the best cell of its side; None if a cell of that side has no value.
+        rival: the best cell of its side; None if a cell of that side has no value and no other
+            is better than the candidate.
         candidate_mean, rival_mean: their means.
-        p_value: two-sided, corrected after Holm for all pairs of cells that the claim compares;
-            None if no test could be made.
+        candidate_n, rival_n: their numbers of seeds with a value.
+        p_value: two-sided, corrected after Holm for all pairs of cells that the claim compares,
+            measured or not; None if no test could be made.
         outcome: ``holds`` or ``fails`` only where the seeds distinguish the two.
         published: outcome by the paper's own numbers, which have no spread; ``undecided`` if they
             are equal. None for a claim beyond the paper.
@@ -63,6 +66,8 @@ class HypothesisResult:
     rival: ModelAtDim | None
     candidate_mean: float | None
     rival_mean: float | None
+    candidate_n: int
+    rival_n: int
     p_value: float | None
     outcome: Outcome
     published: Outcome | None
@@ -185,7 +190,7 @@ def _p_values(claim: Claim, measured: SeedValues) -> dict[Pair, float | None]:
         welch_test(*(_values(claim.hypotheses[number], model, measured) for model in models))
         for number, *models in pairs
     ]
-    return dict(zip(pairs, holm(tests), strict=True))
+    return dict(zip(pairs, holm(tests, planned=len(pairs)), strict=True))
 
 
 def _test_hypothesis(
@@ -197,32 +202,42 @@ def _test_hypothesis(
     hypothesis = claim.hypotheses[number]
     candidate = _best(hypothesis, hypothesis.candidates, measured)
     rival = _best(hypothesis, hypothesis.rivals, measured)
-    candidate_mean, rival_mean = (
-        _mean(_values(hypothesis, model, measured)) for model in (candidate, rival)
-    )
+    if not _all_measured(hypothesis, hypothesis.candidates, measured):
+        candidate = None  # The cell without a value could be the best.
     p_value = p_values.get((number, candidate, rival))
+    of_candidate, of_rival = (_values(hypothesis, model, measured) for model in (candidate, rival))
+    outcome = _outcome(hypothesis.metric, _mean(of_candidate), _mean(of_rival), p_value)
+    # One rival that is better refutes the hypothesis, whatever the others are.
+    if outcome != "fails" and not _all_measured(hypothesis, hypothesis.rivals, measured):
+        rival, of_rival, p_value, outcome = None, (), None, "not measured"
     return HypothesisResult(
         hypothesis=hypothesis,
         candidate=candidate,
         rival=rival,
-        candidate_mean=candidate_mean,
-        rival_mean=rival_mean,
+        candidate_mean=_mean(of_candidate),
+        rival_mean=_mean(of_rival),
+        candidate_n=len(of_candidate),
+        rival_n=len(of_rival),
         p_value=p_value,
-        outcome=_outcome(hypothesis.metric, candidate_mean, rival_mean, p_value),
+        outcome=outcome,
         published=_published_outcome(hypothesis) if claim.grid == PAPER else None,
     )
+
+
+def _all_measured(
+    hypothesis: Hypothesis, models: Iterable[ModelAtDim], measured: SeedValues
+) -> bool:
+    return all(_values(hypothesis, model, measured) for model in models)
 
 
 def _best(
     hypothesis: Hypothesis, models: Iterable[ModelAtDim], measured: SeedValues
 ) -> ModelAtDim | None:
-    """The model with the best mean; None if one has no value, since it could be the best."""
+    """The model with the best mean; None if none has a value."""
     means = {model: _mean(_values(hypothesis, model, measured)) for model in models}
     known = {model: mean for model, mean in means.items() if mean is not None}
-    if len(known) < len(means):
-        return None
     sign = 1 if METRICS[hypothesis.metric].direction == "higher" else -1
-    return max(known, key=lambda model: sign * known[model])
+    return max(known, key=lambda model: sign * known[model], default=None)
 
 
 def _values(
@@ -249,7 +264,7 @@ def _outcome(
 
 
 def _published_outcome(hypothesis: Hypothesis) -> Outcome:
-    """The outcome by the paper's numbers, taken as exact."""
+    """The outcome by the paper's numbers; undecided if they are equal, as their rounding may be."""
     best = max if METRICS[hypothesis.metric].direction == "higher" else min
     values = published.values_by_cell()
     candidate, rival = (

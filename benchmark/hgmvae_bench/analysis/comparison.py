@@ -53,15 +53,23 @@ the others. If one seed in five does, four seeds include none with a probability
 EQUIVALENCE_MARGIN = 0.1
 """Share of the published value within which the measured mean of a reproduced value lies."""
 
+EQUIVALENT_LOSS = 0.25
+"""Share of the published value's distance from the metric's best value, with the same meaning.
+
+It is the smaller of the two for accuracies and similarities near 1: of 0.981, a tenth would admit
+five times the error.
+"""
+
 LEGEND = (
     "Published values are means of ten runs. Better, worse: a t-test against the mean of ten "
     "further runs distinguishes the two (false-discovery rate of 5 % over the table, "
     f"Benjamini–Hochberg). Reproduced: it does not with {MIN_SEEDS} or more seeds, and two "
     "one-sided tests (5 %) show that the means differ by less than "
-    f"{100 * EQUIVALENCE_MARGIN:.0f} % of the published value. Not distinguishable: neither is "
-    "shown. Undecided: one seed, which has no spread. Missing: no seed has a value. Detectable: "
-    f"the smallest true difference that the test finds in {100 * POWER:.0f} % of repetitions, "
-    "before the correction."
+    f"{100 * EQUIVALENCE_MARGIN:.0f} % of the published value and less than "
+    f"{100 * EQUIVALENT_LOSS:.0f} % of its distance from the metric's best value. Not "
+    "distinguishable: neither is shown. Undecided: one seed, or seeds without spread. Missing: no "
+    "seed has a value. Detectable: the smallest true difference that the test finds in "
+    f"{100 * POWER:.0f} % of repetitions, before the correction."
 )
 
 
@@ -98,11 +106,11 @@ class ComparedValue:
         mean, median, std, n: statistics over the measured seeds.
         planned: number of seeds that the grid plans.
         low, high: 95 % prediction interval for the mean of ten further runs, widened by the
-            rounding of the published value; None for fewer than two seeds.
+            rounding of the published value; None for seeds without spread.
         difference: measured minus published.
         p_value: p-value of a two-sided test whether the published value can be the mean of ten
             runs like the measured ones, corrected for the table's false-discovery rate; None for
-            fewer than two seeds.
+            seeds without spread.
         detectable: smallest true difference that the test finds with a probability of 80 %,
             before the correction.
         equivalent_within: smallest margin within which two one-sided tests at 5 % show the two
@@ -211,16 +219,24 @@ def published_value(grid: Grid, entry: TableEntry) -> PublishedValue | None:
     return None
 
 
+def equivalence_margin(metric: str, paper_value: float) -> float:
+    """Largest distance of a mean from a published value of a metric that counts as equivalent."""
+    low, high = METRICS[metric].range
+    best = high if METRICS[metric].direction == "higher" else low
+    # The distance is infinite for a metric without a best value.
+    return min(EQUIVALENCE_MARGIN * abs(paper_value), EQUIVALENT_LOSS * abs(best - paper_value))
+
+
 def value_verdict(
-    paper_value: float, values: Sequence[float], p_value: float | None, direction: Direction
+    metric: str, paper_value: float, values: Sequence[float], p_value: float | None
 ) -> ValueVerdict:
     """Verdict on a published value; see `LEGEND`.
 
     Args:
+        metric: registered name.
         paper_value: the published value.
         values: measured values, one per seed.
-        p_value: corrected p-value of the difference; None for fewer than two values.
-        direction: which values of the metric are better.
+        p_value: corrected p-value of the difference; None for values without spread.
     """
     if not values:
         return "missing"
@@ -229,8 +245,8 @@ def value_verdict(
         return "undecided"
     if p_value < ALPHA:
         higher = statistics.fmean(values) > paper_value
-        return "better" if higher == (direction == "higher") else "worse"
-    if len(values) >= MIN_SEEDS and bound <= EQUIVALENCE_MARGIN * abs(paper_value):
+        return "better" if higher == (METRICS[metric].direction == "higher") else "worse"
+    if len(values) >= MIN_SEEDS and bound <= equivalence_margin(metric, paper_value):
         return "reproduced"
     return "not distinguishable"
 
@@ -277,8 +293,8 @@ def _alternative_note(
 ) -> str:
     """The verdict by the metric's alternative convention, if it differs; empty otherwise."""
     own, other = list(entry.by_seed.values()), _alternative_values(entry)
-    verdict = value_verdict(paper.value, other, alternative, entry.direction)
-    if own == other or verdict == value_verdict(paper.value, own, p_value, entry.direction):
+    verdict = value_verdict(entry.metric, paper.value, other, alternative)
+    if own == other or verdict == value_verdict(entry.metric, paper.value, own, p_value):
         return ""
     mean = render.format_number(statistics.fmean(other), ".3f")
     return f"by {ALTERNATIVES[entry.metric]} ({mean}) the verdict is: {verdict}"
@@ -315,7 +331,7 @@ def _compared(
         equivalent_within=equivalence_bound(
             values, paper.value, published.N_RUNS, published.ROUNDING
         ),
-        verdict=value_verdict(paper.value, values, p_value, entry.direction),
+        verdict=value_verdict(entry.metric, paper.value, values, p_value),
         paper_note=paper.note,
         run_note=entry.footnote,
         settings_note=_settings_note(grid, entry),

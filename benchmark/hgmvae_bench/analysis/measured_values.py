@@ -129,8 +129,8 @@ def _decimals(values: DatasetValues, metric: str) -> int:
     return choose_decimals(max(abs(mean) for mean in means if mean is not None))
 
 
-def _cell_counts(grid: Grid, runs: Iterable[StoredRun]) -> str:
-    """Sentence on the cells of a grid by their numbers of complete runs."""
+def _cell_counts(grid: Grid, runs: Sequence[StoredRun]) -> str:
+    """Sentences on the cells of a grid by their numbers of complete runs, and on the other runs."""
     complete = Counter(run.record.cell for run in runs if run.record.status == "complete")
     cells = {cell.identity for cell in grid.cells}
     seeds = Counter(complete[cell] for cell in cells if complete[cell])
@@ -138,7 +138,13 @@ def _cell_counts(grid: Grid, runs: Iterable[StoredRun]) -> str:
         f"{count} with {pluralize(n, 'seed')}" for n, count in sorted(seeds.items(), reverse=True)
     ]
     listed = f": {', '.join(counts)}" if counts else ""
-    return f"{seeds.total()} of the grid's {len(cells)} cells have a complete run{listed}."
+    lost = [
+        f"{run.record.key} ({run.record.status})"
+        for run in runs
+        if run.record.status != "complete" and run.record.cell in cells
+    ]
+    others = f"Failed or diverged: {', '.join(lost)}." if lost else "No run failed or diverged."
+    return f"{seeds.total()} of the grid's {len(cells)} cells have a complete run{listed}. {others}"
 
 
 def _legend(values: Iterable[DatasetValues]) -> str:

@@ -63,9 +63,9 @@ def prediction_interval(values: Sequence[float], runs: int) -> Interval | None:
     normally distributed runs.
 
     Returns:
-        The ends of the interval; None for fewer than two values.
+        The ends of the interval; None for values without spread.
     """
-    return _interval(values, 1 / len(values) + 1 / runs) if len(values) > 1 else None
+    return _interval(values, 1 / len(values) + 1 / runs) if _has_spread(values) else None
 
 
 def prediction_test(
@@ -83,16 +83,12 @@ def prediction_test(
         tolerance: largest rounding error of the reported mean.
 
     Returns:
-        The p-value; None for fewer than two values. Where the values have no spread, 1 if the
-        reported mean is within the tolerance and 0 otherwise.
+        The p-value; None for values without spread, which do not tell how far others may lie.
     """
-    if len(values) < 2:
+    if not _has_spread(values):
         return None
     distance = max(abs(statistics.fmean(values) - mean) - tolerance, 0.0)
-    error = _standard_error(values, runs)
-    if error == 0:
-        return float(distance == 0)
-    return float(2 * stats.t.sf(distance / error, len(values) - 1))
+    return float(2 * stats.t.sf(distance / _standard_error(values, runs), len(values) - 1))
 
 
 def detectable_shift(values: Sequence[float], runs: int, tolerance: float = 0.0) -> float | None:
@@ -107,9 +103,9 @@ def detectable_shift(values: Sequence[float], runs: int, tolerance: float = 0.0)
         tolerance: largest rounding error of the reported mean.
 
     Returns:
-        The shift in units of the values; None for fewer than two values.
+        The shift in units of the values; None for values without spread.
     """
-    if len(values) < 2:
+    if not _has_spread(values):
         return None
     return _noncentrality(len(values) - 1) * _standard_error(values, runs) + tolerance
 
@@ -131,9 +127,9 @@ def equivalence_bound(
         tolerance: largest rounding error of the reported mean.
 
     Returns:
-        The margin in units of the values; None for fewer than two values.
+        The margin in units of the values; None for values without spread.
     """
-    if len(values) < 2:
+    if not _has_spread(values):
         return None
     margin = float(stats.t.ppf(1 - ALPHA, len(values) - 1)) * _standard_error(values, runs)
     return abs(statistics.fmean(values) - mean) + margin + tolerance
@@ -178,22 +174,25 @@ def welch_test(first: Collection[float], second: Collection[float]) -> float | N
     return float(stats.ttest_ind_from_stats(*moments[0], *moments[1], equal_var=False).pvalue)
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
+def holm(p_values: Sequence[float | None], *, planned: int | None = None) -> list[float | None]:
     """P-values adjusted by Holm's step-down method (S. Holm, Scand. J. Statist. 6, 1979).
 
     Rejecting adjusted p-values below α keeps the probability of any false rejection below α.
 
     Args:
-        p_values: one per test; None, for a test that could not be made, does not count.
+        p_values: one per test; None for a test that could not be made.
+        planned: number of tests to correct for; those that could be made by default. With the
+            number of planned tests, a test that is made later undoes no rejection.
 
     Returns:
         The adjusted p-values, in the same order.
     """
     ranked = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    total = len(ranked) if planned is None else planned
     adjusted: list[float | None] = [None] * len(p_values)
     running = 0.0
     for rank, (p, i) in enumerate(ranked):
-        running = max(running, min(1.0, (len(ranked) - rank) * p))
+        running = max(running, min(1.0, (total - rank) * p))
         adjusted[i] = running
     return adjusted
 
@@ -216,6 +215,10 @@ def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
         running = min(running, len(ranked) / (len(ranked) - rank) * p)
         adjusted[i] = running
     return adjusted
+
+
+def _has_spread(values: Sequence[float]) -> bool:
+    return len(set(values)) > 1
 
 
 def _interval(values: Sequence[float], variance_ratio: float) -> Interval:

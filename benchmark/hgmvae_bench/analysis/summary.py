@@ -30,12 +30,7 @@ def paper_summary(grid: Grid, tables: Iterable[Table]) -> str:
     claims = evaluate_claims(grid, tables)
     parts = []
     if compared:
-        measured = sum(each.n > 0 for each in compared)
-        parts += [
-            f"{measured} of the paper's {len(compared)} values have a measured seed. By verdict "
-            "and number of seeds (false-discovery rate of 5 % in each table):",
-            verdict_counts(compared),
-        ]
+        parts += [_values_caption(compared), verdict_counts(_distinct(compared))]
     if claims:
         parts += [_claims_caption(claims), claims_table(claims)]
     return "\n\n".join(parts)
@@ -70,13 +65,32 @@ def claims_table(results: Iterable[ClaimResult]) -> str:
     return markdown_table(headings, rows)
 
 
+def _distinct(compared: Iterable[ComparedValue]) -> list[ComparedValue]:
+    """Each value once, as compared in the first of the tables that have it."""
+    by_cell: dict[tuple[str, str, str, int], ComparedValue] = {}
+    for each in compared:
+        key = (each.dataset, each.metric, each.model, each.latent_dim)
+        by_cell.setdefault(key, each)
+    return list(by_cell.values())
+
+
+def _values_caption(compared: list[ComparedValue]) -> str:
+    distinct = _distinct(compared)
+    printed, once = (f"{sum(each.n > 0 for each in v)} of {len(v)}" for v in (compared, distinct))
+    return (
+        f"{once} published values have a measured seed ({printed} as printed, since tables share "
+        "cells). Each value once, by verdict and number of seeds (false-discovery rate of 5 % in "
+        "each table):"
+    )
+
+
 def _claims_caption(results: Iterable[ClaimResult]) -> str:
     claims = (
         "The paper's claims, by its own numbers and as measured"
         if all(each.published for each in results)
         else "Claims, by the paper's numbers where it has them and as measured"
     )
-    return f"{claims} (Holm's correction within a claim, 5 %):"
+    return f"{claims} (Holm's correction over all pairs of a claim, measured or not, 5 %):"
 
 
 def _counts(compared: Iterable[ComparedValue], verdict: str) -> list[int]:

@@ -150,8 +150,32 @@ def test_cells_with_different_numbers_of_seeds_are_compared(grid):
 
 
 def test_a_side_with_a_missing_cell_is_not_measured(grid):
-    result = judged(grid, [hypothesis(candidates=[G, U], rivals=[GMVAE])], hgmvae_u=HIGH, gmvae=LOW)
-    assert result.hypotheses[0].outcome == result.verdict == "not measured"
+    for sides in (
+        hypothesis(candidates=[G, U], rivals=[GMVAE]),
+        hypothesis(candidates=[U], rivals=[GMVAE, G]),
+    ):
+        result = judged(grid, [sides], hgmvae_u=HIGH, gmvae=LOW)
+        assert result.hypotheses[0].outcome == result.verdict == "not measured"
+
+
+def test_one_better_rival_refutes_a_hypothesis_whatever_the_others_are(grid):
+    sides = hypothesis(candidates=[U], rivals=[GMVAE, G])
+    result = judged(grid, [sides], hgmvae_u=LOW, gmvae=HIGH)
+    (one,) = result.hypotheses
+    assert (one.rival, one.outcome, result.verdict) == (GMVAE, "fails", "does not hold")
+    assert (one.candidate_n, one.rival_n) == (3, 3)
+
+
+def test_cells_that_are_measured_later_do_not_undo_an_outcome(grid):
+    """P-values are corrected for all pairs of the claim, those without a value included."""
+    both = [hypothesis(candidates=[U], rivals=[model]) for model in (GMVAE, G)]
+    near = [0.875, 0.895, 0.885]
+    alone = ttest_ind(HIGH, near, equal_var=False).pvalue
+    first, second = judged(grid, both, hgmvae_u=HIGH, gmvae=near).hypotheses
+    assert first.p_value == pytest.approx(2 * alone)
+    assert (first.outcome, second.outcome) == ("undecided", "not measured")
+    later, _ = judged(grid, both, hgmvae_u=HIGH, gmvae=near, hgmvae_g=LOW).hypotheses
+    assert later.p_value <= first.p_value
 
 
 def test_one_seed_leaves_a_claim_undecided(grid):
@@ -207,6 +231,7 @@ def test_a_failed_hypothesis_has_its_numbers_in_a_footnote(grid, tables):
     row = frame[(frame["claim"] == "gaussian-below-16") & (frame["metric"] == "sc")].iloc[1]
     assert (row["candidate"], row["rival"]) == ("hgmvae-g (L = 4)", "hgmvae-u (L = 4)")
     assert row["candidate_mean"] == pytest.approx(0.467, rel=1e-3)
+    assert row["candidate_n"] == row["rival_n"] == 5
 
 
 def claim_results(grid_name, values):

@@ -9,6 +9,7 @@ from hgmvae_bench.analysis.comparison import (
     ComparisonError,
     compare_with_paper,
     comparison_frame,
+    equivalence_margin,
     format_comparison,
     value_verdict,
 )
@@ -51,25 +52,43 @@ def spread(mean, std, n):
 
 
 @pytest.mark.parametrize(
-    ("values", "p_value", "direction", "expected"),
+    ("values", "p_value", "metric", "expected"),
     [
-        (spread(1.01, 0.05, 10), 0.6, "higher", "reproduced"),
-        (spread(1.01, 0.05, 9), 0.6, "higher", "not distinguishable"),
-        (spread(1.01, 0.30, 10), 0.9, "higher", "not distinguishable"),
-        (spread(1.20, 0.05, 4), 0.01, "higher", "better"),
-        (spread(1.20, 0.05, 4), 0.01, "lower", "worse"),
-        (spread(0.80, 0.05, 2), 0.01, "higher", "worse"),
-        (spread(0.80, 0.05, 2), 0.01, "lower", "better"),
-        ([1.0], None, "lower", "undecided"),
-        ([], None, "lower", "missing"),
+        (spread(1.01, 0.05, 10), 0.6, "ch", "reproduced"),
+        (spread(1.01, 0.05, 9), 0.6, "ch", "not distinguishable"),
+        (spread(1.01, 0.30, 10), 0.9, "ch", "not distinguishable"),
+        (spread(1.20, 0.05, 4), 0.01, "ch", "better"),
+        (spread(1.20, 0.05, 4), 0.01, "db", "worse"),
+        (spread(0.80, 0.05, 2), 0.01, "ch", "worse"),
+        (spread(0.80, 0.05, 2), 0.01, "db", "better"),
+        ([1.2] * 10, None, "db", "undecided"),
+        ([1.0], None, "db", "undecided"),
+        ([], None, "db", "missing"),
     ],
 )
-def test_verdict_on_a_published_value_of_one(values, p_value, direction, expected):
-    assert value_verdict(1.0, values, p_value, direction) == expected
+def test_verdict_on_a_published_value_of_one(values, p_value, metric, expected):
+    assert value_verdict(metric, 1.0, values, p_value) == expected
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "margin"),
+    [
+        ("ch", 3776.0, 377.6),
+        ("db", 0.8, 0.08),
+        ("sc", 0.427, 0.0427),
+        ("sc", -0.051, 0.0051),
+        # A tenth of 0.981 would admit an error of 11.7 % in place of 1.9 %.
+        ("svm-accuracy", 0.981, 0.00475),
+        ("ssim", 0.95, 0.0125),
+        ("svm-accuracy", 0.5, 0.05),
+    ],
+)
+def test_the_margin_is_a_tenth_of_the_value_or_a_quarter_of_what_it_lacks(metric, value, margin):
+    assert equivalence_margin(metric, value) == pytest.approx(margin)
 
 
 def test_negative_published_values_can_be_reproduced():
-    assert value_verdict(-1.0, spread(-1.01, 0.05, 10), 0.6, "higher") == "reproduced"
+    assert value_verdict("sc", -1.0, spread(-1.01, 0.05, 10), 0.6) == "reproduced"
 
 
 def draws(rng, repeats, n, *, shift=0.0, std=0.05):
@@ -96,7 +115,7 @@ def test_how_often_a_true_shift_is_called_reproduced(n, shift, std, reproduced, 
     verdicts = Counter()
     for values, paper in draws(np.random.default_rng(n), repeats, n, shift=shift, std=std):
         p_value = prediction_test(list(values), paper, published.N_RUNS)
-        verdicts[value_verdict(paper, list(values), p_value, "higher")] += 1
+        verdicts[value_verdict("ch", paper, list(values), p_value)] += 1
     assert verdicts["reproduced"] / repeats == pytest.approx(reproduced, abs=0.05)
     found = (verdicts["better"] + verdicts["worse"]) / repeats
     assert found == pytest.approx(different, abs=0.05)

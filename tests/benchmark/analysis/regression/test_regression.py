@@ -212,6 +212,40 @@ def test_a_small_shift_of_every_cell_is_found_in_their_mean(cells, ten):
     assert ("all cells (mean of 9)", "sc") in {(s.cell, s.measure) for s in check.shifts}
 
 
+def test_a_term_of_one_model_is_compared_over_its_cells_once(cells):
+    """A second check trains the suspected model alone, and has to find every comparison again."""
+
+    def with_swap_loss(runs, values):
+        stored = filled(runs, values)
+        for run in runs:
+            if run.cell.model == "vae":
+                old = stored[run.key]
+                term = {**old.record.history, "swap_loss": [float(values[0, 0])] * 2}
+                record = old.record.model_copy(update={"history": term})
+                stored[run.key] = StoredRun(record, old.sha256, old.metrics)
+        return stored
+
+    rng, old = np.random.default_rng(0), runs_with(cells, range(10))
+    stored = {}
+    for seed in range(10):
+        of_seed = [run for run in old if run.seed == seed]
+        stored |= with_swap_loss(of_seed, rng.normal(5, 1, (len(of_seed), 4)))
+    baseline = make_baseline(cells, old, stored)
+    new = runs_with(cells, [10, 11])
+    found = compare_with_baseline(
+        baseline, cells, new, with_swap_loss(new, np.full((len(new), 4), 15.0))
+    )
+    means = [c for c in found.comparisons if c.measure == "final swap_loss" and "mean of" in c.cell]
+    assert [c.cell for c in means] == ["all vae (mean of 3)"]
+    assert means[0].shifted
+    alone = cells.select(models=["vae"])
+    again = runs_with(alone, [10, 11, 12, 13])
+    values = with_swap_loss(again, np.full((len(again), 4), 5.0))
+    second = compare_with_baseline(baseline, alone, again, values)
+    confirmed = found.confirmed_by(second)
+    assert not any(shift.measure == "final swap_loss" for shift in confirmed.shifts)
+
+
 def test_missing_runs_and_values_fail_the_check(cells, ten):
     _, _, baseline = ten
     grid = cells.select(models=["vae"], latent_dims=[2])
