@@ -112,7 +112,7 @@ def _wrap(registry: Registry[Any], name: str, value: object) -> PluginObject:
     try:
         payload = _pickle(value)
         pickle.loads(payload)  # noqa: S301
-        attributes = _pickle(getattr(value, "__dict__", None))
+        attributes = _pickle(_with_ordered_sets(getattr(value, "__dict__", None)))
     except Exception as error:
         raise PluginError(
             f"{described} cannot be sent to worker processes: {type(error).__name__}: {error}; "
@@ -129,6 +129,17 @@ def _wrap(registry: Registry[Any], name: str, value: object) -> PluginObject:
         source_digest=source.hexdigest(),
         value=value,
     )
+
+
+def _with_ordered_sets(value: object) -> object:
+    """Replace sets in nested containers by lists, since their order differs between processes."""
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if isinstance(value, dict):
+        return {key: _with_ordered_sets(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_ordered_sets(each) for each in value]
+    return value
 
 
 def _pickle(value: object) -> bytes:

@@ -100,7 +100,7 @@ class _Merger:
         with as_store_errors(self.target.root / LEASES), leases:
             for key, run in found.items():
                 if key in known:
-                    self._merge_known_run(names[key], run, known[key])
+                    self._merge_known_run(names[key], run, known[key], leases)
                 else:
                     self._copy_run(names[key], key, leases)
         for record in self.source.control_records():
@@ -123,17 +123,22 @@ class _Merger:
         """Copy a run that the target lacks, with the record files of these names."""
         first = record_file_name(key, "retry", 0)
         if not leases.acquire(first) or self.target.has_record_file(first):
-            raise MergeError(
-                f"another process works on {key} in {self.target.root} or has just recorded it; "
-                "merge again when it has ended (runs that were copied stay)"
-            )
+            raise self._in_use(key)
         self._copy_other_files(key)
         for name in names:
             self._copy_record(name, name)
         leases.release(first)
         self.report.copied.append(key)
 
-    def _merge_known_run(self, names: list[str], run: StoredRun, known: StoredRun) -> None:
+    def _in_use(self, key: str) -> MergeError:
+        return MergeError(
+            f"another process works on {key} in {self.target.root} or has just recorded it; "
+            "merge again when it has ended (runs that were copied stay)"
+        )
+
+    def _merge_known_run(
+        self, names: list[str], run: StoredRun, known: StoredRun, leases: Leases
+    ) -> None:
         """Merge a run that both folders have."""
         key = run.record.key
         if known.sha256 == run.sha256:
@@ -142,11 +147,13 @@ class _Merger:
             return
         same = _same_results(run, known)
         if _precedence(run) < _precedence(known):
+            # A driver that retries the run writes the same record.
+            following = record_file_name(key, "retry", known.retries + 1)
+            if not leases.acquire(following) or self.target.has_record_file(following):
+                raise self._in_use(key)
             self._copy_other_files(key)
-            self._copy_record(
-                record_file_name(key, "retry", run.retries),
-                record_file_name(key, "retry", known.retries + 1),
-            )
+            self._copy_record(record_file_name(key, "retry", run.retries), following)
+            leases.release(following)
             (self.report.equivalent if same else self.report.superseded).append(key)
             self._copy_scores(names, run, run.record.metrics)
         else:

@@ -125,7 +125,9 @@ class LocalFiles:
     def create(self, path: str, content: bytes) -> bool:
         """Write a new file atomically and durably; return False if it already exists.
 
-        If two processes create the same file at the same time, exactly one gets True.
+        If two processes create the same file at the same time, exactly one gets True. On file
+        systems without hard links, such as exFAT, both may: there only one process at a time can
+        work on a results folder.
         """
         target = self.root / path
 

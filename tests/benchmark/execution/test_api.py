@@ -1,5 +1,6 @@
 """The Python interface: running, scoring, checking and planning grids."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -124,6 +125,44 @@ def test_the_provenance_names_the_passed_objects_and_their_digests(run_once):
     for run in results.runs:
         assert run.record.provenance["plugins"] == expected
         assert run.record.provenance["grid"]["name"] == "api"
+
+
+SETS = """
+from hgmvae_bench.plugins.objects import wrap_plugins
+
+class Spread:
+    title, reference, direction, cost, needs = "Spread", "none", "lower", "cheap", ("codes",)
+    range = (0.0, float("inf"))
+
+    def __init__(self):
+        self.used = {"mean", "scale", "rest"}
+        self.nested = {"of": [frozenset({"a", "b", "c"})]}
+
+    def compute(self, outputs):
+        return 1.0
+
+    def fingerprint(self, outputs):
+        return {}
+
+[plugin] = wrap_plugins(metrics={"spread": Spread()})
+print(plugin.digest)
+"""
+
+
+def test_the_digest_of_an_object_does_not_depend_on_the_order_of_its_sets(tmp_path):
+    """A new process orders sets of strings anew, and has to recognise the object on resumption."""
+    (tmp_path / "sets.py").write_text(SETS)
+    digests = {
+        subprocess.run(
+            [sys.executable, tmp_path / "sets.py"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(digests) == 1
 
 
 def test_results_read_tables_frames_and_exports_from_the_folder(run_once, tmp_path):

@@ -251,6 +251,23 @@ def test_a_run_that_another_process_works_on_is_not_copied(tiny_grid, tmp_path):
     assert [path.name for path in (target / "leases").iterdir()] == [f"{busy}.json.0"]
 
 
+def test_a_run_that_another_process_retries_is_not_replaced(tiny_grid, tmp_path):
+    failed, complete = record(tiny_grid, 0, status="failed", day=1), record(tiny_grid, 0, day=2)
+    source = machine(tmp_path / "a", tiny_grid, complete)
+    target = machine(tmp_path / "b", tiny_grid, failed)
+    artifact = Store(target).artifact_folder(failed.key) / "model"
+    with Leases(Store(target).files, "another") as leases:
+        leases.acquire(f"{failed.key}.retry-1.json")
+        with pytest.raises(MergeError, match=rf"another process works on {failed.key} "):
+            merge(source, target)
+    assert newest_records(target)[failed.key].status == "failed"
+    assert artifact.read_text() == str(failed.metrics)
+    # The process is gone: its lease does not count any more.
+    assert merge(source, target).superseded == [failed.key]
+    assert newest_records(target)[failed.key] == complete
+    assert list((target / "leases").iterdir()) == []
+
+
 def test_artifacts_stay_if_their_replacement_cannot_be_renamed(tmp_path, monkeypatch):
     store = Store(tmp_path)
     with store.replacing_artifacts("run") as folder:
