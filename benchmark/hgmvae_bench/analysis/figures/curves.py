@@ -233,10 +233,10 @@ def _draw_term(
         if record.status == "complete" and term in record.history
     ]
     if complete:
-        values = pd.DataFrame(complete)  # An edited record may have fewer epochs than the others.
-        mean, epochs = values.mean().to_numpy(), np.arange(1, values.shape[1] + 1)
+        by_seed = pd.DataFrame(complete)  # An edited record may have fewer epochs than the others.
+        mean, epochs = by_seed.mean().to_numpy(), np.arange(1, by_seed.shape[1] + 1)
         if len(complete) > 1:
-            spread = values.std().to_numpy()
+            spread = by_seed.std().to_numpy()
             panel.fill_between(
                 epochs, mean - spread, mean + spread, color=series.color, alpha=0.18, lw=0
             )
