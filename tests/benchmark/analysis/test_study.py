@@ -86,3 +86,17 @@ def test_the_generated_parts_of_the_measured_page_are_those_of_its_records():
     """If this fails, `hgmvae-bench page results/measured/README.md` writes them anew."""
     results = Results(MEASURED)
     assert update_page(MEASURED_PAGE, results.grid, results.runs) == MEASURED_PAGE
+
+
+def test_the_readme_counts_cells_and_values_as_the_measured_page_does():
+    readme = " ".join((FOLDER.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    by_verdict = rows(MEASURED_PAGE[MEASURED_PAGE.index("| Verdict |") :])
+    counts = {verdict: levels[0] for verdict, levels in by_verdict.items()}
+    assert f"the {counts.pop('all')} distinct published values with a measured seed" in readme
+    for verdict, count in counts.items():
+        assert f"{count} {verdict}" in readme
+    by_seeds = {seeds: n for n, seeds in re.findall(r"(\d+) with (\d+) seeds", MEASURED_PAGE)}
+    assert (
+        f"{by_seeds['10']} of the paper's 83 cells are measured with all ten seeds and " in readme
+    )
+    assert f"{by_seeds['4']} with four." in readme
