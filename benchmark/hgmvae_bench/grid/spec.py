@@ -142,8 +142,8 @@ class TableSpec(_Strict):
         datasets, models: registered names, or keys of the grid's ``datasets`` and ``models``.
         latent_dims: latent dimensions L, at most 65,536.
         metrics: registered names.
-        rows, columns: axes, outermost first. Together they name every axis that has several
-            values.
+        rows, columns: axes, outermost first, at least one each. Together they name every axis that
+            has several values.
     """
 
     name: FileName
@@ -152,8 +152,8 @@ class TableSpec(_Strict):
     models: list[Name] = Field(min_length=1)
     latent_dims: list[LatentDim] = Field(min_length=1)
     metrics: list[Name] = Field(min_length=1)
-    rows: list[Axis]
-    columns: list[Axis]
+    rows: list[Axis] = Field(min_length=1)
+    columns: list[Axis] = Field(min_length=1)
 
     def axis(self, axis: Axis) -> list[Any]:
         """Return the values along one axis."""

@@ -131,7 +131,7 @@ def _mean_values(source: FigureSource, metric: str) -> dict[tuple[str, int], dic
             latent_dims=[latent_dim],
             metrics=[metric],
             rows=["model"],
-            columns=[],
+            columns=["metric"],
         )
         entries = build_table(source.grid, spec, source.runs.values()).entries
         blocks[dataset, latent_dim] = {
