@@ -140,7 +140,8 @@ def to_text(table: FormattedTable, width: int | None = None) -> str:
     heading = one_line(table.heading)
     if width is not None:
         heading = textwrap.fill(heading, width, break_on_hyphens=False)
-    body = fit_to_width(frame, width, long=table.long, shares=table.widths)
+    # pandas would write "Empty DataFrame".
+    body = fit_to_width(frame, width, long=table.long, shares=table.widths) if len(frame) else "–"
     return "\n".join([heading, "", body, "", *prose]) + "\n"
 
 
@@ -229,11 +230,15 @@ def _map_text(
     written = frame.map(write)
     for axis in ("index", "columns"):
         labels = getattr(written, axis)
-        new = labels.map(
-            lambda label: tuple(map(escape, label)) if isinstance(label, tuple) else escape(label)
-        )
+        # Mapping an empty MultiIndex would lose its levels.
+        if len(labels):
+            labels = labels.map(
+                lambda label: (
+                    tuple(map(escape, label)) if isinstance(label, tuple) else escape(label)
+                )
+            )
         names = [escape(name) if name else name for name in labels.names]
-        written = written.set_axis(new, axis=axis).rename_axis(names, axis=axis)
+        written = written.set_axis(labels, axis=axis).rename_axis(names, axis=axis)
     return written
 
 

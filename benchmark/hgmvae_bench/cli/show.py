@@ -166,7 +166,7 @@ def compare(
     if format is TableFormat.text:
         print_table(compared.table)
         counts = ", ".join(f"{n} {outcome}" for outcome, n in compared.counts.items())
-        typer.echo(f"\n{counts}")
+        typer.echo(f"\n{counts or 'no metric of a cell in common'}")
         return
     _, write = WRITERS[format.value]
     typer.echo(write(compared.table), nl=False)

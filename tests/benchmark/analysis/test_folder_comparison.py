@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
-from hgmvae_bench.analysis.folder_comparison import FolderComparisonError, compare_folders
+from hgmvae_bench.analysis.folder_comparison import COLUMNS, FolderComparisonError, compare_folders
 from hgmvae_bench.analysis.render import WRITERS, FormattedEntry
+from hgmvae_bench.cli import app
 from hgmvae_bench.grid import Run
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
@@ -101,6 +103,19 @@ def test_every_format_has_the_means_and_the_outcome(tmp_path, add_runs):
         text = write(table)
         assert "0.375" in text, name
         assert "not significant" in text, name
+
+
+def test_cells_without_a_common_metric_give_a_table_without_rows(tmp_path, add_runs):
+    add_runs(tmp_path / "a", [0.5])
+    add_runs(tmp_path / "b", [0.5], metric="db")
+    table = compare_folders(tmp_path / "a", tmp_path / "b").table
+    for name in ("text", "markdown", "latex"):
+        text = WRITERS[name][1](table)
+        assert "digits, vae, L = 2: db only in" in text.replace("\n", " "), name
+        assert "Empty" not in text, name
+    assert WRITERS["csv"][1](table).splitlines() == [",".join(COLUMNS)]
+    printed = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert printed.stdout.endswith("\nno metric of a cell in common\n")
 
 
 def test_folders_without_a_common_cell_are_refused(tmp_path, add_runs):
