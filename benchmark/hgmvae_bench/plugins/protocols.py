@@ -72,8 +72,9 @@ class BenchmarkModel(Protocol):
 
     ``model({"data": images}, epoch=..., dataset_size=...)`` returns a pythae ``ModelOutput`` with
     ``loss``. Images are (B, C, H, W) in [0, 1]. Every other scalar of the output is recorded in the
-    training history under its name. If the loss or one of these scalars is not finite, the run
-    counts as diverged. ``decoder(latent)["reconstruction"]`` returns images in [0, 1].
+    training history under its name. Every epoch has the same scalars; a term that starts later is 0
+    until then. If the loss or one of these scalars is not finite, the run counts as diverged.
+    ``decoder(latent)["reconstruction"]`` returns images in [0, 1].
 
     A model may also have the optional hooks `HasObjectives`, `HasStages`, `ChecksEpochs`,
     `HasLatentPosterior`, `HasPosteriorDensity`, `HasPriorDensity` and `HasComponents`. Each is a

@@ -106,16 +106,30 @@ class _ModelTraining:
         return 0 if self.saved is None else self.saved.epoch
 
     def record_epoch(self, epoch: int, means: dict[str, float], error: str | None) -> None:
-        """Add an epoch to the result, unless the model has diverged."""
+        """Add an epoch to the result, unless the model has diverged.
+
+        Raises:
+            ValueError: if the loss terms are not those of the earlier epochs. A history has one
+                value of every term per epoch.
+        """
         self.means = None
         if self.result.divergence is not None:
             return
         if error is not None:
             self.result.divergence = f"epoch {epoch}, {error}"
             return
+        history = self.result.history
+        if history and history.keys() != means.keys():
+            changes = {"new": means.keys() - history, "missing": history.keys() - means}
+            listed = [f"{kind}: {', '.join(sorted(t))}" for kind, t in changes.items() if t]
+            raise ValueError(
+                f"{type(self.seeded.model).__name__} returns other loss terms in epoch {epoch} "
+                f"than before ({'; '.join(listed)}); return every term in every epoch, as 0 while "
+                "it is unused"
+            )
         self.means = means
         for name, mean in means.items():
-            self.result.history.setdefault(name, []).append(mean)
+            history.setdefault(name, []).append(mean)
 
     def should_save(self, *, only_due: bool) -> bool:
         """Whether to write a checkpoint after the last epoch."""

@@ -231,6 +231,20 @@ def test_loss_terms_that_change_within_an_epoch_raise_an_error():
         fit(ExtraTerm(), images(12), epochs=1)
 
 
+def test_loss_terms_that_change_between_epochs_raise_an_error():
+    """Otherwise the values of a late term would be recorded at the first epochs."""
+
+    class LateTerm(Mean):
+        def forward(self, inputs, *, epoch, dataset_size):
+            output = super().forward(inputs, epoch=epoch, dataset_size=dataset_size)
+            if epoch > 1:
+                output["late"] = output.pop("size")
+            return output
+
+    with pytest.raises(ValueError, match=r"LateTerm.* epoch 2 .*new: late; missing: size"):
+        fit(LateTerm(), images(8), epochs=3)
+
+
 class Replay:
     """Replacement for a CUDA graph: repeats a step of the epoch in which it was captured."""
 
