@@ -33,14 +33,14 @@ class ImageData:
         train_labels: int64 (N,), or None for a dataset without classes.
         test_images: uint8 (M, C, H, W).
         test_labels: int64 (M,), or None.
-        class_names: names in the order of the labels; empty without classes.
+        class_names: a name for every label, in the order of the labels; empty without names.
         validation_images: uint8 (V, C, H, W), or None for a dataset without its own validation
             split. Only `with_validation_as_test` uses them.
         validation_labels: int64 (V,), or None.
         factors: factors of variation of the images, or None for a dataset without known factors.
 
     Raises:
-        ValueError: if a shape or type differs from the above.
+        ValueError: if a shape or type differs from the above, or a label has no name.
     """
 
     train_images: Tensor
@@ -72,6 +72,13 @@ class ImageData:
                     f"{split} labels are {labels.dtype} {tuple(labels.shape)}, "
                     f"expected int64 ({len(images)},)"
                 )
+            if self.class_names and labels is not None and len(labels):
+                low, high, n_names = int(labels.min()), int(labels.max()), len(self.class_names)
+                if low < 0 or high >= n_names:
+                    raise ValueError(
+                        f"{split} labels are {low} to {high}, expected 0 to {n_names - 1}: "
+                        f"class_names has {n_names} names; name every label, or none"
+                    )
             if images.shape[1:] != self.train_images.shape[1:]:
                 raise ValueError(
                     f"train images are {tuple(self.train_images.shape[1:])} and {split} images "

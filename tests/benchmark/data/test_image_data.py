@@ -36,12 +36,14 @@ def pixels(images: torch.Tensor) -> list[int]:
         ({"train_labels": torch.zeros(3, dtype=torch.int64)}, "train labels"),
         ({"test_labels": torch.zeros(2, dtype=torch.uint8)}, "test labels"),
         ({"test_images": torch.zeros(2, 3, 4, 4, dtype=torch.uint8)}, "expected one shape"),
+        ({"class_names": ("a", "b")}, r"train labels are 0 to 2, expected 0 to 1: .* has 2 names"),
+        ({"train_labels": torch.tensor([-1, 0]), "class_names": ("a", "b", "c")}, "are -1 to 0"),
         ({"validation_images": torch.zeros(2, 1, 5, 5, dtype=torch.uint8)}, "validation images"),
     ],
 )
 def test_invalid_image_data_is_refused(changed: dict[str, torch.Tensor], message: str) -> None:
     images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
-    labels = torch.zeros(2, dtype=torch.int64)
+    labels = torch.tensor([0, 2])
     parts = {
         "train_images": images,
         "train_labels": labels,
