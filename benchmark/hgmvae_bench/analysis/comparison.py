@@ -22,7 +22,7 @@ from hgmvae_bench.analysis.stats import (
     prediction_test,
 )
 from hgmvae_bench.analysis.table_entries import ALTERNATIVES, TableEntry
-from hgmvae_bench.analysis.tables import ARROWS, Table
+from hgmvae_bench.analysis.tables import Table
 from hgmvae_bench.grid import Grid, flatten, load_grid
 from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS
@@ -377,7 +377,7 @@ def _comparison_layout(
     index = [
         (
             table.titles["dataset"][each.dataset],
-            METRICS[each.metric].title + ARROWS[each.direction],
+            table.titles["metric"][each.metric],
             table.titles["model"][each.model],
             str(each.latent_dim),
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hgmvae_bench.analysis.comparison import VERDICT_SYMBOLS, ComparedValue, compare_with_paper
 from hgmvae_bench.analysis.render import format_number, markdown_table
 from hgmvae_bench.analysis.table_entries import TableEntry, choose_decimals
-from hgmvae_bench.analysis.tables import ARROWS, build_table, with_all_metrics
+from hgmvae_bench.analysis.tables import build_table, metric_titles, with_all_metrics
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -106,8 +106,7 @@ def _table(grid: Grid, values: DatasetValues, columns: Sequence[str]) -> str:
                 for paper in compared
             ]
             lines.append(["published", "", "", *published])
-    headings = [f"{METRICS[name].title} {ARROWS[METRICS[name].direction]}" for name in columns]
-    return markdown_table(["Model", "L", "n", *headings], lines)
+    return markdown_table(["Model", "L", "n", *metric_titles(columns, " ").values()], lines)
 
 
 def _value(entry: TableEntry, n: int, decimals: int, compared: Sequence[ComparedValue]) -> str:

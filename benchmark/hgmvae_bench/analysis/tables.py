@@ -25,6 +25,7 @@ from hgmvae_bench.grid import Axis, Grid, TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import ControlRecord
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.text import distinct_titles
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 HEADINGS: dict[Axis, str] = {
@@ -158,7 +159,7 @@ def build_table(
             entries += rank_entries(group)
     of_controls, control_titles = control_entries(grid_runs, spec, controls)
     titles = _titles(grid, spec)
-    titles["model"] |= control_titles
+    titles["model"] = distinct_titles(titles["model"] | control_titles)
     return Table(spec.with_models(list(control_titles)), entries + of_controls, titles)
 
 
@@ -186,12 +187,23 @@ def with_recorded_metrics(
     return spec.with_metrics([*spec.metrics, *others]) if others else spec
 
 
+def metric_titles(metrics: Iterable[str], space: str = "") -> dict[str, str]:
+    """Titles of metrics by name, each with an arrow; equal titles are followed by the name.
+
+    Args:
+        metrics: registered names of the metrics that are shown together.
+        space: text between title and arrow.
+    """
+    titles = distinct_titles({name: METRICS[name].title for name in metrics})
+    return {
+        name: f"{title}{space}{ARROWS[METRICS[name].direction]}" for name, title in titles.items()
+    }
+
+
 def _titles(grid: Grid, spec: TableSpec) -> dict[Axis, dict[Any, str]]:
     return {
         "dataset": {name: grid.dataset_title(name) for name in spec.datasets},
-        "metric": {
-            name: METRICS[name].title + ARROWS[METRICS[name].direction] for name in spec.metrics
-        },
+        "metric": metric_titles(spec.metrics),
         "model": {name: grid.model_title(name) for name in spec.models},
         "latent_dim": {latent_dim: str(latent_dim) for latent_dim in spec.latent_dims},
     }

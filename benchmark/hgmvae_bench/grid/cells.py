@@ -27,6 +27,7 @@ from hgmvae_bench.grid.yaml12 import Location, dump
 from hgmvae_bench.plugins.protocols import HasAddedSettings, ModelPlugin, Setting, UnknownNameError
 from hgmvae_bench.plugins.registry import resolve_model
 from hgmvae_bench.utils.seeding import digest
+from hgmvae_bench.utils.text import distinct_titles
 
 PROTOCOL_VERSION = 1
 """Part of every run key, raised when a change of code changes results but no setting."""
@@ -361,9 +362,7 @@ def keyed_settings(plugin: ModelPlugin, changes: Mapping[str, Setting]) -> dict[
 
 def _distinct_title(name: str, names: Iterable[str], title_of: Callable[[str], str]) -> str:
     """Return the title of a name, followed by the name if others have the same title."""
-    title = title_of(name)
-    is_shared = any(title_of(other) == title for other in names if other != name)
-    return f"{title} ({name})" if is_shared else title
+    return distinct_titles({each: title_of(each) for each in [*names, name]})[name]
 
 
 def slugify(name: str) -> str:

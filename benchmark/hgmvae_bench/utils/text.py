@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import reprlib
 import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 
 MAX_QUOTED = 60
 """Maximum length of a quoted value in a message, in characters."""
@@ -29,6 +31,18 @@ def pluralize(number: int, noun: str) -> str:
 def shorten(text: str, limit: int = MAX_QUOTED) -> str:
     """Cut text to ``limit`` characters, the ellipsis included."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def distinct_titles(titles: Mapping[str, str]) -> dict[str, str]:
+    """Titles by name; those that several names share are followed by the name."""
+    distinct = dict(titles)
+    # Repeated, because an appended name may make a title equal to another one.
+    while shared := {title for title, count in Counter(distinct.values()).items() if count > 1}:
+        distinct = {
+            name: f"{title} ({name})" if title in shared else title
+            for name, title in distinct.items()
+        }
+    return distinct
 
 
 def shorten_message(text: str) -> str:

@@ -4,12 +4,15 @@ import re
 import pytest
 from scipy.stats import ttest_ind
 
-from hgmvae_bench.analysis.render import to_text
+from hgmvae_bench.analysis.render import WRITERS, to_text
+from hgmvae_bench.analysis.report.findings import best_models
 from hgmvae_bench.analysis.tables import build_table, with_all_metrics
 from hgmvae_bench.grid import Run, parse_grid
+from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.plugins.protocols import UnknownNameError
-from hgmvae_bench.storage.schema import MAX_SHORT_ERROR, MetricValue, Record
+from hgmvae_bench.storage.schema import MAX_SHORT_ERROR, ControlRecord, MetricValue, Record
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.text import distinct_titles
 
 
 def entries(table):
@@ -301,3 +304,53 @@ def test_variants_without_a_title_have_their_names_in_tables(tiny_text):
     grid = parse_grid(text.replace("[vae, wae-imq]", "[vae, weak, strong]"), "tiny.yaml")
     means = build_table(grid, grid.table("1"), []).means
     assert [title.rpartition("(")[2] for title in means.columns] == ["VAE", "weak)", "strong)"]
+
+
+def test_metrics_with_the_same_title_are_distinguished_by_name(tiny_text, digits_run):
+    again = (
+        "from hgmvae_bench.evaluation.metrics.clustering import ACCURACY\n"
+        "METRICS = {'accuracy-again': ACCURACY}\n"
+    )
+    text = tiny_text.replace("[sc, accuracy]", "[sc, accuracy, accuracy-again]")
+    metrics = ("sc", "accuracy", "accuracy-again")
+    with using_plugins([LocalPlugin("again.py", again)]):
+        grid = parse_grid(text, "g.yaml")
+        runs = [digits_run(grid, "vae", seed, 0.5, metrics=metrics) for seed in (0, 1)]
+        table = build_table(grid, grid.table("1"), runs)
+        assert list(table.means.index) == [
+            "SC↑",
+            "Accuracy (k-means) (accuracy)↑",
+            "Accuracy (k-means) (accuracy-again)↑",
+        ]
+        for name, (_, write) in WRITERS.items():
+            assert "accuracy-again" in write(table.formatted), name
+        assert set(best_models(grid, [table]).rows[-1].labels) == {table.means.index[-1]}
+
+
+def test_controls_and_models_with_the_same_title_are_distinguished(tiny_text, digits_run):
+    text = tiny_text.replace("seeds: 2", "seeds: 2\nmodels: { vae: { title: Noise (control) } }")
+    grid = parse_grid(text, "g.yaml")
+    control = ControlRecord(
+        key="digits_mean-image_0",
+        control="mean-image",
+        title="Noise",
+        dataset="digits",
+        image_size=32,
+        train_images=128,
+        data_digest="d",
+        latent_dim=None,
+        comparable=True,
+        metrics={"sc": MetricValue(value=0.0, fingerprint={"split": "test", "n_images": 360})},
+    )
+    runs = [digits_run(grid, "vae", 0, 0.5)]
+    table = build_table(grid, grid.table("1"), runs, [control])
+    assert list(table.means.columns) == [
+        "Noise (control) (vae)",
+        "WAE-IMQ",
+        "Noise (control) (control:mean-image)",
+    ]
+
+
+def test_titles_stay_distinct_when_an_added_name_repeats_another_title():
+    titles = distinct_titles({"a": "X", "b": "X", "c": "X (a)"})
+    assert titles == {"a": "X (a) (a)", "b": "X (b)", "c": "X (a) (c)"}

@@ -18,7 +18,7 @@ from hgmvae_bench.analysis.comparison import published_value
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import CellNames, FigureError, FigureSource
 from hgmvae_bench.analysis.table_entries import TableEntry
-from hgmvae_bench.analysis.tables import ARROWS, build_table
+from hgmvae_bench.analysis.tables import build_table, metric_titles
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import Record
@@ -76,12 +76,13 @@ def metrics_by_latent_dim(
         )
     shown = [metric for metric in metrics if any(entry.metric == metric for entry in with_value)]
     figure, panels = style.panels(len(shown), columns=3, height=2.2)
+    titles = metric_titles(shown, " ")
     any_published = False
     for panel, metric in zip(panels, shown, strict=True):
         of_metric = [entry for entry in entries if entry.metric == metric]
         any_published |= _draw_models(panel, source, of_metric)
         plugin = METRICS[metric]
-        panel.set_title(f"{plugin.title} {ARROWS[plugin.direction]}")
+        panel.set_title(titles[metric])
         panel.set_ylabel(f"{plugin.title} ({plugin.direction} is better)")
         panel.set_xlabel("latent dimension L")
         style.log2_x_axis(panel, latent_dims)

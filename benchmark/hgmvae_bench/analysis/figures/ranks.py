@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
-from hgmvae_bench.analysis.tables import ARROWS, build_table
+from hgmvae_bench.analysis.tables import build_table, metric_titles
 from hgmvae_bench.grid import TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 
@@ -74,10 +74,10 @@ def mean_ranks(source: FigureSource, metrics: Sequence[str] | None = None) -> Fi
         )
     n_models = max(len(ranks.models) for ranks in found.values())
     figure, panels = style.panels(len(found), columns=2, height=0.75 + 0.19 * n_models)
+    titles = metric_titles(found, " ")
     for panel, (metric, ranks) in zip(panels, found.items(), strict=True):
         _draw(panel, source, ranks)
-        plugin = METRICS[metric]
-        panel.set_title(f"{plugin.title} {ARROWS[plugin.direction]}")
+        panel.set_title(titles[metric])
         panel.set_xlabel(
             f"mean rank, 1 is best (N = {len(ranks.by_block)}, p = {ranks.p_value:.2g})"
         )

@@ -21,9 +21,8 @@ from hgmvae_bench.analysis.comparison import (
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
 from hgmvae_bench.analysis.published import values_by_cell
-from hgmvae_bench.analysis.tables import ARROWS, build_table
+from hgmvae_bench.analysis.tables import build_table, metric_titles
 from hgmvae_bench.grid import Grid, TableSpec, load_grid
-from hgmvae_bench.plugins.registry import METRICS
 
 
 class VerdictStyle(NamedTuple):
@@ -115,7 +114,7 @@ def published_tables(paper: Grid) -> dict[str, PublishedTable]:
 
 
 def _published_table(paper: Grid, spec: TableSpec) -> PublishedTable:
-    titles = {m: f"{METRICS[m].title} {ARROWS[METRICS[m].direction]}" for m in spec.metrics}
+    titles = metric_titles(spec.metrics, " ")
     title = f"Table {spec.name}. {spec.title}"
     if len(spec.metrics) == 1:
         title = f"Table {spec.name}. {titles[spec.metrics[0]]}"

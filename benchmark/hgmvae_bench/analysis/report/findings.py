@@ -9,9 +9,8 @@ from hgmvae_bench.analysis import claim_tables, claim_tests, comparison
 from hgmvae_bench.analysis.render import FormattedEntry, format_number
 from hgmvae_bench.analysis.report.layout import NO_VALUE, PageColumn, PageRow, PageTable, page_table
 from hgmvae_bench.analysis.table_entries import TableEntry
-from hgmvae_bench.analysis.tables import ARROWS, Table
+from hgmvae_bench.analysis.tables import Table, metric_titles
 from hgmvae_bench.grid import Grid
-from hgmvae_bench.plugins.registry import METRICS
 
 
 def best_models(grid: Grid, tables: Iterable[Table]) -> PageTable:
@@ -22,11 +21,12 @@ def best_models(grid: Grid, tables: Iterable[Table]) -> PageTable:
         if entry.mean is not None:
             by_cell = measured[entry.dataset, entry.metric]
             by_cell.setdefault((entry.model, entry.latent_dim), entry)
+    titles = metric_titles(dict.fromkeys(metric for _, metric in measured))
     datasets = dict.fromkeys(dataset for table in tables for dataset in table.spec.datasets)
     rows = [
-        _best_row(grid, list(by_cell.values()))
+        _best_row(grid, titles[metric], list(by_cell.values()))
         for dataset in datasets
-        for (measured_on, _), by_cell in measured.items()
+        for (measured_on, metric), by_cell in measured.items()
         if measured_on == dataset
     ]
     return PageTable(
@@ -59,7 +59,7 @@ def comparisons(grid: Grid, tables: Iterable[Table]) -> list[PageTable]:
     ]
 
 
-def _best_row(grid: Grid, entries: list[TableEntry]) -> PageRow:
+def _best_row(grid: Grid, metric_title: str, entries: list[TableEntry]) -> PageRow:
     sign = 1 if entries[0].direction == "higher" else -1
     best = max(entries, key=lambda entry: sign * (entry.mean or 0.0))
     tied = [
@@ -78,7 +78,7 @@ def _best_row(grid: Grid, entries: list[TableEntry]) -> PageRow:
     )
     return PageRow(
         group=dataset,
-        labels=[METRICS[best.metric].title + ARROWS[best.direction]],
+        labels=[metric_title],
         entries=[FormattedEntry(text) for text in texts],
         dataset=dataset,
     )

@@ -14,6 +14,7 @@ from hgmvae_bench.analysis.report.layout import NO_VALUE, PageColumn, PageRow, P
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.text import distinct_titles
 
 Facts = dict[str, Any]
 """Names and values of a definition list."""
@@ -206,9 +207,13 @@ def _cost_entries(records: list[Record]) -> list[str]:
 def _page_run(run: StoredRun, environment_of: Mapping[str, int]) -> PageRun:
     record = run.record
     facts: Facts = {}
+    known = METRICS.names()
+    titles = distinct_titles(
+        {name: METRICS[name].title if name in known else name for name in run.metrics}
+    )
     for name, recorded in run.metrics.items():
         value = recorded.missing if recorded.value is None else f"{recorded.value:.6g}"
-        facts[METRICS[name].title if name in METRICS.names() else name] = value
+        facts[titles[name]] = value
     if record.history:
         facts["Loss terms, last epoch"] = format_value(
             {term: f"{values[-1]:.4g}" for term, values in record.history.items() if values}
