@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +19,7 @@ from hgmvae_bench.analysis.figures.source import FigureError, FigureSource, form
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation.outputs import ModelCodec
 from hgmvae_bench.plugins.image_data import Codes
+from hgmvae_bench.plugins.protocols import MetricMissingError
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.seeding import derive_seed
 
@@ -54,7 +56,7 @@ def reconstructions(source: FigureSource, n_images: int = 10) -> Figure:
         n_images: number of images in a row.
 
     Raises:
-        FigureError: if no model has a complete run.
+        FigureError: if no model has a complete run, or an image is not finite.
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
         hgmvae_bench.data.DataError: if the dataset is missing.
     """
@@ -62,14 +64,15 @@ def reconstructions(source: FigureSource, n_images: int = 10) -> Figure:
     data = _data(source, runs)
     n_blocks = max(1, 6 // (1 + len(runs)))
     originals = data.test_images[representatives(data, n_images * n_blocks)]
-    rows = {"original": originals}
+    labels, rows = ["original"], [originals]
     for model, run in runs.items():
-        name = textwrap.fill(source.model_title(model), LABEL_CHARACTERS)
-        rows[name] = source.codec(model, run).reconstruct(originals)
+        labels.append(textwrap.fill(source.model_title(model), LABEL_CHARACTERS))
+        codes = source.codec(model, run).encode(originals)
+        rows.append(_decode(source, model, run, codes))
     figure, panels = _picture(n_images, len(rows) * n_blocks, n_blocks)
-    blocks = zip(*(images.split(n_images) for images in rows.values()), strict=True)
+    blocks = zip(*(images.split(n_images) for images in rows), strict=True)
     for panel, block in zip(panels, blocks, strict=False):
-        show_rows(panel, dict(zip(rows, block, strict=True)), n_images)
+        show_rows(panel, labels, block, n_images)
     _title(figure, source, runs, "test images and their reconstructions")
     return figure
 
@@ -85,7 +88,8 @@ def manifold(source: FigureSource, side: int = 8) -> Figure:
         side: number of images along each side.
 
     Raises:
-        FigureError: if the model has no complete run, or the test set fewer than four images.
+        FigureError: if the model has no complete run, the test set has fewer than four images, or
+            an image is not finite.
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
         hgmvae_bench.data.DataError: if the dataset is missing.
     """
@@ -94,7 +98,7 @@ def manifold(source: FigureSource, side: int = 8) -> Figure:
     if len(indices) < 4:
         raise FigureError(f"{source.dataset}: the test set has fewer than four images")
     corners = data.test_images[indices]
-    images = codec.decode(torch.from_numpy(interpolate(codec.encode(corners), side)))
+    images = _decode(source, model, run, interpolate(codec.encode(corners), side))
 
     tile = np.array(corners.shape[-2:]) + GAP
     picture = np.full((side * tile[0] - GAP, (side + 2) * tile[1] - GAP, 3), 255, np.uint8)
@@ -128,7 +132,8 @@ def traversals(source: FigureSource, image: int = 0, n_steps: int = 9) -> Figure
         n_steps: number of images in a row.
 
     Raises:
-        FigureError: if the model has no complete run, or the test set no such image.
+        FigureError: if the model has no complete run, the test set has no such image, or an image
+            or a code is not finite.
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
         hgmvae_bench.data.DataError: if the dataset is missing.
     """
@@ -155,7 +160,8 @@ def draw_traversals(
         n_steps: number of images in a row.
 
     Raises:
-        FigureError: if the model has no complete run, or the test set no such image.
+        FigureError: if the model has no complete run, the test set has no such image, or an image
+            or a code is not finite.
     """
     (model, run), data, codec = _only_model(source)
     if not 0 <= image < len(data.test_images):
@@ -167,13 +173,14 @@ def draw_traversals(
     original = data.test_images[image : image + 1]
     code = codec.encode(original)[0]
     steps = np.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, n_steps)
-    original_and_reconstruction = torch.cat([original, codec.decode(torch.from_numpy(code[None]))])
-    rows = {"image, reconstruction": original_and_reconstruction}
-    for name, dimension in dimensions.items():
-        rows[name] = codec.decode(torch.from_numpy(traverse(code, codes, dimension, steps)))
+    rows = [torch.cat([original, _decode(source, model, run, code[None])])]
+    rows += [
+        _decode(source, model, run, traverse(code, codes, dimension, steps))
+        for dimension in dimensions.values()
+    ]
 
     figure, (panel,) = _picture(n_steps, len(rows), 1)
-    show_rows(panel, rows, n_steps)
+    show_rows(panel, ["image, reconstruction", *dimensions], rows, n_steps)
     width = original.shape[-1]
     panel.set_xticks(
         np.arange(n_steps) * (width + GAP) + width / 2, [f"{step:g}" for step in steps]
@@ -194,7 +201,7 @@ def samples(source: FigureSource, side: int = 6) -> Figure:
         side: number of images along each side of a panel.
 
     Raises:
-        FigureError: if no model has a complete run.
+        FigureError: if no model has a complete run, or an image is not finite.
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
         hgmvae_bench.data.DataError: if the dataset is missing.
     """
@@ -213,8 +220,8 @@ def samples(source: FigureSource, side: int = 6) -> Figure:
             continue
         codec = source.codec(model, run)
         seed = derive_seed(run.record.key, "samples")
-        latents = codec.sample_latents(len(data.test_images), seed)
-        show(panel, mosaic(codec.decode(latents[: side**2]), side))
+        latents = codec.sample_latents(len(data.test_images), seed)[: side**2]
+        show(panel, mosaic(_decode(source, model, run, latents), side))
     _title(figure, source, runs, "samples from the prior")
     return figure
 
@@ -296,14 +303,14 @@ def show(panel: Axes, picture: Pixels) -> None:
     panel.spines[:].set_visible(False)
 
 
-def show_rows(panel: Axes, rows: dict[str, Tensor], columns: int) -> None:
+def show_rows(panel: Axes, labels: Sequence[str], rows: Sequence[Tensor], columns: int) -> None:
     """Draw a row of up to ``columns`` images (N, C, H, W) for each label."""
-    pictures = [mosaic(images, columns) for images in rows.values()]
+    pictures = [mosaic(images, columns) for images in rows]
     gap = np.full((GAP, *pictures[0].shape[1:]), 255, np.uint8)
     height = len(pictures[0])
     stacked = [part for picture in pictures for part in (picture, gap)][:-1]
     show(panel, np.concatenate(stacked))
-    panel.set_yticks(np.arange(len(rows)) * (height + GAP) + height / 2, list(rows))
+    panel.set_yticks(np.arange(len(rows)) * (height + GAP) + height / 2, labels)
 
 
 def _picture(columns: int, rows: int, n_panels: int) -> tuple[Figure, list[Axes]]:
@@ -313,6 +320,18 @@ def _picture(columns: int, rows: int, n_panels: int) -> tuple[Figure, list[Axes]
     # Without this padding the layout cuts off the ends of the row labels.
     figure.set_layout_engine("constrained", w_pad=0.12)
     return figure, list(figure.subplots(n_panels, 1, squeeze=False).ravel())
+
+
+def _decode(source: FigureSource, model: str, run: StoredRun, codes: Codes | Tensor) -> Tensor:
+    """Decode codes or other latents (N, L) with a run's model to uint8 images (N, C, H, W).
+
+    Raises:
+        FigureError: if an image is not finite.
+    """
+    try:
+        return source.codec(model, run).decode(torch.as_tensor(codes))
+    except MetricMissingError as error:
+        raise FigureError(f"{run.record.key} cannot be drawn: {error}") from error
 
 
 def _data(source: FigureSource, runs: dict[str, StoredRun]) -> ImageData:

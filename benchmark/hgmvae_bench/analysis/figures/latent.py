@@ -35,7 +35,8 @@ def codes_by_class(source: FigureSource, max_points: int = 1000) -> Figure:
         max_points: maximum number of test images, spaced evenly over the test set.
 
     Raises:
-        FigureError: if the dataset has no classes, or no model has a complete run.
+        FigureError: if the dataset has no classes, no model has a complete run, or a code is not
+            finite.
         hgmvae_bench.storage.artifacts.ArtifactError: if the codes are missing or damaged.
         hgmvae_bench.data.DataError: if the dataset, which provides the classes, is missing.
     """
@@ -144,7 +145,8 @@ def component_usage(source: FigureSource) -> Figure:
         source: results of one dataset and latent dim.
 
     Raises:
-        FigureError: if no model has components, or the dataset no classes.
+        FigureError: if no model has components, the dataset has no classes, or a probability is not
+            finite.
         hgmvae_bench.storage.artifacts.ArtifactError: if the weights are missing or damaged.
         hgmvae_bench.data.DataError: if the dataset is missing.
     """
@@ -156,6 +158,10 @@ def component_usage(source: FigureSource) -> Figure:
             probabilities = codec.component_probabilities(data.test_images)
         except MetricMissingError:
             continue
+        if not np.isfinite(probabilities).all():
+            raise FigureError(
+                f"{run.record.key} cannot be drawn: its component probabilities are not all finite"
+            )
         usages[model] = usage_by_class(probabilities, _classes(data)[0])
     if not usages:
         raise FigureError(

@@ -17,6 +17,7 @@ from hgmvae_bench.grid.spec import GridSpec
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.text import shorten
 
 if TYPE_CHECKING:
     from hgmvae_bench.data import ImageData
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from hgmvae_bench.plugins.image_data import Codes
 
 MAX_TITLE_LENGTH = 28
-"""Maximum number of characters of a title; longer ones end in an ellipsis."""
+"""Maximum number of characters of a title; longer ones are cut, with an ellipsis."""
 
 ScopeAxis = Literal["dataset", "latent_dim", "model"]
 
@@ -253,10 +254,16 @@ class FigureSource:
 
         Raises:
             hgmvae_bench.storage.artifacts.ArtifactError: if the codes are missing or damaged.
+            FigureError: if they are not all finite.
         """
+        import numpy as np
+
         from hgmvae_bench.storage.artifacts import load_codes
 
-        return load_codes(self.store.artifact_folder(run.record.key))
+        codes = load_codes(self.store.artifact_folder(run.record.key))
+        if not np.isfinite(codes).all():
+            raise FigureError(f"{run.record.key} cannot be drawn: its codes are not all finite")
+        return codes
 
     def codec(self, model: str, run: StoredRun) -> ModelCodec:
         """Trained model of a run, rebuilt from its stored weights.
@@ -285,11 +292,15 @@ class FigureSource:
 
     def dataset_title(self) -> str:
         """Title of the dataset of a source that has one."""
-        return _shorten(self.grid.dataset_title(self.dataset))
+        return shorten(self.grid.dataset_title(self.dataset), MAX_TITLE_LENGTH)
 
     def model_title(self, model: str) -> str:
-        """Title of a model."""
-        return _shorten(self.grid.model_title(model))
+        """Title of a model, at most `MAX_TITLE_LENGTH` long; different models' titles differ."""
+        return self._model_titles[model]
+
+    @cached_property
+    def _model_titles(self) -> dict[str, str]:
+        return shorten_titles({model: self.grid.model_title(model) for model in self.models})
 
 
 def format_seeds(runs: Iterable[StoredRun]) -> str:
@@ -312,7 +323,26 @@ def _scope_values(
     return [dict(zip(scope, values, strict=True)) for values in combinations]
 
 
-def _shorten(title: str) -> str:
-    if len(title) <= MAX_TITLE_LENGTH:
-        return title
-    return f"{title[: MAX_TITLE_LENGTH - 1]}…"
+def shorten_titles(titles: Mapping[str, str]) -> dict[str, str]:
+    """Cut distinct titles to `MAX_TITLE_LENGTH`; the results are distinct too.
+
+    A title loses its end. Titles that would then be equal lose their middle, or if that does not
+    tell them apart, their end in favour of their position.
+    """
+    end = MAX_TITLE_LENGTH // 2
+    start = MAX_TITLE_LENGTH - end - 1
+    short = {name: shorten(title, MAX_TITLE_LENGTH) for name, title in titles.items()}
+    short |= {name: f"{titles[name][:start]}…{titles[name][-end:]}" for name in _shared(short)}
+    positions = {name: f" {position}" for position, name in enumerate(titles, start=1)}
+    short |= {
+        name: shorten(titles[name], MAX_TITLE_LENGTH - len(positions[name])) + positions[name]
+        for name in _shared(short)
+    }
+    # matplotlib leaves labels that start with an underscore out of legends.
+    return {name: f" {title}" if title.startswith("_") else title for name, title in short.items()}
+
+
+def _shared(titles: Mapping[str, str]) -> list[str]:
+    """Names whose title is also that of another name."""
+    counts = Counter(titles.values())
+    return [name for name, title in titles.items() if counts[title] > 1]

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 import hgmvae_bench as hb
 from hgmvae_bench.analysis.figures import FIGURES, FigureError
+from hgmvae_bench.analysis.figures.source import MAX_TITLE_LENGTH, shorten_titles
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.storage.artifacts import ArtifactError
 from hgmvae_bench.storage.store import Store
@@ -60,6 +63,74 @@ def test_errors_name_missing_and_damaged_files(source, tmp_path):
     (folder / "codes.safetensors").write_bytes(b"garbage")
     with pytest.raises(ArtifactError, match=r"codes\.safetensors: damaged"):
         FIGURES["4"].draw(emptied)
+
+
+@pytest.mark.parametrize("name", ["5a", "5b", "6", "samples"])
+def test_images_that_are_not_finite_are_refused_with_the_run(source, name):
+    source = source.select(models=["vae"])
+    run = source.runs_to_draw()["vae"]
+    with torch.no_grad():
+        next(source.codec("vae", run).model.decoder.parameters()).fill_(torch.nan)
+    with pytest.raises(FigureError, match=f"{run.record.key} .*images are not all finite"):
+        FIGURES[name].draw(source)
+
+
+@pytest.mark.parametrize("name", ["4", "6"])
+def test_codes_that_are_not_finite_are_refused_with_the_run(source, name, monkeypatch):
+    codes = np.full((360, 2), np.nan, np.float32)
+    monkeypatch.setattr("hgmvae_bench.storage.artifacts.load_codes", lambda folder: codes)
+    with pytest.raises(FigureError, match=r"digits_vae_L2_s0.* codes are not all finite"):
+        FIGURES[name].draw(source.select(models=["vae"]))
+
+
+def test_component_probabilities_that_are_not_finite_are_refused_with_the_run(source, monkeypatch):
+    codec = source.codec("vae", source.runs_to_draw()["vae"])
+    probabilities = np.full((360, 3), np.nan, np.float32)
+    monkeypatch.setattr(type(codec), "component_probabilities", lambda self, images: probabilities)
+    with pytest.raises(FigureError, match=r"digits_vae_L2_s0.* probabilities are not all finite"):
+        FIGURES["components"].draw(source)
+
+
+def test_shortened_titles_stay_distinct():
+    long = "A model with a title that is long"
+    titles = {
+        "a": f"{long} (a)",
+        "b": f"{long} (b)",
+        "c": f"{long}, first {long} (a)",
+        "d": f"{long}, second {long} (a)",
+        "e": "Short",
+        "f": "_Hidden by matplotlib",
+    }
+    short = shorten_titles(titles)
+    assert short["b"] == "A model with …at is long (b)"
+    assert short["d"] == "A model with a title that… 4"
+    assert short["e"] == "Short"
+    assert short["f"] == " _Hidden by matplotlib"
+    assert len(set(short.values())) == len(titles)
+    assert max(map(len, short.values())) <= MAX_TITLE_LENGTH
+
+
+def test_models_with_long_and_equal_titles_are_all_drawn(tmp_path, source, stored_models, lines):
+    long = "A model whose title is as long as a line"
+    models = {name: {"model": name, "title": long} for name in ("vae", "wae-imq")}
+    spec = {**source.grid.spec.model_dump(), "models": models}
+    source = replace(source, grid=hb.make_grid(spec))
+    panel = FIGURES["5a"].draw(source).axes[0]
+    labels = [label.get_text().replace("\n", " ") for label in panel.get_yticklabels()]
+    assert labels[0] == "original"
+    assert [label.rpartition(" ")[2] for label in labels[1:]] == ["(vae)", "(wae-imq)"]
+    figure = FIGURES["training"].draw(source)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == list(lines(figure.axes[0]))
+    assert len(legend) == 2
+
+
+def test_a_model_may_have_the_title_of_the_row_of_originals(source):
+    models = {"vae": {"model": "vae", "title": "original"}}
+    spec = {**source.grid.spec.model_dump(), "models": models}
+    panel = FIGURES["5a"].draw(replace(source, grid=hb.make_grid(spec))).axes[0]
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels == ["original", "original", "WAE-IMQ"]
 
 
 def test_a_run_is_not_drawn_on_other_data(source):
