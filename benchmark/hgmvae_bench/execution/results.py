@@ -23,6 +23,7 @@ from hgmvae_bench.utils.atomic_files import write_output
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from hgmvae_bench.analysis.figures import FigureSource
     from hgmvae_bench.analysis.figures.catalogue import FigureInput
 
 Folder = str | os.PathLike[str]
@@ -138,13 +139,20 @@ class Results:
             )
 
     def figure(self, name: str, **options: Any) -> Figure:
-        """Draw a figure; ``options`` are those of `hgmvae_bench.draw_figure`."""
-        with using_plugins(self._plugins):
-            from hgmvae_bench.analysis.figures import draw_figure
+        """Draw a figure of the grid.
 
-            return draw_figure(
-                self.path, name, grid=self.grid.spec.name, data=self._data, **options
-            )
+        ``options`` are those of `hgmvae_bench.draw_figure`, except for its folders and its grid.
+        """
+        with using_plugins(self._plugins):
+            from hgmvae_bench.analysis.figures.catalogue import draw_from_source
+
+            return draw_from_source(self._figure_source(), name, **options)
+
+    def _figure_source(self) -> FigureSource:
+        """Results of this grid, whose filters the stored grid does not have."""
+        from hgmvae_bench.analysis.figures import FigureSource
+
+        return FigureSource(self.grid, self._store, self._store.runs(on_invalid="warn"), self._data)
 
     def report(
         self,
@@ -165,13 +173,10 @@ class Results:
             The HTML.
         """
         with using_plugins(self._plugins):
-            from hgmvae_bench.analysis.figures import FigureSource
             from hgmvae_bench.analysis.report import ALL_INPUTS, build_report
 
-            stored = self._store.runs(on_invalid="warn")
-            source = FigureSource(self.grid, self._store, stored, self._data)
             page = build_report(
-                source,
+                self._figure_source(),
                 figures=ALL_INPUTS if figures is None else figures,
                 against=None if against is None else Path(against),
             )
@@ -187,16 +192,14 @@ class Results:
         Returns:
             The files.
         """
-        from hgmvae_bench.analysis.figures import FIGURES, FigureSource
+        from hgmvae_bench.analysis.figures import FIGURES
         from hgmvae_bench.analysis.figures.files import write_figures
 
         folder = Path(folder)
         with using_plugins(self._plugins):
             tables = self.tables(controls=controls).values()
             files = export_tables(formatted_tables(self.grid, tables), self.frame(), folder)
-            stored = self._store.runs(on_invalid="warn")
-            source = FigureSource(self.grid, self._store, stored, self._data)
-            heatmaps = write_figures(FIGURES["verdicts"], source, folder)
+            heatmaps = write_figures(FIGURES["verdicts"], self._figure_source(), folder)
             return files + [path for path, error in heatmaps if error is None]
 
     def update_page(self, page: Folder) -> None:

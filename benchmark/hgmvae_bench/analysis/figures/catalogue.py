@@ -187,8 +187,24 @@ def draw_figure(
         hgmvae_bench.storage.artifacts.ArtifactError: if codes or weights are missing or damaged.
         hgmvae_bench.data.DataError: if the dataset is needed but missing.
     """
-    kind = figure_kind(name)
     source = FigureSource.open(Path(path), grid=grid, data=None if data is None else Path(data))
+    return draw_from_source(
+        source, name, dataset=dataset, model=model, latent_dim=latent_dim, seed=seed, **options
+    )
+
+
+def draw_from_source(
+    source: FigureSource,
+    name: str,
+    *,
+    dataset: str | None = None,
+    model: str | list[str] | None = None,
+    latent_dim: int | list[int] | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> Figure:
+    """Draw a figure of a source; arguments and errors as in `draw_figure`."""
+    kind = figure_kind(name)
     selected = source.select(
         None if dataset is None else [dataset],
         [model] if isinstance(model, str) else model,

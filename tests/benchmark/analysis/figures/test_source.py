@@ -133,6 +133,14 @@ def test_a_model_may_have_the_title_of_the_row_of_originals(source):
     assert labels == ["original", "original", "WAE-IMQ"]
 
 
+def test_results_draw_the_cells_of_their_own_grid(stored_models, source, lines):
+    grid = source.grid.select(models=["vae"])
+    figure = hb.Results(stored_models, grid).figure("3", metrics=["sc"])
+    assert lines(figure.axes[0]).keys() == {"VAE"}
+    with pytest.raises(UnknownNameError, match="wae-imq"):
+        hb.Results(stored_models, grid).figure("3", model="wae-imq")
+
+
 def test_a_run_is_not_drawn_on_other_data(source):
     run = source.runs_to_draw()["vae"]
     other = StoredRun(run.record.model_copy(update={"data_digest": "x"}), run.sha256, run.metrics)
