@@ -50,7 +50,8 @@ def check(
 
         with (
             results_folder(place.results) as folder,
-            progress(chosen, folder, quiet=quiet) as reporter,
+            # The runs have the precision, which is part of a cell's identity.
+            progress(chosen.select(precision=grid.precision), folder, quiet=quiet) as reporter,
         ):
             options = execution_options(folder, place, reporter)
             if update:

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from hgmvae_bench.analysis.regression.baseline import load_baseline, save_baseline
+from hgmvae_bench.execution import backends
 
 CHECK = ("check", "--grid", "tiny.yaml", "--baseline", "b.json", "--results", "r")
 
@@ -48,6 +49,16 @@ def test_the_precision_option_reaches_the_runs(cli, baseline):
     outcome = cli(*CHECK, "--precision", "tf32", "--device", "cpu", cwd=folder)
     assert outcome.exit_status == 2
     assert outcome.stderr.startswith("error: precision tf32 is not supported on this cpu")
+
+
+def test_runs_in_another_precision_are_reported_by_name(cli, baseline, monkeypatch):
+    """A CPU without bf16 refuses the run in its worker, after its start."""
+    folder, _ = baseline
+    monkeypatch.setattr(backends, "check_precision", lambda *_: None)
+    options = ("--precision", "bf16", "--device", "cpu", "--model", "vae")
+    outcome = cli(*CHECK[:5], "--results", "bf16", *options, cwd=folder)
+    assert outcome.exit_status in (0, 1)
+    assert "digits, VAE, L = 2, seed 0: started" in outcome.stdout
 
 
 @pytest.mark.parametrize("by", ["file", "--set"])
