@@ -18,17 +18,17 @@ from hgmvae_bench.utils.text import shorten_message
 def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
     """Compute metrics by their registered names.
 
-    A metric that raises an error, or returns a value that no record can hold, is recorded as
-    missing with the reason, so that it cannot fail a trained run.
+    A metric that cannot be loaded, raises an error, exits or returns a value that no record can
+    hold is recorded as missing with the reason, so that it cannot fail a trained run.
 
     Raises:
         torch.OutOfMemoryError: if the GPU runs out of memory.
     """
     values = {}
     for name in metrics:
-        metric = METRICS[name]
         start = time.perf_counter()
         try:
+            metric = METRICS[name]
             value = metric.compute(outputs)
             fingerprint = dict(metric.fingerprint(outputs))
             values[name] = MetricValue.of(value, fingerprint, time.perf_counter() - start)
@@ -36,7 +36,7 @@ def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
             raise  # The caller can retry with fewer concurrent runs.
         except MetricMissingError as error:
             values[name] = MetricValue(missing=shorten_message(str(error)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # A metric may call sys.exit.
             message = " ".join(str(error).split())  # One line, for the notes of tables.
             reason = shorten_message(f"error: {type(error).__name__}: {message}")
             values[name] = MetricValue(missing=reason)

@@ -116,7 +116,7 @@ def activate_plugins(plugins: Iterable[LocalPlugin]) -> Token[tuple[LocalPlugin,
 def _plugins(plugin: LocalPlugin) -> Mapping[str, Mapping[str, Any]]:
     try:
         module = _import(plugin)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # A script may call sys.exit.
         hint = ""
         if plugin.code is None and isinstance(error, ModuleNotFoundError):
             hint = "; name a module on Python's path, or a file that ends in .py"

@@ -58,7 +58,7 @@ class PluginObject(LocalPlugin):
         if self.value is None:
             try:
                 value = pickle.loads(self.payload)  # noqa: S301
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise PluginError(
                     f"the {self.name}, passed from Python, cannot be loaded in a worker process: "
                     f"{type(error).__name__}: {error}; its module "
@@ -113,7 +113,7 @@ def _wrap(registry: Registry[Any], name: str, value: object) -> PluginObject:
         payload = _pickle(value)
         pickle.loads(payload)  # noqa: S301
         attributes = _pickle(_with_ordered_sets(getattr(value, "__dict__", None)))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{described} cannot be sent to worker processes: {type(error).__name__}: {error}; "
             "open files, locks and generators have to be created when they are used"

@@ -101,7 +101,7 @@ class Registry(Generic[P]):
         entry = self.entry(name)
         try:
             plugin: P = entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # A module may call sys.exit.
             raise PluginError(
                 f"the {self.kind} '{name}' of {entry.owner} cannot be loaded from "
                 f"{entry.place}: {type(error).__name__}: {error}"

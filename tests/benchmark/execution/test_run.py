@@ -46,6 +46,8 @@ def test_the_first_score_record_of_a_run_stays(run, digits, store) -> None:
 
 
 METRICS = """
+import sys
+
 class Metric:
     title, reference, direction, cost, needs = "Odd", "none", "lower", "cheap", ()
     range = (0.0, 1.0)
@@ -54,6 +56,8 @@ class Metric:
         self.value, self.own = value, fingerprint
 
     def compute(self, outputs):
+        if self.value == "exits":
+            sys.exit(3)
         return self.value
 
     def fingerprint(self, outputs):
@@ -63,6 +67,8 @@ METRICS = {
     "well": Metric(0.5, {"n": 1}),
     "no-value": Metric(None, {"n": 1}),
     "odd-fingerprint": Metric(0.5, {"sizes": [1, 2]}),
+    "exits": Metric("exits", {}),
+    "lacking": object(),
 }
 """
 
@@ -80,6 +86,15 @@ def test_a_metric_whose_value_or_fingerprint_is_invalid_is_recorded_as_missing(
     assert missing["odd-fingerprint"].startswith("error: ValidationError: ")
     assert "sizes" in missing["odd-fingerprint"]
     assert missing["well"] is None
+
+
+def test_a_metric_that_exits_or_cannot_be_loaded_is_recorded_as_missing(run, digits, store) -> None:
+    with using_plugins([LocalPlugin("odd.py", METRICS)]):
+        record = execute_run(run, digits, ["exits", "lacking", "well"], RunContext(store))
+    assert (record.status, record.error) == ("complete", None)
+    assert record.metrics["exits"].missing == "error: SystemExit: 3"
+    assert record.metrics["lacking"].missing.startswith("error: PluginError: the metric 'lacking'")
+    assert record.metrics["well"].value == 0.5
 
 
 MODEL = """

@@ -70,6 +70,19 @@ def test_a_plugin_that_cannot_be_imported_names_its_owner():
         models["broken"]
 
 
+def test_a_plugin_whose_module_exits_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "exiting_plugin.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    models = registry(FakeEntryPoint("broken", "exiting_plugin:MODEL", "theirs"))
+    with pytest.raises(PluginError, match=r"'broken' of theirs cannot be loaded .* SystemExit: 3"):
+        models["broken"]
+    for name in ("exiting_plugin", str(tmp_path / "exiting_plugin.py")):
+        with pytest.raises(
+            LocalPluginError, match=r"exiting_plugin.* cannot be loaded: SystemExit"
+        ):
+            LocalPlugin.find(name).plugins()
+
+
 def test_a_plugin_without_required_members_is_refused():
     models = registry(FakeEntryPoint("odd", "math:pi", "theirs"))
     with pytest.raises(
