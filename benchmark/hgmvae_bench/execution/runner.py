@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -58,6 +58,7 @@ def execute_plan(
     Raises:
         ExecutorError: if a task cannot be executed or its results cannot be stored.
         PrecisionError: if the device does not support a run's number format.
+        hgmvae_bench.storage.store.StoreError: if the results folder cannot be read or written.
     """
     # Absolute paths: the code of a model may change a worker's directory.
     context = replace(
@@ -72,12 +73,13 @@ def execute_plan(
     executor.check(plan.tasks, context.device)
     reporter.on_plan(plan)
     leases = Leases(store.files, store.owner)
-    with as_store_errors(store.root / "leases"):
-        _clean_up(plan, store, leases)
+    _clean_up(plan, store, leases)
     complete, tasks = not plan.unsuccessful, plan.tasks
     if not tasks:
         return complete
-    with as_store_errors(store.root / "leases"), leases:
+    with ExitStack() as stack:
+        with as_store_errors(store.root / "leases"):
+            stack.enter_context(leases)
         while tasks:
             results = _execute_pass(tasks, context, leases, executor, reporter, stopping)
             recorded = store.runs() if results.elsewhere else {}
@@ -86,7 +88,7 @@ def execute_plan(
             if tasks:
                 reporter.on_plan(ExecutionPlan(score=tasks))
         # The expiry of a heartbeat takes a minute, so a dead driver may have been found only now.
-        store.remove_temporaries(leases.live_owners())
+        store.remove_temporaries(_live_owners(store, leases))
     return complete
 
 
@@ -162,10 +164,16 @@ def _execute_pass(
 
 def _clean_up(plan: ExecutionPlan, store: Store, leases: Leases) -> None:
     """Remove what killed drivers left behind."""
-    leases.release_recorded(store.has_record_file)
-    store.remove_temporaries(leases.live_owners())
+    with as_store_errors(store.root / "leases"):
+        leases.release_recorded(store.has_record_file)
+    store.remove_temporaries(_live_owners(store, leases))
     for run in plan.complete:
         Checkpoint(store.files, run.key).remove()
+
+
+def _live_owners(store: Store, leases: Leases) -> set[str]:
+    with as_store_errors(store.root / "leases"):
+        return leases.live_owners()
 
 
 def _unscored(task: Task, recorded: StoredRun) -> Task | None:

@@ -95,10 +95,11 @@ class TaskQueue:
         with as_store_errors(self._store.root / "leases"):
             leased = not self._store.has_record_file(name) and self._leases.acquire(name)
             # Checked again: another driver may have recorded it and released its lease in between.
-            if self._store.has_record_file(name):
-                self._leases.release(name)
-                self._on_elsewhere(task.run)
-                return False
+            recorded = self._store.has_record_file(name)
+        if recorded:
+            self._leases.release(name)
+            self._on_elsewhere(task.run)
+            return False
         if not leased:
             self._held_elsewhere.append(task)
         return leased

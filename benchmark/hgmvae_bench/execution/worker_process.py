@@ -70,18 +70,24 @@ def start_worker(context: RunContext) -> WorkerProcess:
     """Start a worker process.
 
     Raises:
-        ExecutorError: if none can be started in several attempts.
+        ExecutorError: if none can be started in several attempts, or the system refuses one.
     """
     start_method = process_context(context.device)
     for seconds in START_DELAYS:
         time.sleep(seconds)
-        ours, theirs = start_method.Pipe()
-        process = start_method.Process(target=serve, args=(theirs, context), daemon=True)
-        # If the fork server has been killed, the next attempt starts a new one.
-        with theirs, suppress(EOFError, ConnectionError), block_signals_in_children():
-            process.start()
-            return WorkerProcess(process, ours)
-        ours.close()
+        try:
+            ours, theirs = start_method.Pipe()
+            process = start_method.Process(target=serve, args=(theirs, context), daemon=True)
+            # If the fork server has been killed, the next attempt starts a new one.
+            with theirs, suppress(EOFError, ConnectionError), block_signals_in_children():
+                process.start()
+                return WorkerProcess(process, ours)
+            ours.close()
+        except OSError as error:  # Too many processes or open files.
+            raise ExecutorError(
+                f"no worker process could be started: {error}; use fewer workers, or raise the "
+                "limit of processes and open files (ulimit -a)"
+            ) from error
     raise ExecutorError(
         f"no worker process could be started in {len(START_DELAYS)} attempts: the fork server "
         "was killed each time (out of memory?); free memory, then repeat the command"

@@ -1,8 +1,10 @@
 """Scheduling on a GPU, with simulated workers."""
 
+import errno
 import multiprocessing
 from collections import deque
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -331,3 +333,14 @@ def test_trained_runs_are_requeued_if_the_grid_stops_before_scoring(gpu):
     for worker in list(gpu.busy):
         finish(gpu, worker)
     assert list(gpu.run()) == [Requeued(task.run, "stopped") for task in seeds[4:]]
+
+
+def test_a_system_that_refuses_a_worker_is_quoted(tmp_path, monkeypatch):
+    def refuse():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(
+        worker_process, "process_context", lambda _: SimpleNamespace(Pipe=refuse, Process=None)
+    )
+    with pytest.raises(ExecutorError, match=r"no worker .* Too many open files; use fewer workers"):
+        worker_process.start_worker(RunContext(Store(tmp_path)))

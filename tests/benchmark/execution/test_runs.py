@@ -17,9 +17,11 @@ from hgmvae_bench.execution.backends import LocalExecutor
 from hgmvae_bench.execution.plan import PlanError, make_evaluation_plan, make_plan
 from hgmvae_bench.execution.preflight import load_data
 from hgmvae_bench.execution.runner import execute_plan
-from hgmvae_bench.execution.tasks import EpochEnded, Finished, RunContext, Started
-from hgmvae_bench.grid import parse_grid
+from hgmvae_bench.execution.task_queue import TaskQueue
+from hgmvae_bench.execution.tasks import EpochEnded, Finished, RunContext, Started, Task
+from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.leases import Leases
+from hgmvae_bench.storage.record_file import StoreError
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -339,3 +341,25 @@ def test_initial_weights_depend_only_on_the_seed(tiny_grid):
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_an_error_of_a_callback_is_not_reported_as_one_of_the_results_folder(
+    tiny_grid, digits, tmp_path
+):
+    def fail(_):
+        raise FileNotFoundError("the callback's own file")
+
+    with pytest.raises(FileNotFoundError, match="the callback's own file"):
+        run(tiny_grid, tmp_path, Recorder(fail))
+    done = Run(next(iter(tiny_grid.cells)), 0, digits.digest)
+    store = Store(tmp_path / "other")
+    store.add(Record.of(done, status="complete"))
+    queue = TaskQueue([Task(done, [])], store, Leases(store.files, "me"), lambda: False, fail)
+    with pytest.raises(FileNotFoundError, match="the callback's own file"):
+        next(queue)
+
+
+def test_leases_that_cannot_be_written_are_named(tiny_grid, tmp_path):
+    (tmp_path / "leases").write_text("not a folder")
+    with pytest.raises(StoreError, match="leases: cannot be written"):
+        run(tiny_grid, tmp_path)
