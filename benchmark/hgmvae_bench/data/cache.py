@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import DataError, ImageData
-from hgmvae_bench.data.source import FileStatus, error_reason, is_writable
+from hgmvae_bench.data.source import FileStatus, error_reason, expand_user, is_writable
 from hgmvae_bench.utils.atomic_files import sync_folder
 
 if TYPE_CHECKING:
@@ -134,14 +134,18 @@ def check(
 
 
 def entry_folders(root: Path) -> list[Path]:
-    """Folders of entries for the data in ``root``, in order of preference."""
+    """Folders of entries for the data in ``root``, in order of preference.
+
+    Raises:
+        DataError: if `ENVIRONMENT` names the home folder of an unknown user.
+    """
     from platformdirs import user_cache_path
 
     # Other folders serve several data folders, so each has a sub-folder there.
     own = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
     chosen = os.environ.get(ENVIRONMENT)
     if chosen:
-        return [Path(chosen).expanduser() / own]
+        return [expand_user(chosen) / own]
     return [root / BELOW_ROOT, user_cache_path("hgmvae-bench") / "decoded" / own]
 
 

@@ -19,7 +19,7 @@ from hgmvae_bench.data.images import (
     SplitName,
     common_size,
 )
-from hgmvae_bench.data.source import DataFileError, DatasetReport, Progress
+from hgmvae_bench.data.source import DataFileError, DatasetReport, Progress, expand_user
 from hgmvae_bench.data.splits import share, shuffled
 from hgmvae_bench.plugins.protocols import ReconstructionLoss, UnknownNameError
 from hgmvae_bench.utils.text import quote
@@ -127,7 +127,10 @@ class Folder:
             except ValueError as error:
                 raise ValueError(f"option {name} of folder:{path}: {error}") from error
         # The absolute path gives `.` and `..` a name.
-        title = Path(path).expanduser().absolute().name or path
+        try:
+            title = expand_user(path).absolute().name or path
+        except DataError as error:
+            raise ValueError(f"folder:{error}") from error
         return replace(self, path=path, title=title, **options)
 
     def load(self, root: Path, *, image_size: int) -> ImageData:
@@ -165,7 +168,7 @@ class Folder:
     def _folder(self, root: Path) -> Path:
         if self.path is None:
             raise DataError("the dataset 'folder' needs a path: folder:PATH")
-        return root / Path(self.path).expanduser()
+        return root / expand_user(self.path)
 
     def image_files(self, root: Path, image_size: int) -> ImageFiles:
         """The image files and their split.

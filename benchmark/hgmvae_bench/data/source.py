@@ -107,6 +107,22 @@ def error_reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def expand_user(path: str) -> Path:
+    """Replace ``~`` or ``~user`` at the start of a path by the user's home folder.
+
+    Raises:
+        DataError: if that user's home folder is unknown.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        home = Path(path).parts[0]
+        raise DataError(
+            f"{path}: the home folder {home} is unknown; write the folder's absolute path, or "
+            f"./{home} for a folder of that name"
+        ) from error
+
+
 def is_writable(folder: Path) -> bool:
     """Whether files can be created in a folder that may not exist yet.
 

@@ -350,3 +350,19 @@ def test_real_photographs_load_unchanged(shared_data: Path, tmp_path: Path) -> N
     picture = Image.open(root / "cifar10-jpeg" / "test" / "airplane" / "0000.jpg")
     assert np.array_equal(data.test_images[0].permute(1, 2, 0).numpy(), np.asarray(picture))
     assert load(root, "folder:cifar10-jpeg").digest == data.digest
+
+
+def test_the_home_folder_of_an_unknown_user_is_refused(root: Path, cli) -> None:
+    with pytest.raises(ValueError, match=r"folder:~nobody-such/x: .* absolute path"):
+        resolve_dataset("folder:~nobody-such/x")
+    outcome = cli("data", "check", "folder:~nobody-such/x")
+    assert outcome.exit_status == 2
+    assert "~nobody-such" in outcome.stderr
+
+
+def test_a_cache_in_the_home_folder_of_an_unknown_user_is_refused(
+    classes: Path, root: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HGMVAE_BENCH_CACHE", "~nobody-such/x")
+    with pytest.raises(DataError, match=r"~nobody-such/x: .* absolute path"):
+        load(root)
