@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from hgmvae_bench.grid.cells import Grid, changed_spec
 from hgmvae_bench.grid.errors import GridError, find_errors, join_lines
 from hgmvae_bench.grid.spec import ModelVariant, NetworkSettings, TrainingSettings
-from hgmvae_bench.grid.yaml12 import Loader, Location
+from hgmvae_bench.grid.yaml12 import Loader, Location, compose
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.plugins.registry import resolve_model
 from hgmvae_bench.utils.text import quote
@@ -32,7 +32,13 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise GridError(f"expected KEY=VALUE, such as training.epochs=5, got {quote(text)}")
         try:
-            changes[key] = yaml.load(value, Loader)  # noqa: S506 (a safe loader)
+            loader = Loader(value)
+            node = compose(loader)
+            changes[key] = None if node is None else loader.construct_document(node)
+        except RecursionError as error:
+            raise GridError(
+                f"{key}: the value {quote(value)} is not valid YAML: nested too deeply"
+            ) from error
         except yaml.YAMLError as error:
             raise GridError(
                 f"{key}: the value {quote(value)} is not valid YAML: {error}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from hgmvae_bench.utils.text import escape_controls, shorten
+from hgmvae_bench.utils.text import escape_controls, quote, shorten
 
 MAX_BYTES = 1_000_000
 """Maximum size of a grid file. The parser takes some ten seconds per megabyte."""
@@ -48,10 +48,17 @@ class Loader(yaml.SafeLoader):
         """Construct a value; errors of constructors name their line."""
         try:
             return super().construct_object(node, deep)
-        except (ValueError, AttributeError) as error:
+        except (AttributeError, LookupError, ValueError) as error:
             raise yaml.constructor.ConstructorError(
                 None, None, str(error), node.start_mark
             ) from error
+
+    def construct_boolean(self, node: yaml.ScalarNode) -> bool:
+        """Construct a boolean, which a tag may ask for."""
+        text = self.construct_scalar(node).lower()
+        if text not in ("true", "false"):
+            raise ValueError(f"expected true or false, got {quote(text)}")
+        return text == "true"
 
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         """Construct an integer; a leading zero is refused, as 1.1 and 1.2 read it differently."""
@@ -84,6 +91,7 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _anchored, _first)
     # PyYAML's own rules come first, so text that they quote or leave plain does not change.
     Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _anchored, _first)
+Loader.add_constructor("tag:yaml.org,2002:bool", Loader.construct_boolean)
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_integer)
 Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_number)
 

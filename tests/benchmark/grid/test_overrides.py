@@ -28,6 +28,21 @@ def test_values_that_are_no_yaml_are_refused_with_their_key():
         parse_assignments(["model.x=[1"])
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[" * 1000, "nested too deeply"),
+        ("[" * 1000 + "]" * 1000, "nested too deeply"),
+        ("&a [*a]", "part of"),
+        ("!!bool maybe", "expected true or false, got 'maybe'"),
+    ],
+)
+def test_values_that_no_grid_file_may_have_are_refused(value, message):
+    with pytest.raises(GridError, match=rf"(?s)^model\.x: .*not valid YAML: .*{message}") as error:
+        parse_assignments([f"model.x={value}"])
+    assert len(str(error.value)) < 400
+
+
 def test_changed_settings_are_those_of_the_same_file_with_them(tiny_grid, tiny_text):
     changed = override(tiny_grid, {"training.epochs": 5, "network.width": 4})
     text = tiny_text.replace("epochs: 1", "epochs: 5").replace("width: 2", "width: 4")

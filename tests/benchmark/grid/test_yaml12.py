@@ -122,6 +122,23 @@ def test_numbers_out_of_range_are_refused_with_line_and_key(tiny_text, old, new,
     assert expected in message
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("!!bool maybe", "expected true or false, got 'maybe'"),
+        ("!!bool ''", "expected true or false"),
+        ("!!timestamp no", ""),
+        ("!!float no", "no"),
+        ("!!int no", "no"),
+        ("!!binary é", "base64"),
+    ],
+)
+def test_a_value_that_its_tag_refuses_is_refused_with_its_line(tiny_text, value, message):
+    refused = refusal(tiny_text.replace("seeds: 2", f"seeds: {value}"))
+    assert refused.startswith("g.yaml:4: not valid YAML: ")
+    assert message in refused
+
+
 def test_a_grid_with_too_many_runs_names_its_size_and_the_limit(tiny_text):
     text = (
         tiny_text.replace("seeds: 2", "seeds: 10000")
