@@ -11,10 +11,8 @@ from typing import Annotated
 
 import typer
 
+from hgmvae_bench.utils.bounds import MAX_SECONDS
 from hgmvae_bench.utils.text import quote
-
-MAX_SECONDS = 3650 * 86400.0
-"""Largest duration that an option accepts."""
 
 DEFAULT_RESULTS = "results/local"
 

@@ -13,6 +13,7 @@ from hgmvae_bench.execution.local_pool import execute_locally
 from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext, Task, Tasks
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.training.precision import check_precision
+from hgmvae_bench.utils.bounds import check_count
 from hgmvae_bench.utils.threads import available_cores
 
 INITIAL_JOINT_SEEDS = 10
@@ -58,6 +59,9 @@ class LocalExecutor:
         max_joint_seeds: maximum on a GPU whose memory holds more; ``joint_seeds`` by default.
         stacked: whether jointly trained seeds are one model of stacked weights instead of models
             that take turns.
+
+    Raises:
+        BoundsError: if a number is below 1.
     """
 
     workers: int
@@ -65,6 +69,11 @@ class LocalExecutor:
     joint_seeds: int = 1
     max_joint_seeds: int | None = None
     stacked: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "max_workers", "joint_seeds", "max_joint_seeds"):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value)
 
     @property
     def threads(self) -> int:

@@ -48,6 +48,7 @@ from hgmvae_bench.plugins.protocols import PreparingMetric
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.record_file import as_store_errors
 from hgmvae_bench.training.checkpoints import Checkpoint
+from hgmvae_bench.utils.bounds import check_count, check_share
 from hgmvae_bench.utils.errors import UserError
 
 MAX_PENDING_TASKS = 1000
@@ -77,6 +78,9 @@ class RayExecutor:
         max_concurrent: maximum number of concurrent runs; by default limited by the cluster.
         retries: maximum number of times that a run whose node or process was lost is repeated
             before it is recorded as failed.
+
+    Raises:
+        BoundsError: if a number is out of range.
     """
 
     address: str | None = None
@@ -84,6 +88,13 @@ class RayExecutor:
     gpus: float = 0.0
     max_concurrent: int | None = None
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        check_count("cpus", self.cpus)
+        check_share("gpus", self.gpus)
+        check_count("retries", self.retries, minimum=0)
+        if self.max_concurrent is not None:
+            check_count("max_concurrent", self.max_concurrent)
 
     @property
     def threads(self) -> int:

@@ -1,0 +1,53 @@
+"""Bounds of numbers that users pass, on the command line and from Python."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.text import quote
+
+MAX_SECONDS = 3650 * 86400.0
+"""Largest duration that an option accepts."""
+
+
+class BoundsError(UserError, ValueError):
+    """A number out of its bounds; the message names the option and what was expected."""
+
+
+def check_count(name: str, value: object, minimum: int = 1) -> None:
+    """Check that an option is an integer of at least ``minimum``.
+
+    Raises:
+        BoundsError: if it is not.
+    """
+    # True is an int in Python.
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise BoundsError(f"{name}: expected an integer of at least {minimum}, got {quote(value)}")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Check that an option is a positive number of seconds, at most `MAX_SECONDS`.
+
+    Raises:
+        BoundsError: if it is not.
+    """
+    if not _is_finite(value) or not 0 < value <= MAX_SECONDS:  # type: ignore[operator]
+        raise BoundsError(
+            f"{name}: expected seconds above 0 and at most {MAX_SECONDS:.0f}, got {quote(value)}"
+        )
+
+
+def check_share(name: str, value: object) -> None:
+    """Check that an option is a finite number that is not negative.
+
+    Raises:
+        BoundsError: if it is not.
+    """
+    if not _is_finite(value) or value < 0:  # type: ignore[operator]
+        raise BoundsError(f"{name}: expected a number such as 0.25, got {quote(value)}")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
