@@ -81,6 +81,11 @@ def choose_grid(options: GridOptions, image_size: int | None = None) -> Grid:
     return override(chosen, parse_assignments(options.settings)) if options.settings else chosen
 
 
+def split_names(text: str) -> list[str]:
+    """Split names that are separated by commas; each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
 def execution_options(
     folder: Path,
     place: PlaceOptions,

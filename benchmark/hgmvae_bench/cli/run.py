@@ -15,6 +15,7 @@ from hgmvae_bench.cli.common import (
     print_unsuccessful,
     print_warning,
     results_folder,
+    split_names,
     write_tables,
 )
 from hgmvae_bench.cli.option_groups import (
@@ -70,7 +71,7 @@ def run(
         ):
             options = execution_options(folder, place, reporter, executor, stack_seeds=stack_seeds)
             if dry_run:
-                print_plan(plan_grid(chosen, **options))
+                print_plan(plan_grid(chosen, retry_failed=retry_failed, **options))
                 return
             outcome = run_grid(chosen, retry_failed=retry_failed, repair=repair, **options)
             write_tables(outcome)
@@ -96,7 +97,7 @@ def evaluate(
 
     Nothing is trained. Metrics recorded as missing are computed again; those with a value are not.
     """
-    names = [name.strip() for name in metrics.split(",")]
+    names = split_names(metrics)
     with local_plugins(place.plugins), results_folder(place.results) as folder:
         from hgmvae_bench.cli.progress import progress
         from hgmvae_bench.execution.api import evaluate_grid

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hgmvae_bench.cli.common import split_names
 from hgmvae_bench.cli.option_groups import expand_groups
 from hgmvae_bench.cli.options import Data, Device, DeviceOption, Precision
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from hgmvae_bench.grid import Cell
+
+
+DEFAULT_MODELS = ("vae", "gmvae", "hgmvae-u")
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,22 @@ class SpeedOptions:
         ),
     ] = None
     latent_dim: Annotated[
-        int, typer.Option("--latent-dim", metavar="L", min=1, help="Number of latent dimensions.")
+        int,
+        typer.Option(
+            "--latent-dim", metavar="L", min=1, max=65_536, help="Number of latent dimensions."
+        ),
     ] = 8
     width: Annotated[
-        int, typer.Option("--width", metavar="N", min=1, help="Channels of the first convolution.")
+        int,
+        typer.Option(
+            "--width", metavar="N", min=1, max=1024, help="Channels of the first convolution."
+        ),
     ] = 32
     batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="N", min=2, help="Images per training step.")
+        int,
+        typer.Option(
+            "--batch-size", metavar="N", min=2, max=65_536, help="Images per training step."
+        ),
     ] = 128
     metrics: Annotated[
         str,
@@ -89,18 +103,21 @@ def speed(options: SpeedOptions) -> None:
     from rich.console import Console
 
     from hgmvae_bench.data import catalogue
+    from hgmvae_bench.execution.preflight import check_metrics
     from hgmvae_bench.execution.speed.measure import SpeedSettings, format_speed, measure_speed
-    from hgmvae_bench.plugins.registry import METRICS
+    from hgmvae_bench.plugins.registry import resolve_model
     from hgmvae_bench.utils.atomic_files import write_output
     from hgmvae_bench.utils.threads import available_cores
 
-    names = [name.strip() for name in options.metrics.split(",")]
-    for name in names:
-        METRICS[name]  # report an unknown name before anything is timed
+    # Unknown names are reported before anything is timed.
+    names, models = split_names(options.metrics), options.model or DEFAULT_MODELS
+    check_metrics(names)
+    _check_names("--dataset", catalogue.resolve_dataset, [options.dataset])
+    _check_names("--model", resolve_model, models)
     device = _choose_device(options.device)
     threads = options.threads or available_cores()
     seeds = options.seeds or (10 if device.type == "cuda" else threads)
-    cells = _make_cells(options)
+    cells = _make_cells(options, models)
     plugin = catalogue.resolve_dataset(options.dataset)
     console = Console(stderr=True)
     report = measure_speed(
@@ -125,23 +142,36 @@ def _choose_device(device: Device) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def _make_cells(options: SpeedOptions) -> list[Cell]:
+def _check_names(option: str, resolve: Callable[[str], object], names: Iterable[str]) -> None:
+    """Check the names that an option passes.
+
+    Raises:
+        typer.BadParameter: if one is unknown, or its argument is invalid.
+    """
+    from hgmvae_bench.grid.errors import check_name
+
+    for name in names:
+        for _, message in check_name(resolve, name):
+            raise typer.BadParameter(message, param_hint=option)
+
+
+def _make_cells(options: SpeedOptions, models: Iterable[str]) -> list[Cell]:
     """One cell for each model."""
     from hgmvae_bench.data import catalogue
     from hgmvae_bench.grid import Cell, NetworkSettings, TrainingSettings
-    from hgmvae_bench.plugins.registry import MODELS
+    from hgmvae_bench.plugins.registry import resolve_model
 
     return [
         Cell(
             dataset=options.dataset,
             image_size=catalogue.resolve_dataset(options.dataset).image_size,
             model=name,
-            model_settings=MODELS[name].settings,
+            model_settings=resolve_model(name).settings,
             latent_dim=options.latent_dim,
             network=NetworkSettings(width=options.width),
             training=TrainingSettings(
                 batch_size=options.batch_size, precision=options.precision.value
             ),
         )
-        for name in options.model or ["vae", "gmvae", "hgmvae-u"]
+        for name in models
     ]

@@ -21,12 +21,12 @@ import torch
 
 from hgmvae_bench.execution.options import ExecutionOptions
 from hgmvae_bench.execution.plan import make_evaluation_plan
-from hgmvae_bench.execution.preflight import load_data
+from hgmvae_bench.execution.preflight import check_metrics, load_data
 from hgmvae_bench.execution.results import Results
 from hgmvae_bench.execution.session import Session
 from hgmvae_bench.execution.survey import Survey, survey
 from hgmvae_bench.grid import Grid, GridLike
-from hgmvae_bench.plugins.registry import METRICS
+from hgmvae_bench.grid.errors import distinct_metrics
 from hgmvae_bench.utils.threads import available_cores
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def run_grid(
         GridError, UnknownNameError, PluginError: if the grid cannot be run as asked.
         hgmvae_bench.data.DataError: if a dataset is missing.
         hgmvae_bench.storage.store.StoreError: if the results folder cannot be read or written.
+        hgmvae_bench.utils.bounds.BoundsError: if ``workers`` or ``time_limit`` is out of range.
         ExecutorError: if workers cannot be started, or a task cannot be executed.
         StoppedError: if the grid was stopped; the same call continues it.
     """
@@ -95,12 +96,12 @@ def evaluate_grid(
 
     Raises:
         PlanError: if a run was trained on other data than the data folder holds.
+        GridError: if no metric is named.
         UnknownNameError, hgmvae_bench.data.DataError, ExecutorError, StoppedError: as `run_grid`.
     """
     with Session.open(options) as session:
-        names = list(metric_names)
-        for name in names:
-            METRICS[name]
+        names = distinct_metrics(metric_names)
+        check_metrics(names)
         chosen = grid if isinstance(grid, Grid) else session.store.grid(grid)
         data = load_data(chosen, session.data_root)
         plan = make_evaluation_plan(chosen, data, session.store.runs(), names)
@@ -113,6 +114,7 @@ def evaluate_grid(
 def plan_grid(
     grid: GridLike,
     *,
+    retry_failed: bool = False,
     on_calibration: Callable[[str], None] = lambda _: None,
     **options: Unpack[ExecutionOptions],
 ) -> Survey:
@@ -120,6 +122,7 @@ def plan_grid(
 
     Args:
         grid: as in `run_grid`.
+        retry_failed: whether runs recorded as failed or diverged count as missing.
         on_calibration: called with the model that is timed for a few steps.
         **options: see `ExecutionOptions`.
 
@@ -139,6 +142,7 @@ def plan_grid(
                 weights=session.weights,
                 device=torch.device(session.device),
                 workers=workers,
+                retry_failed=retry_failed,
                 progress=on_calibration,
             )
         finally:

@@ -1,4 +1,4 @@
-"""Checks before a grid is run: the data is available and every model can be built."""
+"""Checks before a grid is run: data is available, models can be built and metrics imported."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from hgmvae_bench.execution.isolation import (
 from hgmvae_bench.execution.process_state import restored_process_state
 from hgmvae_bench.grid import Cell, Grid, GridError
 from hgmvae_bench.grid.errors import LocatedError, describe_validation_error, join_lines
-from hgmvae_bench.plugins.protocols import ChecksEpochs, PluginError
+from hgmvae_bench.plugins.protocols import ChecksEpochs, PluginError, UnknownNameError
+from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.network.encoders import Network
+from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.text import shorten
 
 BUILD_SECONDS = 300.0
@@ -111,6 +113,25 @@ def check_cells(
     _raise_errors(grid, errors)
 
 
+def check_metrics(names: Iterable[str]) -> None:
+    """Import metrics, so that one that cannot be loaded is refused before hours of training.
+
+    Raises:
+        UnknownNameError: if the only error is a name that is not registered.
+        PluginError: if metrics cannot be imported or lack members of the protocol; one line each.
+    """
+    errors: list[UserError] = []
+    for name in dict.fromkeys(names):
+        try:
+            METRICS[name]
+        except (PluginError, UnknownNameError) as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise PluginError(join_lines(map(str, errors)))
+
+
 class _Build(NamedTuple):
     """A model to build.
 
@@ -149,13 +170,13 @@ class _Build(NamedTuple):
             for each in error.errors():
                 yield ("models", name, "settings", *each["loc"]), describe_validation_error(each)
             return
-        except (ValueError, RuntimeError, MemoryError) as error:
-            if isinstance(error, PluginError):
-                raise
-            yield self.failure(str(error) or type(error).__name__)
-            return
+        except PluginError:
+            raise
         except SystemExit as error:
             yield self.failure(f"it exits with status {error.code}")
+            return
+        except Exception as error:
+            yield self.failure(_reason(error))
             return
         if isinstance(model, ChecksEpochs):
             try:
@@ -167,6 +188,14 @@ class _Build(NamedTuple):
         """The error of a model that cannot be built."""
         reason = shorten(reason, MAX_REASON_LENGTH)
         return ("models", self.model), f"{self.cell.slug} cannot be built: {reason}"
+
+
+def _reason(error: Exception) -> str:
+    """Message of an error in one line, with its type unless the message explains itself."""
+    message, kind = " ".join(str(error).split()), type(error).__name__
+    if message and isinstance(error, ValueError | RuntimeError | MemoryError):
+        return message
+    return f"{kind}: {message}" if message else kind
 
 
 def _errors(build: _Build) -> list[LocatedError]:

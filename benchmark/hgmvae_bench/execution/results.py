@@ -15,6 +15,7 @@ from hgmvae_bench.analysis.export import formatted_tables
 from hgmvae_bench.analysis.tables import Table, build_table, with_all_metrics
 from hgmvae_bench.data.catalogue import default_root
 from hgmvae_bench.grid import Grid
+from hgmvae_bench.grid.errors import distinct_metrics
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
@@ -104,17 +105,18 @@ class Results:
         Args:
             name: name of the table in the grid, such as ``"1"``.
             controls: whether to add the controls beside the models.
-            metrics: names of metrics to show in place of the table's own.
+            metrics: names of metrics to show in place of the table's own, each once.
             all_metrics: whether to add every other metric that the runs have recorded.
 
         Raises:
             UnknownNameError: if the grid has no such table.
+            GridError: if ``metrics`` is empty.
         """
         with using_plugins(self._plugins):
             known = self._store.controls(on_invalid="warn").values() if controls else ()
             spec, runs = self.grid.table(name), self.runs
             if metrics is not None:
-                spec = spec.with_metrics(list(metrics))
+                spec = spec.with_metrics(distinct_metrics(metrics))
             if all_metrics:
                 spec = with_all_metrics(self.grid, spec, runs)
             return build_table(self.grid, spec, runs, known)

@@ -18,7 +18,7 @@ from hgmvae_bench.execution.backends import Executor, Resources, open_executor
 from hgmvae_bench.execution.controls import score_controls
 from hgmvae_bench.execution.options import DEFAULT_RESULTS, ExecutionOptions
 from hgmvae_bench.execution.plan import ExecutionPlan, PlanError, make_plan
-from hgmvae_bench.execution.preflight import check_cells
+from hgmvae_bench.execution.preflight import check_cells, check_metrics
 from hgmvae_bench.execution.results import Results
 from hgmvae_bench.execution.runner import Reporter, execute_plan
 from hgmvae_bench.execution.signals import StoppedError, stop_on_signals
@@ -32,6 +32,7 @@ from hgmvae_bench.plugins.registry import MODELS
 from hgmvae_bench.storage.remote import RemoteResults, is_url, local_copy
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.bounds import check_count, check_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,17 @@ class Session:
     @classmethod
     @contextmanager
     def open(cls, options: ExecutionOptions) -> Iterator[Session]:
-        """Activate the plug-ins, and fetch and upload remote results around the block."""
+        """Activate the plug-ins, and fetch and upload remote results around the block.
+
+        Raises:
+            BoundsError: if the number of workers or the time limit is out of range.
+            ExecutorError: if there is no GPU, or seeds cannot be stacked as asked.
+        """
         plugins = wrap_plugins(
             options.get("models"), options.get("datasets"), options.get("metrics")
         )
         data = options.get("data")
+        _check_bounds(options)
         device, executor = _choose_executor(options)
         with using_plugins(plugins), _results_folder(options) as folder:
             yield cls(
@@ -108,8 +115,10 @@ class Session:
         """Execute a plan and report its events to all reporters of the call.
 
         Raises:
+            PluginError: if a metric of the plan cannot be loaded; nothing is trained then.
             StoppedError: if the execution was stopped.
         """
+        check_metrics(name for task in plan.tasks for name in task.metrics)
         context = RunContext(
             self.store,
             self.data_root,
@@ -193,6 +202,18 @@ class _Reporters:
             self._callback(event)
         for reporter in self._reporters:
             reporter.on_event(event)
+
+
+def _check_bounds(options: ExecutionOptions) -> None:
+    """Check the numbers of the options; None stands for the default.
+
+    Raises:
+        BoundsError: if one is out of range.
+    """
+    if (workers := options.get("workers")) is not None:
+        check_count("workers", workers)
+    if (time_limit := options.get("time_limit")) is not None:
+        check_seconds("time_limit", time_limit)
 
 
 def _choose_executor(options: ExecutionOptions) -> tuple[str, Executor]:

@@ -29,9 +29,9 @@ class CellPlan:
         dataset: name of the dataset in the grid.
         model: name of the model in the grid.
         complete: complete runs that have every metric.
-        missing: runs without a record.
+        missing: runs without a record, and unsuccessful ones that are to be repeated.
         to_score: complete runs that lack metrics.
-        unsuccessful: runs recorded as failed or diverged.
+        unsuccessful: runs recorded as failed or diverged that are not to be repeated.
         seconds: time of one run; None if it cannot be estimated.
         basis: what ``seconds`` is based on.
         bytes: disk space of one run; None if it cannot be estimated.
@@ -115,6 +115,7 @@ def survey(
     weights: Path | None,
     device: torch.device,
     workers: int,
+    retry_failed: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Survey:
     """Compare a grid with a results folder, a data folder and this machine.
@@ -128,6 +129,7 @@ def survey(
         weights: folder of pretrained weights; None to search the default places.
         device: device of the runs.
         workers: number of concurrent runs.
+        retry_failed: whether runs recorded as failed or diverged count as missing.
         progress: called with a description of each calibration.
 
     Raises:
@@ -136,7 +138,8 @@ def survey(
     """
     by_cell: dict[str, list[StoredRun]] = {}
     for run in store.runs(on_invalid="warn").values():
-        by_cell.setdefault(run.record.cell, []).append(run)
+        if run.record.status == "complete" or not retry_failed:
+            by_cell.setdefault(run.record.cell, []).append(run)
     data, missing_data = available_data(grid, data_root)
     recorded = {
         cell: _recorded(cell, by_cell, data.get((cell.dataset, cell.image_size)), grid.spec.seeds)

@@ -246,7 +246,7 @@ class Grid:
         Raises:
             GridError: if a model is unknown or its argument invalid.
         """
-        new = [name for name in models if ":" in name]
+        new = list(dict.fromkeys(name for name in models if ":" in name))
         for name in new:
             for _, message in check_name(resolve_model, name):
                 raise GridError(message)

@@ -120,6 +120,17 @@ def _check_metrics(names: list[str], at: Location) -> Iterator[LocatedError]:
         yield from check_name(METRICS.entry, name, (*at, i))
 
 
+def distinct_metrics(names: Iterable[str]) -> list[str]:
+    """Return the names of metrics that a user has chosen, each once.
+
+    Raises:
+        GridError: if there are none.
+    """
+    if distinct := list(dict.fromkeys(names)):
+        return distinct
+    raise GridError("metrics: expected the name of at least one metric, got none")
+
+
 def check_name(
     resolve: Callable[[str], object], name: str, location: Location = ()
 ) -> Iterator[LocatedError]:

@@ -6,6 +6,9 @@ import shutil
 import pytest
 from PIL import Image
 
+from hgmvae_bench.execution.speed import measure
+from hgmvae_bench.grid import Run
+from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 
 TINY_RUN = ("run", "--grid", "tiny.yaml", "--results", "r")
@@ -149,3 +152,69 @@ def test_numbers_without_bounds_are_refused_and_quoted_briefly(cli, tmp_path, op
     assert "expected a" in outcome.stderr
     assert len(outcome.stderr) < 2000
     assert not (tmp_path / "r").exists()
+
+
+def test_metrics_that_cannot_be_loaded_are_refused_before_anything_is_trained(cli, folder):
+    (folder / "bad.py").write_text("METRICS = {'bad': object(), 'worse': object()}\n")
+    text = (folder / "tiny.yaml").read_text()
+    (folder / "tiny.yaml").write_text(text.replace("[sc, accuracy]", "[sc, bad, worse]"))
+    outcome = cli(*TINY_RUN, "--plugin", "bad.py", cwd=folder)
+    assert outcome.exit_status == 2
+    for name in ("bad", "worse"):
+        assert f"the metric '{name}' of bad.py, of type object, lacks compute" in outcome.stderr
+    assert "started" not in outcome.stdout
+    assert not (folder / "r" / "records").exists()
+
+
+def test_a_dry_run_with_retry_failed_counts_unsuccessful_runs_as_missing(
+    cli, folder, tiny_grid, digits
+):
+    run = Run(next(iter(tiny_grid.cells)), 0, digits.digest)
+    Store(folder / "r").add(Record.of(run, status="failed", error="out of luck"))
+    totals = []
+    for options in ([], ["--retry-failed"]):
+        outcome = cli(*TINY_RUN, "--dry-run", *options, cwd=folder)
+        assert outcome.exit_status == 0, outcome.stderr
+        (total,) = (line for line in outcome.stdout.splitlines() if line.startswith("2 cells"))
+        totals.append(total)
+        assert ("out of luck" in outcome.stdout) == (not options)
+    assert "3 missing, 0 to score, 1 failed or diverged" in totals[0]
+    assert "4 missing, 0 to score, 0 failed or diverged" in totals[1]
+
+
+def test_a_metric_that_is_named_twice_is_computed_and_printed_once(cli, tiny):
+    outcome = cli("evaluate", "--metrics", "nmi, nmi", "--results", "r", cwd=tiny)
+    assert outcome.exit_status == 0, outcome.stderr
+    assert outcome.stdout.count("NMI") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--width", "2048", "1024"),
+        ("--batch-size", "70000", "65536"),
+        ("--latent-dim", "70000", "65536"),
+        ("--model", "vea", "unknown model 'vea'"),
+        ("--model", "vae:x", "takes no argument"),
+        ("--model", "pythae:NoModel", "NoModel"),
+        ("--dataset", "digits:x", "takes no argument"),
+    ],
+)
+def test_speed_refuses_what_a_grid_refuses(cli, option, value, expected):
+    outcome = cli("speed", option, value)
+    assert outcome.exit_status == 2
+    assert option in outcome.stderr
+    assert expected in outcome.stderr
+
+
+def test_speed_measures_models_with_an_argument_and_metrics_once(cli, monkeypatch):
+    asked = []
+
+    def stop(cells, data, metrics, *_, **__):
+        asked.extend([[cell.model for cell in cells], metrics])
+        raise SystemExit
+
+    monkeypatch.setattr(measure, "measure_speed", stop)
+    outcome = cli("speed", "--model", "pythae:RAE_L2", "--metrics", "sc,sc")
+    assert outcome.exit_status == 0, outcome.stderr
+    assert asked == [["pythae:RAE_L2"], ["sc"]]

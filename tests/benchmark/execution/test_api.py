@@ -11,6 +11,7 @@ import hgmvae_bench as hb
 from hgmvae_bench.analysis.regression.check import CheckResult
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution import check
+from hgmvae_bench.execution.backends import LocalExecutor
 from hgmvae_bench.execution.plan import PlanError
 from hgmvae_bench.execution.signals import StoppedError
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
@@ -18,6 +19,7 @@ from hgmvae_bench.grid import GridError
 from hgmvae_bench.plugins.objects import wrap_plugins
 from hgmvae_bench.plugins.protocols import PluginError
 from hgmvae_bench.plugins.registry import DATASETS, MODELS
+from hgmvae_bench.utils.bounds import BoundsError
 
 TINY = {
     "name": "api",
@@ -281,3 +283,43 @@ def test_importing_the_package_takes_milliseconds_and_does_not_import_torch():
 @pytest.mark.parametrize("name", sorted(set(dir(hb)) - {"TYPE_CHECKING", "Any"}))
 def test_every_name_of_the_package_can_be_imported(name):
     assert getattr(hb, name) is not None
+
+
+def test_metrics_of_a_table_are_named_at_least_once_and_shown_once(run_once):
+    results, *_ = run_once
+    assert set(results.table("1", metrics=["sc", "sc"]).values["metric"]) == {"sc"}
+    for use in (lambda: results.table("1", metrics=[]), lambda: hb.evaluate_grid([])):
+        with pytest.raises(GridError, match=r"metrics: expected .* at least one metric"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("workers", -1, "an integer of at least 1, got -1"),
+        ("workers", 0, "an integer of at least 1, got 0"),
+        ("workers", 1.5, "an integer of at least 1, got 1.5"),
+        ("workers", True, "an integer of at least 1, got True"),
+        ("time_limit", 0, "seconds above 0 .* got 0"),
+        ("time_limit", float("nan"), "seconds above 0 .* got nan"),
+        ("time_limit", float("inf"), "seconds .* at most 315360000, got inf"),
+        ("time_limit", "30m", "seconds above 0 .* got '30m'"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_before_anything_is_trained(
+    tmp_path, option, value, expected
+):
+    for call in (hb.run_grid, hb.plan_grid):
+        with pytest.raises(BoundsError, match=f"^{option}: expected {expected}$"):
+            call(TINY, results=tmp_path / "r", device="cpu", **{option: value})
+    assert not (tmp_path / "r").exists()
+
+
+def test_executors_refuse_numbers_out_of_bounds():
+    with pytest.raises(BoundsError, match="max_workers: expected an integer of at least 1, got 0"):
+        LocalExecutor(1, 0)
+    driver = pytest.importorskip("hgmvae_bench.execution.ray.driver", exc_type=ImportError)
+    for options in ({"cpus": 0}, {"gpus": -0.5}, {"gpus": float("nan")}, {"max_concurrent": 0}):
+        (name,) = options
+        with pytest.raises(BoundsError, match=f"^{name}: expected "):
+            driver.RayExecutor(**options)

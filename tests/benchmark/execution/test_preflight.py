@@ -10,6 +10,7 @@ from hgmvae_bench.data import DataError
 from hgmvae_bench.execution import preflight
 from hgmvae_bench.execution.preflight import available_data, check_cells, load_data
 from hgmvae_bench.grid import GridError, Run, parse_grid
+from hgmvae_bench.grid.overrides import override
 from hgmvae_bench.plugins.local_files import using_plugins
 from hgmvae_bench.plugins.objects import wrap_plugins
 from hgmvae_bench.storage.schema import Record
@@ -163,3 +164,11 @@ def test_every_error_is_listed_once(tiny_text, tmp_path):
         "models.a.settings.n_components",
         "models.b.settings.beta",
     ]
+
+
+def test_any_error_of_a_model_is_refused_with_its_type(tiny_grid):
+    name = "pythae:DisentangledBetaVAE"
+    grid = tiny_grid.with_models([name]).select(models=[name])
+    changed = override(grid, {"model.warmup_epoch": -1})
+    with pytest.raises(GridError, match=r"DisentangledBetaVAE.* cannot be built: AssertionError: "):
+        check_cells(changed, changed.cells, {})

@@ -260,6 +260,7 @@ def test_a_model_with_an_argument_is_added_to_every_table(tiny_grid):
     assert joined.model_title("pythae:RAE_L2") == "RAE_L2"
     assert list(parse_grid(joined.text, "g.yaml").cells) == list(joined.cells)
     assert list(tiny_grid.with_models(["vae"]).cells) == list(tiny_grid.cells)
+    assert tiny_grid.with_models(["pythae:RAE_L2"] * 2).text == joined.text
 
 
 def test_merged_keys_are_no_duplicates(tiny_text):
