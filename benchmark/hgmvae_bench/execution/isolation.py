@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from hgmvae_bench.execution.process_state import restored_process_state
 from hgmvae_bench.execution.signals import block_signals_in_children
-from hgmvae_bench.execution.worker_process import cause_of_death, process_context
+from hgmvae_bench.execution.worker_process import cause_of_death, process_context, with_environment
 from hgmvae_bench.plugins import local_files
 from hgmvae_bench.plugins.protocols import PluginError
 from hgmvae_bench.plugins.registry import MODELS
@@ -88,8 +88,9 @@ def _process(
     """Start a process that applies a function and sends the results; kill it at the end."""
     context = process_context(device)
     ours, theirs = context.Pipe(duplex=False)
-    arguments = theirs, function, items, local_files.active_plugins()
-    process = context.Process(target=_apply, args=arguments, daemon=True)
+    plugins = local_files.active_plugins()
+    arguments = dict(os.environ), _apply, theirs, function, items, plugins
+    process = context.Process(target=with_environment, args=arguments, daemon=True)
     with theirs, block_signals_in_children():
         process.start()
     try:

@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from hgmvae_bench.execution.local_worker import serve
 from hgmvae_bench.execution.signals import block_signals_in_children
@@ -77,7 +78,8 @@ def start_worker(context: RunContext) -> WorkerProcess:
         time.sleep(seconds)
         try:
             ours, theirs = start_method.Pipe()
-            process = start_method.Process(target=serve, args=(theirs, context), daemon=True)
+            arguments = dict(os.environ), serve, theirs, context
+            process = start_method.Process(target=with_environment, args=arguments, daemon=True)
             # If the fork server has been killed, the next attempt starts a new one.
             with theirs, suppress(EOFError, ConnectionError), block_signals_in_children():
                 process.start()
@@ -107,6 +109,19 @@ def process_context(device: str) -> SpawnContext | ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
+
+
+def with_environment(
+    environment: Mapping[str, str], function: Callable[..., None], *arguments: Any
+) -> None:
+    """Call a function with these environment variables, in a process of its own.
+
+    The fork server, and every process that it forks, has the variables that were set when it was
+    started. A notebook may set others later, such as the credentials of a bucket.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
+    function(*arguments)
 
 
 def cause_of_death(code: int) -> str:

@@ -219,6 +219,32 @@ def test_evaluate_grid_computes_a_metric_of_finished_runs(run_once):
     assert all(run.metrics["nmi"].value is not None for run in evaluated.runs)
 
 
+class FromEnvironment:
+    """A metric whose value is an environment variable."""
+
+    title, reference, direction, cost, needs = "Variable", "none", "lower", "cheap", ("codes",)
+    range = (0.0, 10.0)
+
+    def __init__(self, variable):
+        self.variable = variable
+
+    def compute(self, outputs):
+        return float(os.environ[self.variable])
+
+    def fingerprint(self, outputs):
+        return {}
+
+
+def test_workers_have_variables_that_are_set_after_the_first_grid(run_once, monkeypatch):
+    done, _, _, passed = run_once  # This grid has started the fork server.
+    monkeypatch.setenv("LATE_VARIABLE", "2")
+    metrics = {**passed["metrics"], "late": FromEnvironment("LATE_VARIABLE")}
+    results = hb.evaluate_grid(
+        ["late"], results=done.path, device="cpu", workers=1, **{**passed, "metrics": metrics}
+    )
+    assert {run.metrics["late"].value for run in results.runs} == {2.0}
+
+
 def test_a_grid_can_be_made_of_a_mapping_and_names_the_key_of_an_error():
     assert hb.make_grid(TINY).spec.seeds == 1
     assert hb.make_grid("smoke").spec.name == "smoke"

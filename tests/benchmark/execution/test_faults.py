@@ -155,6 +155,7 @@ def test_a_killed_fork_server_is_replaced(expected, tiny_text, tmp_path):
     assert outcomes(tmp_path / "r") == expected
 
 
+@pytest.mark.extended
 def test_two_drivers_share_a_grid_and_train_no_run_twice(expected, tiny_text, tmp_path):
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     processes = [start(tmp_path) for _ in range(2)]
@@ -237,6 +238,7 @@ def test_ctrl_c_while_workers_start_reaches_only_the_driver(tiny_text, tmp_path)
     assert Store(tmp_path / "r").runs() == {}
 
 
+@pytest.mark.extended
 def test_the_second_signal_stops_at_once(tiny_text, tmp_path):
     # An epoch takes minutes, so that the first signal alone would not end the run.
     text = tiny_text.replace("width: 2", "width: 64").replace(", train_images: 128", "")

@@ -227,6 +227,7 @@ def test_a_lost_node_costs_at_most_an_epoch(
     assert checkpoints(tmp_path) == set()
 
 
+@pytest.mark.extended
 def test_one_ctrl_c_stops_at_the_end_of_an_epoch_and_two_stop_at_once(
     cluster, longer, undisturbed, tmp_path
 ):
@@ -286,6 +287,7 @@ def test_a_lost_cluster_ends_the_grid_with_an_error(cluster, longer, tmp_path, m
     wait_for(lambda: ray.available_resources().get("CPU") == 2)
 
 
+@pytest.mark.extended
 def test_sigterm_stops_the_command_and_the_message_names_it(cluster, tiny_text, tmp_path):
     cluster, _ = cluster
     (tmp_path / "g.yaml").write_text(tiny_text.replace("epochs: 1", "epochs: 4000"))

@@ -142,6 +142,7 @@ def slowness(monkeypatch):
         measurement.start()
 
 
+@pytest.mark.extended
 def test_ten_thousand_records_are_read_planned_and_tabulated_in_time(tmp_path, slowness):
     grid = large_grid(10_000)
     fill(tmp_path, grid)

@@ -63,6 +63,7 @@ METRICS = {"pools": Pools()}
 """
 
 
+@pytest.mark.extended
 def test_workers_keep_every_pool_to_their_share(tiny_text: str, tmp_path: Path) -> None:
     (tmp_path / "pools.py").write_text(POOLS)
     (tmp_path / "tiny.yaml").write_text(tiny_text.replace("[sc, accuracy]", "[pools]"))

@@ -115,6 +115,7 @@ def sample_codes(model):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("model", "change", "witness"),
     [("hgmvae-u", flip_fisher, "final fisher"), ("vae", drop_kl, "final reg_loss")],
@@ -132,6 +133,7 @@ def test_a_broken_loss_is_found(
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_codes_sampled_instead_of_means_are_found(digits, tmp_path, monkeypatch):
     """This uses the committed baseline, since the shift is small for models trained in seconds."""
     baseline, store = load_baseline(COMMITTED), Store(tmp_path)
@@ -152,6 +154,7 @@ def test_codes_sampled_instead_of_means_are_found(digits, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_pairs_of_new_seeds_raise_no_alarm(proof, proven, digits):
     """All 28 pairs of eight new seeds; a suspicion is confirmed with the next two seeds."""
     store, baseline = proven

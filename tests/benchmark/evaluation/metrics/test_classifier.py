@@ -95,6 +95,7 @@ def test_labels_may_be_any_integers(digits, tmp_path, few_steps) -> None:
         digits,
         train_images=digits.train_images[odd],
         train_labels=digits.train_labels[odd] * 10,
+        class_names=(),
     )
     path, description = trained_classifier(data, "odd", tmp_path, CPU)
     assert description.test_accuracy == 0
