@@ -264,7 +264,7 @@ def _outcome(
 
 
 def _published_outcome(hypothesis: Hypothesis) -> Outcome:
-    """The outcome by the paper's numbers; undecided if they are equal, as their rounding may be."""
+    """The outcome by the paper's printed numbers, which are rounded; undecided if equal."""
     best = max if METRICS[hypothesis.metric].direction == "higher" else min
     values = published.values_by_cell()
     candidate, rival = (

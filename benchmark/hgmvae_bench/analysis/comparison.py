@@ -53,11 +53,11 @@ the others. If one seed in five does, four seeds include none with a probability
 EQUIVALENCE_MARGIN = 0.1
 """Share of the published value within which the measured mean of a reproduced value lies."""
 
-EQUIVALENT_LOSS = 0.25
-"""Share of the published value's distance from the metric's best value, with the same meaning.
+DISTANCE_MARGIN = 0.25
+"""Share of the distance from the published to the best value; the smaller margin counts.
 
-It is the smaller of the two for accuracies and similarities near 1: of 0.981, a tenth would admit
-five times the error.
+It is the smaller one for accuracies and similarities near 1. A tenth of an accuracy of 0.981 would
+admit six times the error.
 """
 
 LEGEND = (
@@ -66,7 +66,7 @@ LEGEND = (
     f"Benjamini–Hochberg). Reproduced: it does not with {MIN_SEEDS} or more seeds, and two "
     "one-sided tests (5 %) show that the means differ by less than "
     f"{100 * EQUIVALENCE_MARGIN:.0f} % of the published value and less than "
-    f"{100 * EQUIVALENT_LOSS:.0f} % of its distance from the metric's best value. Not "
+    f"{100 * DISTANCE_MARGIN:.0f} % of its distance from the metric's best value. Not "
     "distinguishable: neither is shown. Undecided: one seed, or seeds without spread. Missing: no "
     "seed has a value. Detectable: the smallest true difference that the test finds in "
     f"{100 * POWER:.0f} % of repetitions, before the correction."
@@ -224,7 +224,7 @@ def equivalence_margin(metric: str, paper_value: float) -> float:
     low, high = METRICS[metric].range
     best = high if METRICS[metric].direction == "higher" else low
     # The distance is infinite for a metric without a best value.
-    return min(EQUIVALENCE_MARGIN * abs(paper_value), EQUIVALENT_LOSS * abs(best - paper_value))
+    return min(EQUIVALENCE_MARGIN * abs(paper_value), DISTANCE_MARGIN * abs(best - paper_value))
 
 
 def value_verdict(

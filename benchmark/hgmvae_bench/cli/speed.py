@@ -13,6 +13,7 @@ import typer
 from hgmvae_bench.cli.common import split_names
 from hgmvae_bench.cli.option_groups import expand_groups
 from hgmvae_bench.cli.options import Data, Device, DeviceOption, Precision
+from hgmvae_bench.utils.bounds import MAX_BATCH_SIZE, MAX_LATENT_DIM, MAX_WIDTH
 
 if TYPE_CHECKING:
     import torch
@@ -41,19 +42,23 @@ class SpeedOptions:
     latent_dim: Annotated[
         int,
         typer.Option(
-            "--latent-dim", metavar="L", min=1, max=65_536, help="Number of latent dimensions."
+            "--latent-dim",
+            metavar="L",
+            min=1,
+            max=MAX_LATENT_DIM,
+            help="Number of latent dimensions.",
         ),
     ] = 8
     width: Annotated[
         int,
         typer.Option(
-            "--width", metavar="N", min=1, max=1024, help="Channels of the first convolution."
+            "--width", metavar="N", min=1, max=MAX_WIDTH, help="Channels of the first convolution."
         ),
     ] = 32
     batch_size: Annotated[
         int,
         typer.Option(
-            "--batch-size", metavar="N", min=2, max=65_536, help="Images per training step."
+            "--batch-size", metavar="N", min=2, max=MAX_BATCH_SIZE, help="Images per training step."
         ),
     ] = 128
     metrics: Annotated[

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from hgmvae_bench.plugins.protocols import Setting
+from hgmvae_bench.utils.bounds import MAX_BATCH_SIZE, MAX_LATENT_DIM, MAX_WIDTH
 from hgmvae_bench.utils.text import escape_controls, is_control, quote
 
 Axis = Literal["dataset", "metric", "model", "latent_dim"]
@@ -63,7 +64,7 @@ Name = Annotated[
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_length=100)]
 # Strict, because True is an int in Python.
 Integer = Annotated[int, Field(strict=True)]
-LatentDim = Annotated[int, Field(ge=1, le=65_536, strict=True)]
+LatentDim = Annotated[int, Field(ge=1, le=MAX_LATENT_DIM, strict=True)]
 Number = Annotated[float, BeforeValidator(_check_number), Field(allow_inf_nan=False)]
 SettingValue = Annotated[Setting, AfterValidator(_check_setting)]
 
@@ -80,7 +81,7 @@ class NetworkSettings(_Strict):
             doubles them.
     """
 
-    width: Integer = Field(default=32, ge=1, le=1024)
+    width: Integer = Field(default=32, ge=1, le=MAX_WIDTH)
 
 
 class TrainingSettings(_Strict):
@@ -98,7 +99,7 @@ class TrainingSettings(_Strict):
     """
 
     epochs: Integer = Field(default=10, ge=1, le=100_000)
-    batch_size: Integer = Field(default=128, ge=2, le=65_536)
+    batch_size: Integer = Field(default=128, ge=2, le=MAX_BATCH_SIZE)
     learning_rate: Number = Field(default=1e-3, gt=0)
     weight_decay: Number = Field(default=1e-2, ge=0)
     train_images: Annotated[Integer, Field(ge=2)] | None = None

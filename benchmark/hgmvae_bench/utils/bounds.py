@@ -8,6 +8,10 @@ from numbers import Integral, Real
 from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.text import quote
 
+MAX_LATENT_DIM = 65_536
+MAX_WIDTH = 1024
+MAX_BATCH_SIZE = 65_536
+
 MAX_SECONDS = 3650 * 86400.0
 """Largest duration that an option accepts."""
 

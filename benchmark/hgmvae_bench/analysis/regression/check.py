@@ -207,7 +207,7 @@ def compare_with_baseline(
     compared += [
         mean for model, of_model in by_model.items() for mean in _means(f"all {model}", of_model)
     ]
-    # A measure of one model's cells has the model's mean already.
+    # The mean of a measure that only one model has is already that model's mean.
     of_models = {series.identities for series in compared}
     compared += [mean for mean in _means("all cells", cells) if mean.identities not in of_models]
     compared = [series for series in compared if series.new]
