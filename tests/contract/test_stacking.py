@@ -165,7 +165,7 @@ def move_to_fake_gpu(model: nn.Module) -> None:
             setattr(module, name, torch.empty_like(buffer, device="cuda"))
 
 
-@pytest.mark.slow  # It depends on torch alone: Python 3.11 is enough.
+@pytest.mark.extended
 @pytest.mark.skipif(torch.version.cuda is None, reason="torch was built without CUDA")
 @pytest.mark.parametrize("name", [n for n in NAMES if is_ours(n) and n not in NOT_STACKED])
 def test_a_gpu_has_kernels_for_every_operation_of_a_stack(name: str) -> None:

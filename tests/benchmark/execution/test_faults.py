@@ -225,6 +225,7 @@ def test_sigterm_stops_the_grid_and_the_message_names_the_command(tiny_text, tmp
     assert Store(tmp_path / "r").runs() == {}
 
 
+@pytest.mark.extended
 def test_ctrl_c_while_workers_start_reaches_only_the_driver(tiny_text, tmp_path):
     text = tiny_text.replace("epochs: 1, batch_size: 64, train_images: 128", LONG)
     (tmp_path / "tiny.yaml").write_text(text)
@@ -267,6 +268,7 @@ def odd_grid(tmp_path, odd_plugin, odd_text):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_a_run_that_hangs_crashes_or_runs_out_of_memory_affects_no_other(
     odd_grid, run_tiny, tmp_path, monkeypatch
 ):

@@ -279,6 +279,7 @@ def test_an_installed_package_adds_a_model_a_dataset_and_a_metric(installed, tin
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_an_installed_package_passes_the_contract_tests(installed):
     outcome = subprocess.run(
         [
