@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hgmvae_bench.analysis import claim_tables, claim_tests, claims, comparison
+from hgmvae_bench.analysis import claim_tables, claim_tests, claims, comparison, comparison_tables
 from hgmvae_bench.analysis.render import WRITERS, FormattedTable, latex_document
 from hgmvae_bench.analysis.tables import Table
 from hgmvae_bench.grid import Grid
@@ -28,7 +28,7 @@ def formatted_tables(grid: Grid, tables: Iterable[Table]) -> list[FormattedTable
     if compared:
         published = {each.table for each in compared}
         formatted += [
-            comparison.format_comparison(table, compared)
+            comparison_tables.format_comparison(table, compared)
             for table in tables
             if table.spec.name in published
         ]
@@ -50,7 +50,7 @@ def formatted_comparison(grid: Grid, tables: list[Table], name: str) -> list[For
     """
     (table,) = (table for table in tables if table.spec.name == name)
     compared = comparison.compare_with_paper(grid, [table])
-    formatted = comparison.format_comparison(table, compared)
+    formatted = comparison_tables.format_comparison(table, compared)
     about = claims.claims_about(each.paper_table for each in compared)
     if grid.spec.name != claims.PAPER:
         about += claims.claims_about([name], grid.spec.name)

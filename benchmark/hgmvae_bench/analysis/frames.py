@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from hgmvae_bench.analysis import claim_tables, claim_tests, comparison
+from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, comparison_tables
 from hgmvae_bench.analysis.tables import Table, build_table
 from hgmvae_bench.storage.record_file import StoreError
 from hgmvae_bench.storage.schema import Record
@@ -143,7 +143,7 @@ def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
         UnknownNameError: if it holds no grid of that name.
     """
     chosen = Store(Path(path)).grid(grid)
-    return comparison.comparison_frame(
+    return comparison_tables.comparison_frame(
         comparison.compare_with_paper(chosen, load_tables(path, grid).values())
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, frames
+from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, comparison_tables, frames
 from hgmvae_bench.analysis.export import export as export_tables
 from hgmvae_bench.analysis.export import formatted_tables
 from hgmvae_bench.analysis.tables import Table, build_table, with_all_metrics
@@ -131,7 +131,7 @@ class Results:
         """Compare every value that the paper publishes: published, measured, verdict."""
         with using_plugins(self._plugins):
             compared = comparison.compare_with_paper(self.grid, self.tables().values())
-            return comparison.comparison_frame(compared)
+            return comparison_tables.comparison_frame(compared)
 
     def claims(self) -> pd.DataFrame:
         """Test the claims about the grid: a row for each hypothesis (`load_claims`)."""

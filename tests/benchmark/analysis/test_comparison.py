@@ -6,12 +6,14 @@ import pytest
 from hgmvae_bench.analysis import published
 from hgmvae_bench.analysis.comparison import (
     EQUIVALENCE_MARGIN,
-    ComparisonError,
     compare_with_paper,
-    comparison_frame,
     equivalence_margin,
-    format_comparison,
     value_verdict,
+)
+from hgmvae_bench.analysis.comparison_tables import (
+    ComparisonError,
+    comparison_frame,
+    format_comparison,
 )
 from hgmvae_bench.analysis.render import to_csv, to_text
 from hgmvae_bench.analysis.stats import (

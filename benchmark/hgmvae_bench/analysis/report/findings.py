@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from hgmvae_bench.analysis import claim_tables, claim_tests, comparison
+from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, comparison_tables
 from hgmvae_bench.analysis.render import FormattedEntry, format_number
 from hgmvae_bench.analysis.report.layout import NO_VALUE, PageColumn, PageRow, PageTable, page_table
 from hgmvae_bench.analysis.table_entries import TableEntry
@@ -53,7 +53,7 @@ def comparisons(grid: Grid, tables: Iterable[Table]) -> list[PageTable]:
     compared = comparison.compare_with_paper(grid, tables)
     published = {value.table for value in compared}
     return [
-        page_table(comparison.format_comparison(table, compared), value_column="Measured")
+        page_table(comparison_tables.format_comparison(table, compared), value_column="Measured")
         for table in tables
         if table.spec.name in published
     ]
