@@ -137,22 +137,16 @@ class Components(NamedTuple):
         of_own_cluster = self.by_cluster(weights) @ self.of_cluster.T
         return cluster_weights @ self.of_cluster.T * (weights / of_own_cluster)
 
-    def equal_cluster_weights(self) -> Tensor:
-        """Weights (M,) of the Gaussians when all clusters are equally likely."""
+    def with_equal_clusters(self) -> Components:
+        """Return the mixture with weights by which all clusters are equally likely."""
         n_clusters = self.of_cluster.shape[1]
-        return self.by_component(self.mean.new_full((n_clusters,), 1 / n_clusters))
+        weights = self.by_component(self.mean.new_full((n_clusters,), 1 / n_clusters))
+        return self._replace(log_weights=weights.log())
 
-    def sample(self, n_samples: int, weights: Tensor | None = None) -> Tensor:
-        """Draw latents (n_samples, L) with torch's global generator.
-
-        Args:
-            n_samples: number of latents.
-            weights: weights of the Gaussians (M,); those of the mixture if None.
-        """
-        if weights is None:
-            weights = self.log_weights.exp()
-        index = torch.multinomial(weights, n_samples, replacement=True)
-        noise = torch.randn(n_samples, self.mean.shape[1], 1, device=weights.device)
+    def sample(self, n_samples: int) -> Tensor:
+        """Draw latents (n_samples, L) with torch's global generator."""
+        index = torch.multinomial(self.log_weights.exp(), n_samples, replacement=True)
+        noise = torch.randn(n_samples, self.mean.shape[1], 1, device=index.device)
         factor = self.factor[index]
         spread: Tensor = torch.linalg.solve_triangular(factor.mT, noise.to(factor), upper=False)
         return self.mean[index] + spread.squeeze(-1)

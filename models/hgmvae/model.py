@@ -300,6 +300,16 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         mean, variance = self.posterior(data).moments()
         return mean, variance.log()
 
+    def _prior(self, mixture: GlobalMixture) -> Components:
+        """Return the global mixture as the prior of x.
+
+        With Eq. 4 as printed the clusters are equally likely, because E[w] is uniform under p(w).
+        """
+        components = mixture.components()
+        if self.model_config.conditional_prior in {"uniform", "shared"}:
+            return components.with_equal_clusters()
+        return components
+
     def component_probabilities(self, data: Tensor) -> Tensor:
         """Return the probabilities of the clusters given images (B, C, H, W).
 
@@ -309,8 +319,8 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         posterior = self.posterior(data)
         if self.mixture is None:
             return posterior.mixture_weights(posterior.coefficient_mean)
-        components = self.mixture.components()
-        return components.by_cluster(components.responsibilities(posterior.code()))
+        prior = self._prior(self.mixture)
+        return prior.by_cluster(prior.responsibilities(posterior.code()))
 
     def check_epochs(self, epochs: int) -> None:
         """Check that every term of the objective is trained.
@@ -346,27 +356,20 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         config = self.model_config
         if self.mixture is None or config.conditional_prior == "none":
             raise NotImplementedError("HGMVAE without a conditional prior has no prior density")
-        mixture = self.mixture.components()
-        log_weights = mixture.log_weights
-        if config.conditional_prior != "responsibility":
-            log_weights = mixture.equal_cluster_weights().log()
-        return (mixture.log_density(latent) + log_weights).logsumexp(dim=1)
+        prior = self._prior(self.mixture)
+        return (prior.log_density(latent) + prior.log_weights).logsumexp(dim=1)
 
     @torch.no_grad()
     def sample_latent(self, n_samples: int) -> Tensor:
         """Draw latents (n_samples, L) from the prior with torch's global generator.
 
-        With the ``responsibility`` prior this is the global mixture. With Eq. 4 as printed the
-        clusters are equally likely, because E[w] is uniform under p(w). Without a conditional prior
-        x = Σ_k w_k z_k (Eq. 1) with z ~ N(0, I) and w ~ p(w), which on the simplex is the flat
-        Dirichlet distribution.
+        The prior is the global mixture. Without a conditional prior it is that of x = Σ_k w_k z_k
+        (Eq. 1) with z ~ N(0, I) and w ~ p(w), which on the simplex is the flat Dirichlet
+        distribution.
         """
         config = self.model_config
         if self.mixture is not None and config.conditional_prior != "none":
-            mixture = self.mixture.components()
-            if config.conditional_prior == "responsibility":
-                return mixture.sample(n_samples)
-            return mixture.sample(n_samples, mixture.equal_cluster_weights())
+            return self._prior(self.mixture).sample(n_samples)
         parameter = self.component_mean.weight
         components = torch.randn(
             n_samples, config.n_gaussians, self.latent_dim, device=parameter.device

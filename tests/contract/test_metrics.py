@@ -20,7 +20,7 @@ from hgmvae_bench.evaluation.controls import PrincipalComponents
 from hgmvae_bench.evaluation.metrics import classifier, weights
 from hgmvae_bench.evaluation.outputs import RunOutputs
 from hgmvae_bench.plugins.factors import Factors
-from hgmvae_bench.plugins.protocols import MetricMissingError, MetricPlugin, Need
+from hgmvae_bench.plugins.protocols import Direction, MetricMissingError, MetricPlugin, Need
 from hgmvae_bench.plugins.registry import DATASETS, METRICS
 
 every_metric = pytest.mark.parametrize("name", METRICS.names())
@@ -80,7 +80,7 @@ def test_metadata_is_complete(name: str) -> None:
     metric = METRICS[name]
     assert metric.title
     assert metric.reference
-    assert metric.direction in {"higher", "lower"}
+    assert metric.direction in get_args(Direction)
     assert metric.cost in {"cheap", "expensive"}
     low, high = metric.range
     assert low < high

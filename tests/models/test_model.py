@@ -465,6 +465,14 @@ def test_component_probabilities_are_those_of_the_clusters():
     model.mixture.mean[1] = code[0]
     probabilities = model.component_probabilities(data[:1])
     torch.testing.assert_close(probabilities, torch.tensor([[0.5, 0.5]]))
+    # With Eq. 4 as printed the clusters are equally likely whatever the weights of the mixture.
+    for reading, expected in (("responsibility", 0.75), ("uniform", 0.5)):
+        model = build(conditional_prior=reading, n_components=2, subcomponents=2).eval()
+        model.mixture.mean.copy_(torch.full_like(model.mixture.mean, 1e3))
+        model.mixture.mean[1:3] = model.latent_code(data)[0]
+        model.mixture.logits[::2] = math.log(3)
+        probabilities = model.component_probabilities(data[:1])
+        torch.testing.assert_close(probabilities, torch.tensor([[expected, 1 - expected]]))
     # Without a global mixture they are the image's own weights.
     alone = build(conditional_prior="none", fisher="none", n_components=2).eval()
     torch.testing.assert_close(

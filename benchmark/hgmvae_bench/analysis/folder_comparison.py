@@ -240,6 +240,6 @@ def _outcome(row: pd.Series) -> str:
     if row["p_holm"] > ALPHA:
         return "not significant"
     direction = METRICS[row["metric"]].direction if row["metric"] in [*METRICS] else None
-    if direction is None:
+    if direction in {None, "neutral"}:
         return "different"
     return "better" if (row["difference"] > 0) == (direction == "higher") else "worse"

@@ -86,7 +86,7 @@ def _frame(table: Table, runs: dict[str, list[StoredRun]]) -> pd.DataFrame:
     """Lay out a leaderboard, ordered by the first metric."""
     entries = {(entry.model, entry.metric): entry for entry in table.entries}
     first = table.spec.metrics[0]
-    higher = METRICS[first].direction == "higher"
+    higher = METRICS[first].direction != "lower"
 
     def order(model: str) -> tuple[bool, float]:
         mean = entries[model, first].mean

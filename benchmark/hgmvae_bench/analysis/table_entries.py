@@ -224,8 +224,10 @@ def _name_runs(records: list[Record]) -> str:
 def rank_entries(group: list[TableEntry]) -> list[TableEntry]:
     """Rank the entries of a dataset, metric and latent dim, and mark those tied with the best.
 
-    The rank is 1 + the number of strictly better means.
+    The rank is 1 + the number of strictly better means. Entries of a neutral metric have no rank.
     """
+    if group[0].direction == "neutral":
+        return group
     sign = 1 if group[0].direction == "higher" else -1
     scores = {entry.model: sign * entry.mean for entry in group if entry.mean is not None}
     if not scores:

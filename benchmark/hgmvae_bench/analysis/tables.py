@@ -188,15 +188,17 @@ def with_recorded_metrics(
 
 
 def metric_titles(metrics: Iterable[str], space: str = "") -> dict[str, str]:
-    """Titles of metrics by name, each with an arrow; equal titles are followed by the name.
+    """Titles of metrics by name, with an arrow unless neutral; equal titles also with the name.
 
     Args:
         metrics: registered names of the metrics that are shown together.
         space: text between title and arrow.
     """
     titles = distinct_titles({name: METRICS[name].title for name in metrics})
+    arrows = {name: ARROWS.get(METRICS[name].direction) for name in titles}
     return {
-        name: f"{title}{space}{ARROWS[METRICS[name].direction]}" for name, title in titles.items()
+        name: f"{title}{space}{arrows[name]}" if arrows[name] else title
+        for name, title in titles.items()
     }
 
 

@@ -30,7 +30,8 @@ MAX_KNOWN_NAMES = 50
 
 Setting = bool | int | float | str | list[float] | None
 ReconstructionLoss = Literal["bce", "mse"]
-Direction = Literal["higher", "lower"]
+Direction = Literal["higher", "lower", "neutral"]
+"""Which values of a metric are better; values of a neutral metric are not ranked."""
 Need = Literal[
     "codes",
     "labels",
@@ -441,7 +442,8 @@ class MetricPlugin(Protocol):
 
     Attributes:
         title: name in tables and figures.
-        direction: whether higher or lower is better.
+        direction: whether higher or lower is better; ``neutral`` if neither is, so that models are
+            not ranked by it.
         range: minimum and maximum value.
         needs: outputs of `Outputs` that it uses besides the test images.
         reference: publication, and the library that computes it.

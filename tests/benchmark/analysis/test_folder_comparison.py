@@ -54,6 +54,12 @@ def test_the_direction_of_a_metric_decides_what_is_better(tmp_path, add_runs):
     assert compare_folders(tmp_path / "a", tmp_path / "b").counts == {"worse": 1}
 
 
+def test_neither_direction_of_a_neutral_metric_is_better(tmp_path, add_runs):
+    add_runs(tmp_path / "a", [1.0, 1.1, 0.9], metric="rate")
+    add_runs(tmp_path / "b", [3.0, 3.1, 2.9], metric="rate")
+    assert compare_folders(tmp_path / "a", tmp_path / "b").counts == {"different": 1}
+
+
 def test_equal_values_are_equal_and_single_seeds_are_not_tested(tmp_path, add_runs):
     add_runs(tmp_path / "a", [0.5, 0.25])
     add_runs(tmp_path / "b", [0.5, 0.25])

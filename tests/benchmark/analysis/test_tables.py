@@ -6,7 +6,7 @@ from scipy.stats import ttest_ind
 
 from hgmvae_bench.analysis.render import WRITERS, to_text
 from hgmvae_bench.analysis.report.findings import best_models
-from hgmvae_bench.analysis.tables import build_table, with_all_metrics
+from hgmvae_bench.analysis.tables import build_table, metric_titles, with_all_metrics
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.plugins.protocols import UnknownNameError
@@ -39,6 +39,20 @@ def test_lower_is_better_where_the_metric_says_so(tiny_text):
         runs.append(StoredRun(Record.of(run, status="complete"), model, metrics))
     table = entries(build_table(grid, grid.table("1"), runs))
     assert table["db", "vae"].rank == table["sc", "wae-imq"].rank == 1
+
+
+def test_models_are_not_ranked_by_a_neutral_metric(tiny_text):
+    grid = parse_grid(tiny_text.replace("[sc, accuracy]", "[rate, elbo]"), "g.yaml")
+    runs = []
+    for model, value in (("vae", 1.0), ("wae-imq", 2.0)):
+        metrics = dict.fromkeys(("rate", "elbo"), MetricValue(value=value))
+        record = Record.of(Run(grid.cell("digits", model, 2), 0, "d"), status="complete")
+        runs.append(StoredRun(record, model, metrics))
+    built = build_table(grid, grid.table("1"), runs)
+    table = entries(built)
+    assert [table["elbo", model].rank for model in ("vae", "wae-imq")] == [2, 1]
+    assert [table["rate", model].rank for model in ("vae", "wae-imq")] == [None, None]
+    assert metric_titles(["rate", "elbo"], " ") == {"rate": "Rate", "elbo": "ELBO ↑"}
 
 
 def test_equal_means_share_a_rank(tiny_grid, digits_run):

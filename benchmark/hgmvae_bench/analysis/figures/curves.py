@@ -83,7 +83,8 @@ def metrics_by_latent_dim(
         any_published |= _draw_models(panel, source, of_metric)
         plugin = METRICS[metric]
         panel.set_title(titles[metric])
-        panel.set_ylabel(f"{plugin.title} ({plugin.direction} is better)")
+        better = "" if plugin.direction == "neutral" else f" ({plugin.direction} is better)"
+        panel.set_ylabel(f"{plugin.title}{better}")
         panel.set_xlabel("latent dimension L")
         style.log2_x_axis(panel, latent_dims)
     if any_published:

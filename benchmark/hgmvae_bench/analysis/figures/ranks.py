@@ -94,7 +94,10 @@ def _format_seeds(source: FigureSource) -> str:
 
 
 def rank_models(source: FigureSource, metric: str) -> Ranks | None:
-    """Rank the models by one metric; None with fewer than three models or two blocks."""
+    """Rank the models by one metric; None with fewer than three models or two blocks.
+
+    It is None for a neutral metric, too.
+    """
     from scipy.stats import friedmanchisquare, rankdata
 
     blocks = _mean_values(source, metric)
@@ -103,9 +106,10 @@ def rank_models(source: FigureSource, metric: str) -> Ranks | None:
     complete = [
         [block[m] for m in models] for block in blocks.values() if block.keys() >= with_value
     ]
-    if len(models) < 3 or len(complete) < 2:
+    direction = METRICS[metric].direction
+    if len(models) < 3 or len(complete) < 2 or direction == "neutral":
         return None
-    values = np.array(complete) * (-1 if METRICS[metric].direction == "higher" else 1)
+    values = np.array(complete) * (-1 if direction == "higher" else 1)
     by_block = rankdata(values, axis=1)
     all_equal = bool((by_block == by_block[:, :1]).all())
     return Ranks(

@@ -93,9 +93,9 @@ class MeasureComparison:
         """One line with cell, measure, old and new values, the allowed range, and the threshold."""
         old, new = float(np.mean(self.old)), float(np.mean(self.new))
         verdict = ""
-        if self.measure in METRICS.names():
-            higher_is_better = METRICS[self.measure].direction == "higher"
-            verdict = ", better" if (new > old) == higher_is_better else ", worse"
+        is_metric = self.measure in METRICS.names()
+        if is_metric and (direction := METRICS[self.measure].direction) != "neutral":
+            verdict = ", better" if (new > old) == (direction == "higher") else ", worse"
         values = ", ".join(f"{value:.4g}" for value in self.new)
         return (
             f"{self.cell}: {self.measure}: old {old:.4g} ± {np.std(self.old, ddof=1):.2g} "

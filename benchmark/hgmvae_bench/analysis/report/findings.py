@@ -18,7 +18,7 @@ def best_models(grid: Grid, tables: Iterable[Table]) -> PageTable:
     measured: dict[tuple[str, str], dict[tuple[str, int], TableEntry]] = defaultdict(dict)
     tables = list(tables)
     for entry in (entry for table in tables for entry in table.entries if not entry.control):
-        if entry.mean is not None:
+        if entry.mean is not None and entry.direction != "neutral":
             by_cell = measured[entry.dataset, entry.metric]
             by_cell.setdefault((entry.model, entry.latent_dim), entry)
     titles = metric_titles(dict.fromkeys(metric for _, metric in measured))

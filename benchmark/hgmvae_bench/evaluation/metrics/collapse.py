@@ -39,7 +39,7 @@ def effective_components(outputs: Outputs) -> float:
 
 @dataclass(frozen=True)
 class CollapseMetric:
-    """A diagnosis of collapse; ``higher`` means farther from collapse, not better.
+    """A diagnosis of collapse: a higher value is farther from collapse and not better.
 
     Attributes:
         measure: function that computes the value.
@@ -50,7 +50,7 @@ class CollapseMetric:
     reference: str
     needs: tuple[Need, ...]
     measure: Callable[[Outputs], float]
-    direction: Direction = "higher"
+    direction: Direction = "neutral"
     cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:

@@ -147,6 +147,6 @@ _BOUND = "Kingma & Welling 2014"
 _RATE = "Alemi et al. 2018, Fixing a broken ELBO"
 
 ELBO = BoundMetric("ELBO", "higher", (-_INFINITY, _INFINITY), _BOUND, "elbo")
-RATE = BoundMetric("Rate", "lower", (-_INFINITY, _INFINITY), _RATE, "rate")
+RATE = BoundMetric("Rate", "neutral", (-_INFINITY, _INFINITY), _RATE, "rate")
 DISTORTION = BoundMetric("Distortion", "lower", (0, _INFINITY), _RATE, "distortion")
 NLL = ImportanceWeightedNll()

@@ -1,10 +1,13 @@
 """Mean ranks and Nemenyi's critical difference."""
 
+import dataclasses
+
 import pytest
 from scipy.stats import friedmanchisquare
 
-from hgmvae_bench.analysis.figures import FIGURES
+from hgmvae_bench.analysis.figures import FIGURES, ranks
 from hgmvae_bench.analysis.figures.ranks import critical_difference, rank_models
+from hgmvae_bench.plugins.registry import METRICS
 
 
 def test_models_are_ranked_by_their_means(made_up):
@@ -43,3 +46,11 @@ def test_the_critical_difference_matches_demsar(k, q):
 def test_ranks_leave_out_blocks_with_missing_values(made_up):
     source = made_up([("swae", 4, seed) for seed in range(3)])
     assert rank_models(source, "sc").by_block.shape == (2, 3)
+
+
+def test_a_neutral_metric_ranks_no_models(made_up, monkeypatch):
+    source = made_up()
+    assert rank_models(source, "sc") is not None
+    neutral = dataclasses.replace(METRICS["sc"], direction="neutral")
+    monkeypatch.setattr(ranks, "METRICS", {"sc": neutral})
+    assert rank_models(source, "sc") is None
