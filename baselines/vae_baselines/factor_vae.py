@@ -46,8 +46,9 @@ class FactorVAE(GaussianModel, pythae.models.FactorVAE):  # type: ignore[misc]
     paper, splits a batch into two random halves, one for each, so that an epoch trains the
     autoencoder on half of the images and ``embed`` returns half of them. The gradient of the
     discriminator's loss does not reach the encoder, as in the paper's Algorithm 2; with pythae's
-    ``AdversarialTrainer`` it does. The reconstruction loss is the dataset's. The discriminator is
-    pythae's: six layers of 1,000 units, as in the paper.
+    ``AdversarialTrainer`` it does. Both losses are trained with the run's optimiser and
+    learning rate; the paper has its own for the discriminator. The reconstruction loss is the
+    dataset's. The discriminator is pythae's: six layers of 1,000 units, as in the paper.
     """
 
     config_class = FactorVAEConfig

@@ -38,8 +38,9 @@ class VaDEConfig(BaselineConfig):
             more epochs than that.
         mixture_fits: fits of the mixture with different seeds, of which one is taken.
         mixture_start: how the mixture is fitted. ``diagonal`` fits K diagonal Gaussians and takes
-            the likeliest fit. ``merged`` is the start of HGMVAE: it fits four full-covariance
-            Gaussians per cluster, merges them, and takes the fit with the most even clusters.
+            the likeliest fit. ``merged`` fits the clusters that HGMVAE starts from, four
+            full-covariance Gaussians each, takes the fit with the most even ones, and replaces each
+            by the diagonal Gaussian of its moments.
         fisher_weight: weight of HGMVAE's Fisher term (form ``batch_share``), which is maximised;
             0 leaves it out.
         fisher_delay: epochs between the end of the pretraining and the Fisher term.
@@ -67,9 +68,9 @@ class VaDE(GaussianModel, BaselineAE):
     Scalars in the output: ``loss``, ``recon_loss``, ``latent_loss`` and ``cluster_loss``. The last
     two are 0 in the first phase. The prior is the mixture (N(0, I) until it is fitted).
 
-    Two settings borrow parts of HGMVAE, to measure what each of them contributes: its start
-    (``mixture_start``) and its Fisher term (``fisher_weight``). With the latter the output also has
-    ``fisher``, which is 0 until the term starts.
+    Two settings borrow parts of HGMVAE, to measure what each of them contributes: its clusters at
+    the start (``mixture_start``) and its Fisher term (``fisher_weight``). With the latter the
+    output also has ``fisher``, which is 0 until the term starts.
 
     Departures from the paper: the suite's network is pretrained from scratch for a few epochs,
     which count as epochs of the run (the paper pretrains a stacked autoencoder layer by layer, then
@@ -242,7 +243,7 @@ def fit_diagonal(
 def fit_merged(
     codes: Tensor, n_components: int, seed: int, n_fits: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit K clusters to codes (N, L) as HGMVAE does (`hgmvae.mixture.fit_clusters`).
+    """Fit K clusters to codes (N, L) as HGMVAE does, and take the moments of each.
 
     Returns:
         Weights (K,), means (K, L) and variances (K, L) of the clusters.

@@ -106,15 +106,8 @@ class HGMVAEPlugin:
 
 
 NO_FISHER: Mapping[str, Setting] = {**SETTINGS, "fisher_weight": 0.0}
-SINGLE: Mapping[str, Setting] = {
-    **SETTINGS,
-    "posterior_components": 1,
-    "mutual_information_weight": 0.0,
-    "component_correlation_weight": 0.0,
-    "dimension_correlation_weight": 0.0,
-    "dimension_kl_weight": 0.0,
-}
-"""One Gaussian per image, whose coefficient is 1, and no z-prior."""
+SINGLE: Mapping[str, Setting] = {**SETTINGS, "posterior_components": 1}
+"""One Gaussian per image, whose coefficient is 1; all else as in HGMVAE-U."""
 
 HGMVAE_G = HGMVAEPlugin("HGMVAE-G", "gaussian")
 HGMVAE_U = HGMVAEPlugin("HGMVAE-U", "uniform")

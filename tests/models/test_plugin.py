@@ -28,13 +28,7 @@ PLUGINS = {
     "U single": (HGMVAE_U_SINGLE, "uniform", True),
     "U single without Fisher": (HGMVAE_U_SINGLE_NOFISHER, "uniform", False),
 }
-SINGLE = {
-    "posterior_components": 1,
-    "mutual_information_weight": 0.0,
-    "component_correlation_weight": 0.0,
-    "dimension_correlation_weight": 0.0,
-    "dimension_kl_weight": 0.0,
-}
+SINGLE = {"posterior_components": 1}
 GIVEN_BY_THE_BENCHMARK = {"reconstruction_loss", "coefficient_prior"}
 
 every_plugin = pytest.mark.parametrize(

@@ -240,34 +240,42 @@ DISENTANGLEMENT_CLAIMS: tuple[Claim, ...] = (
 
 ABLATION_CLAIMS: tuple[Claim, ...] = (
     _ABLATIONS.claim(
-        "gain-over-vade",
-        "HGMVAE-U clusters better than VaDE with the same start",
+        "mixture-helps",
+        "HGMVAE-U's mixture of an image clusters better than one Gaussian",
         ["hgmvae-u"],
-        "vade-merged",
+        "hgmvae-u-single",
     ),
     _ABLATIONS.claim(
-        "gain-without-fisher",
-        "Without the Fisher term, too, HGMVAE-U clusters better than VaDE with the same start",
+        "mixture-helps-without-fisher",
+        "Without the Fisher term, too, HGMVAE-U's mixture of an image clusters better than one "
+        "Gaussian",
         ["hgmvae-u-nofisher"],
+        "hgmvae-u-single-nofisher",
+    ),
+    _ABLATIONS.claim(
+        "fisher-helps-single",
+        "The Fisher term improves the clustering of HGMVAE-U with one Gaussian for each image",
+        ["hgmvae-u-single"],
+        "hgmvae-u-single-nofisher",
+    ),
+    _ABLATIONS.claim(
+        "single-beats-vade",
+        "HGMVAE-U with one Gaussian for each image and without the Fisher term clusters better "
+        "than VaDE started from HGMVAE's clusters",
+        ["hgmvae-u-single-nofisher"],
         "vade-merged",
     ),
     _ABLATIONS.claim(
         "fisher-helps-vade",
-        "The Fisher term improves the clustering of VaDE with HGMVAE's start",
+        "The Fisher term improves the clustering of VaDE started from HGMVAE's clusters",
         ["vade-fisher"],
         "vade-merged",
     ),
     _ABLATIONS.claim(
         "gain-over-vade-with-fisher",
-        "HGMVAE-U clusters better than VaDE with the same start and the Fisher term",
+        "HGMVAE-U clusters better than VaDE started from HGMVAE's clusters, with the Fisher term",
         ["hgmvae-u"],
         "vade-fisher",
-    ),
-    _ABLATIONS.claim(
-        "mixture-helps",
-        "A mixture for each image clusters better than one Gaussian for each image",
-        ["hgmvae-u"],
-        "hgmvae-u-single",
     ),
 )
 
