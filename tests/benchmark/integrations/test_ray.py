@@ -265,7 +265,6 @@ def test_one_ctrl_c_stops_at_the_end_of_an_epoch_and_two_stop_at_once(
     assert checkpoints(tmp_path) == set()
 
 
-@pytest.mark.extended
 def test_a_lost_cluster_ends_the_grid_with_an_error(cluster, longer, tmp_path, monkeypatch):
     cluster, _ = cluster
     cancelled = []
