@@ -49,7 +49,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def site_link(match: re.Match[str]) -> str:
         return f"]({posixpath.relpath(f'results/{match[1]}.md', folder or '.')}"
 
-    return re.sub(r"\]\((?:\.\./)+results/(measured|study)/README\.md", site_link, markdown)
+    return re.sub(r"\]\((?:\.\./)+results/(\w+)/README\.md", site_link, markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -101,11 +101,30 @@ class ClaimResult:
 
 
 def grid_claims(grid: Grid, tables: Iterable[Table]) -> list[Claim]:
-    """Claims to test on a grid: its own, then the paper's if the paper has values of its cells."""
+    """Claims to test on a grid: its own, then those of the paper that its cells can decide in part.
+
+    These have a hypothesis of which the grid has every candidate and a rival.
+    """
+    tables = list(tables)
     names = [grid.spec.name]
     if any(published_value(grid, entry) for table in tables for entry in table.entries):
         names.append(PAPER)
-    return [claim for name in dict.fromkeys(names) for claim in CLAIMS if claim.grid == name]
+    cells = _values_by_model(grid, tables).keys()
+    return [
+        claim
+        for name in dict.fromkeys(names)
+        for claim in CLAIMS
+        if claim.grid == name and (name == grid.spec.name or _is_testable(claim, cells))
+    ]
+
+
+def _is_testable(claim: Claim, cells: Collection[tuple[str, str, ModelAtDim]]) -> bool:
+    """Whether the cells include every candidate and a rival of one of the hypotheses."""
+    return any(
+        all((each.dataset, each.metric, model) in cells for model in each.candidates)
+        and any((each.dataset, each.metric, model) in cells for model in each.rivals)
+        for each in claim.hypotheses
+    )
 
 
 def evaluate_claims(

@@ -54,8 +54,9 @@ def formatted_comparison(grid: Grid, tables: list[Table], name: str) -> list[For
     about = claims.claims_about(each.paper_table for each in compared)
     if grid.spec.name != claims.PAPER:
         about += claims.claims_about([name], grid.spec.name)
-    results = claim_tests.evaluate_claims(grid, tables, about)
-    return [formatted, claim_tables.format_claims(results)]
+    to_test = [claim for claim in claim_tests.grid_claims(grid, tables) if claim in about]
+    results = claim_tests.evaluate_claims(grid, tables, to_test)
+    return [formatted, *([claim_tables.format_claims(results)] if results else [])]
 
 
 def export(tables: list[FormattedTable], results: pd.DataFrame, folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hgmvae_bench.analysis.comparison import VERDICT_SYMBOLS, ComparedValue, compare_with_paper
@@ -37,9 +37,9 @@ class DatasetValues:
 def measured_values(grid: Grid, runs: Iterable[StoredRun]) -> str:
     """Write the measured values of each dataset as two Markdown tables.
 
-    Both have a row for each latent dim and model with a value. The first has the metrics that the
-    paper has for the dataset, with the verdict and, below, the published value. The second has the
-    other recorded metrics.
+    Both have a row for each latent dim and model with a value. The first has the metrics of the
+    grid's tables, with the verdict and, below, the published value where the paper has one. The
+    second has the other recorded metrics.
 
     Args:
         grid: names the cells.
@@ -48,13 +48,12 @@ def measured_values(grid: Grid, runs: Iterable[StoredRun]) -> str:
     runs = list(runs)
     by_dataset = _values_by_dataset(grid, runs)
     parts = [_cell_counts(grid, runs), _legend(by_dataset.values())]
+    of_tables = dict.fromkeys(metric for spec in grid.spec.tables for metric in spec.metrics)
+    others = [metric for metric in METRICS if metric not in of_tables]
     for dataset, values in by_dataset.items():
-        in_paper = {metric for _, metric in values.compared}
-        for kind, metrics in (
-            ("metrics of the paper", in_paper),
-            ("other metrics", set(METRICS) - in_paper),
-        ):
-            columns = _columns(grid, values, metrics)
+        measured = {metric for _, metric in values.entries}
+        for kind, metrics in (("metrics of the tables", of_tables), ("other metrics", others)):
+            columns = [metric for metric in metrics if metric in measured]
             if columns:
                 parts.append(f"**{grid.dataset_title(dataset)}: {kind}**")
                 parts.append(_table(grid, values, columns))
@@ -76,13 +75,6 @@ def _values_by_dataset(grid: Grid, runs: Sequence[StoredRun]) -> dict[str, Datas
         key = (each.model, each.latent_dim), each.metric
         compared[each.dataset].setdefault(key, []).append(each)
     return {name: DatasetValues(entries[name], compared[name]) for name in entries}
-
-
-def _columns(grid: Grid, values: DatasetValues, metrics: Set[str]) -> list[str]:
-    """Those of the metrics that have a value: the tables' own in their order, then the others."""
-    measured = {metric for _, metric in values.entries}
-    of_tables = dict.fromkeys(metric for spec in grid.spec.tables for metric in spec.metrics)
-    return [name for name in of_tables | dict.fromkeys(METRICS) if name in measured & metrics]
 
 
 def _table(grid: Grid, values: DatasetValues, columns: Sequence[str]) -> str:

@@ -77,10 +77,10 @@ def _distinct(compared: Iterable[ComparedValue]) -> list[ComparedValue]:
 def _values_caption(compared: list[ComparedValue]) -> str:
     distinct = _distinct(compared)
     printed, once = (f"{sum(each.n > 0 for each in v)} of {len(v)}" for v in (compared, distinct))
+    shared = "" if printed == once else f" ({printed} as printed, since tables share cells)"
     return (
-        f"{once} published values have a measured seed ({printed} as printed, since tables share "
-        "cells). Each value once, by verdict and number of seeds (false-discovery rate of 5 % in "
-        "each table):"
+        f"{once} published values have a measured seed{shared}. Each value once, by verdict and "
+        "number of seeds (false-discovery rate of 5 % in each table):"
     )
 
 

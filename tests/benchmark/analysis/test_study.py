@@ -15,6 +15,12 @@ FOLDER = Path(__file__).parents[3] / "results/study"
 MEASURED = FOLDER.parent / "measured"
 MEASURED_PAGE = (MEASURED / "README.md").read_text(encoding="utf-8")
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
+GENERATED = [
+    path
+    for path in sorted(MEASURED.parent.glob("*/README.md"))
+    if ", generated -->" in path.read_text(encoding="utf-8")
+]
+"""Pages with generated parts, each in the folder of its records."""
 TABLES = re.findall(r"^<!-- (\S+): (\S+), seeds: ([\d ]+) -->$", PAGE, re.MULTILINE)
 """Study, table and numbers of seeds of every table of the page that comes from records."""
 
@@ -82,10 +88,16 @@ def test_the_measured_cells_are_cells_of_the_paper_grid():
     assert {cell.identity for cell in load_grid("paper").cells} >= cells
 
 
-def test_the_generated_parts_of_the_measured_page_are_those_of_its_records():
-    """If this fails, `hgmvae-bench page results/measured/README.md` writes them anew."""
-    results = Results(MEASURED)
-    assert update_page(MEASURED_PAGE, results.grid, results.runs) == MEASURED_PAGE
+def test_the_measured_cells_and_the_ablations_have_generated_pages():
+    assert {page.parent.name for page in GENERATED} >= {"measured", "ablations"}
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.parent.name)
+def test_the_generated_parts_of_a_page_are_those_of_its_records(path):
+    """If this fails, `hgmvae-bench page PAGE --results FOLDER` writes them anew."""
+    results = Results(path.parent)
+    page = path.read_text(encoding="utf-8")
+    assert update_page(page, results.grid, results.runs) == page
 
 
 def test_the_readme_counts_cells_and_values_as_the_measured_page_does():
