@@ -15,13 +15,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hgmvae_bench.analysis.figures import draw_figure as draw_figure
-    from hgmvae_bench.analysis.frames import load_claims as load_claims
-    from hgmvae_bench.analysis.frames import load_comparison as load_comparison
     from hgmvae_bench.analysis.frames import load_history as load_history
     from hgmvae_bench.analysis.frames import load_results as load_results
-    from hgmvae_bench.analysis.frames import load_table as load_table
-    from hgmvae_bench.analysis.frames import load_tables as load_tables
     from hgmvae_bench.analysis.published import published as published
     from hgmvae_bench.execution.api import evaluate_grid as evaluate_grid
     from hgmvae_bench.execution.api import plan_grid as plan_grid
@@ -43,15 +38,10 @@ _MODULES = {
     "RegressionError": "execution.check",
     "Results": "execution.results",
     "check_grid": "execution.check",
-    "draw_figure": "analysis.figures",
     "evaluate_grid": "execution.api",
-    "load_claims": "analysis.frames",
-    "load_comparison": "analysis.frames",
     "load_grid": "grid",
     "load_history": "analysis.frames",
     "load_results": "analysis.frames",
-    "load_table": "analysis.frames",
-    "load_tables": "analysis.frames",
     "make_grid": "grid",
     "plan_grid": "execution.api",
     "published": "analysis.published",

@@ -48,12 +48,7 @@ API_SECTIONS = {
         "Results",
         "load_results",
         "load_history",
-        "load_table",
-        "load_tables",
-        "load_comparison",
-        "load_claims",
         "published",
-        "draw_figure",
     ],
     "Check for regressions": [
         "check_grid",

@@ -10,6 +10,7 @@ from hgmvae_bench.analysis import render
 from hgmvae_bench.analysis.claim_tests import ClaimResult
 from hgmvae_bench.analysis.claims import ModelAtDim
 from hgmvae_bench.plugins.registry import METRICS
+from hgmvae_bench.utils.text import first_few
 
 MAX_NAMED_FAILURES = 3
 """Failed hypotheses that a footnote names; it counts the others."""
@@ -129,9 +130,7 @@ def _failures(result: ClaimResult) -> str:
         for each in result.hypotheses
         if each.outcome == "fails"
     ]
-    more = len(failed) - MAX_NAMED_FAILURES
-    named = "; ".join(failed[:MAX_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
-    return f"fails: {named}" if failed else ""
+    return f"fails: {'; '.join(first_few(failed, MAX_NAMED_FAILURES))}" if failed else ""
 
 
 def _side(best: ModelAtDim | None, models: tuple[ModelAtDim, ...]) -> str:

@@ -19,7 +19,7 @@ from hgmvae_bench.analysis.stats import (
 )
 from hgmvae_bench.analysis.table_entries import ALTERNATIVES, TableEntry
 from hgmvae_bench.analysis.tables import Table
-from hgmvae_bench.grid import Grid, flatten, load_grid
+from hgmvae_bench.grid import Grid, different_settings, load_grid
 from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS
 
@@ -308,10 +308,8 @@ def _settings_note(grid: Grid, entry: TableEntry) -> str:
     """
     cell = grid.cell(entry.dataset, entry.model, entry.latent_dim)
     reference = _paper_grid().cell(cell.dataset, cell.model, cell.latent_dim)
-    ours, theirs = flatten(cell.settings), flatten(reference.settings)
     differing = [
-        f"{name} {ours.get(name)} (not {theirs.get(name)})"
-        for name in {**theirs, **ours}
-        if ours.get(name) != theirs.get(name)
+        f"{name} {ours} (not {theirs})"
+        for name, theirs, ours in different_settings(reference.settings, cell.settings)
     ]
     return f"trained with {', '.join(differing)}" if differing else ""

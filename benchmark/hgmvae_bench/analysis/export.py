@@ -12,12 +12,7 @@ from hgmvae_bench.analysis import claim_tables, claim_tests, claims, comparison,
 from hgmvae_bench.analysis.render import WRITERS, FormattedTable, latex_document
 from hgmvae_bench.analysis.tables import Table
 from hgmvae_bench.grid import Grid
-from hgmvae_bench.utils.atomic_files import write_atomically
-from hgmvae_bench.utils.errors import UserError
-
-
-class ExportError(UserError, RuntimeError):
-    """Files that cannot be written; the message names the folder."""
+from hgmvae_bench.utils.atomic_files import write_output
 
 
 def formatted_tables(grid: Grid, tables: Iterable[Table]) -> list[FormattedTable]:
@@ -73,7 +68,7 @@ def export(tables: list[FormattedTable], results: pd.DataFrame, folder: Path) ->
         The files.
 
     Raises:
-        ExportError: if the folder cannot be written to.
+        OutputError: if one cannot be written.
     """
     contents = {
         f"{table.name}.{suffix}": write(table).encode()
@@ -82,11 +77,8 @@ def export(tables: list[FormattedTable], results: pd.DataFrame, folder: Path) ->
     }
     contents["tables.tex"] = latex_document(table.name for table in tables).encode()
     contents["values.parquet"] = _parquet(results)
-    try:
-        for name, content in contents.items():
-            write_atomically(folder / name, content)
-    except OSError as error:
-        raise ExportError(f"cannot write to {folder}: {error.strerror}") from error
+    for name, content in contents.items():
+        write_output(folder / name, content)
     return [folder / name for name in contents]
 
 

@@ -18,7 +18,7 @@ from hgmvae_bench.analysis.render import (
     format_number,
 )
 from hgmvae_bench.analysis.stats import ALPHA, holm, welch_test
-from hgmvae_bench.grid import flatten
+from hgmvae_bench.grid import different_settings
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.utils.errors import UserError
 
@@ -194,12 +194,8 @@ def _match_cells(
 
 def _different_settings(first: pd.DataFrame, second: pd.DataFrame) -> str:
     """The settings in which two cells differ, such as ``training.precision: float32, bf16``."""
-    one, other = (flatten(json.loads(cell["settings"].iloc[0])) for cell in (first, second))
-    return "; ".join(
-        f"{name}: {one.get(name)}, {other.get(name)}"
-        for name in dict.fromkeys([*one, *other])
-        if one.get(name) != other.get(name)
-    )
+    one, other = (json.loads(cell["settings"].iloc[0]) for cell in (first, second))
+    return "; ".join(f"{name}: {a}, {b}" for name, a, b in different_settings(one, other))
 
 
 def _row(metric: str, first: pd.DataFrame, second: pd.DataFrame, note: str) -> dict[str, Any]:

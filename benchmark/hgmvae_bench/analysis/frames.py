@@ -1,7 +1,4 @@
-"""A results folder for notebooks: its records as tidy DataFrames, and its tables.
-
-Every function takes the path of a results folder. None trains anything.
-"""
+"""The records of a results folder as tidy DataFrames."""
 
 from __future__ import annotations
 
@@ -13,8 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, comparison_tables
-from hgmvae_bench.analysis.tables import Table, build_table
 from hgmvae_bench.storage.record_file import StoreError
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
@@ -104,64 +99,6 @@ def load_history(path: Folder) -> pd.DataFrame:
             for epoch, value in enumerate(values, start=1)
         ]
     return pd.DataFrame(rows, columns=[*names, "term", "epoch", "value"])
-
-
-def load_tables(path: Folder, grid: str | None = None) -> dict[str, Table]:
-    """Load every table of a grid in the folder, by name.
-
-    ``table.values`` is tidy, ``table.means`` is laid out as on paper.
-
-    Raises:
-        StoreError: if the folder holds no grid, or several and none is named.
-        UnknownNameError: if it holds no grid of that name.
-    """
-    store = Store(Path(path))
-    chosen, runs = store.grid(grid), list(store.runs(on_invalid="warn").values())
-    return {spec.name: build_table(chosen, spec, runs) for spec in chosen.spec.tables}
-
-
-def load_table(path: Folder, name: str, grid: str | None = None) -> Table:
-    """Load one table of a grid in the folder.
-
-    Raises:
-        StoreError: if the folder holds no grid, or several and none is named.
-        UnknownNameError: if there is no grid or table of that name.
-    """
-    store = Store(Path(path))
-    chosen = store.grid(grid)
-    return build_table(chosen, chosen.table(name), store.runs(on_invalid="warn").values())
-
-
-def load_comparison(path: Folder, grid: str | None = None) -> pd.DataFrame:
-    """Load the values that the paper has too: published, measured, and a verdict.
-
-    One row per cell and metric; `hgmvae_bench.analysis.comparison.ComparedValue` describes the
-    columns.
-
-    Raises:
-        StoreError: if the folder holds no grid, or several and none is named.
-        UnknownNameError: if it holds no grid of that name.
-    """
-    chosen = Store(Path(path)).grid(grid)
-    return comparison_tables.comparison_frame(
-        comparison.compare_with_paper(chosen, load_tables(path, grid).values())
-    )
-
-
-def load_claims(path: Folder, grid: str | None = None) -> pd.DataFrame:
-    """Load the claims about a grid with their verdicts, one row per hypothesis of a claim.
-
-    These are the grid's own claims, and the paper's if the paper has values of the grid's cells.
-    `hgmvae_bench.analysis.claims` describes claims and hypotheses.
-
-    Raises:
-        StoreError: if the folder holds no grid, or several and none is named.
-        UnknownNameError: if it holds no grid of that name.
-    """
-    chosen = Store(Path(path)).grid(grid)
-    return claim_tables.claims_frame(
-        claim_tests.evaluate_claims(chosen, load_tables(path, grid).values())
-    )
 
 
 def _runs(path: Folder) -> list[StoredRun]:

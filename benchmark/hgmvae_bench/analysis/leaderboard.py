@@ -14,7 +14,7 @@ from hgmvae_bench.analysis.table_entries import TableEntry
 from hgmvae_bench.analysis.tables import Table, build_table
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.registry import METRICS
-from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.storage.stored_run import StoredRun, runs_by_cell
 
 MAIN_METRICS = ("accuracy", "own-accuracy", "sc", "db", "svm-accuracy", "ssim", "nll")
 """Metrics of a leaderboard, as far as any run has them; the first orders the models."""
@@ -52,9 +52,7 @@ def leaderboards(
         metrics: registered names, the most important first.
     """
     recorded = [run for run in runs if run.record.status == "complete"]
-    by_cell: dict[str, list[StoredRun]] = {}
-    for run in recorded:
-        by_cell.setdefault(run.record.cell, []).append(run)
+    by_cell = runs_by_cell(recorded)
     models: dict[tuple[str, int], list[str]] = {}
     for cell, (dataset, model, latent_dim) in grid.cell_names.items():
         if cell.identity in by_cell:

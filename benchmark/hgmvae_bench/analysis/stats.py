@@ -208,13 +208,9 @@ def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
     Returns:
         The adjusted p-values, in the same order.
     """
-    ranked = sorted(((p, i) for i, p in enumerate(p_values) if p is not None), reverse=True)
-    adjusted: list[float | None] = [None] * len(p_values)
-    running = 1.0
-    for rank, (p, i) in enumerate(ranked):
-        running = min(running, len(ranked) / (len(ranked) - rank) * p)
-        adjusted[i] = running
-    return adjusted
+    known = [p for p in p_values if p is not None]
+    adjusted = iter(stats.false_discovery_control(known).tolist() if known else [])
+    return [None if p is None else next(adjusted) for p in p_values]
 
 
 def _has_spread(values: Sequence[float]) -> bool:

@@ -16,7 +16,7 @@ from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import Fingerprint, MetricValue, Record
-from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.storage.stored_run import StoredRun, runs_by_cell
 from hgmvae_bench.utils.text import quote, shorten
 
 ALTERNATIVES = {"ms-ssim": "ms-ssim-bilinear"}
@@ -114,9 +114,7 @@ class GridRuns:
     @classmethod
     def of(cls, grid: Grid, runs: Iterable[StoredRun]) -> GridRuns:
         """Sort recorded runs by their cells."""
-        by_cell: dict[str, list[StoredRun]] = defaultdict(list)
-        for run in runs:
-            by_cell[run.record.cell].append(run)
+        by_cell = runs_by_cell(runs)
         own = {cell.identity for cell in grid.cells}
         others = Counter(
             run.record.key.rpartition("_s")[0]

@@ -122,7 +122,7 @@ class Table:
 
     def _formatted_entry(self, entry: TableEntry) -> render.FormattedEntry:
         return render.FormattedEntry(
-            _number(entry, self.decimals(entry.metric)),
+            format_mean(entry, self.decimals(entry.metric)),
             rank=entry.rank,
             tied=entry.tied,
             note=self.footnotes.get(entry.footnote, ""),
@@ -218,7 +218,8 @@ def _legend(entries: list[TableEntry]) -> str:
     return f"{spread} (n = {planned} unless noted). Ranks within a dataset, metric and L ({tests})."
 
 
-def _number(entry: TableEntry, decimals: int) -> str:
+def format_mean(entry: TableEntry, decimals: int) -> str:
+    """Mean and standard deviation, such as ``0.412 ± 0.010``."""
     if entry.mean is None:
         return "–"
     spread = "" if entry.std is None else f" ± {entry.std:.{decimals}f}"

@@ -29,7 +29,7 @@ from hgmvae_bench.grid import Grid, Run
 from hgmvae_bench.storage.schema import Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
-from hgmvae_bench.utils.text import pluralize
+from hgmvae_bench.utils.text import first_few, pluralize
 
 MAX_UNSUCCESSFUL_LINES = 20
 
@@ -116,8 +116,7 @@ class EventText:
             for run in runs
             if run.record.status != "complete"
         ]
-        more = len(lines) - MAX_UNSUCCESSFUL_LINES
-        return [*lines[:MAX_UNSUCCESSFUL_LINES], *([f"and {more} more"] if more > 0 else [])]
+        return first_few(lines, MAX_UNSUCCESSFUL_LINES)
 
 
 class QuietReporter:

@@ -18,7 +18,7 @@ from hgmvae_bench.grid import Grid
 from hgmvae_bench.grid.errors import distinct_metrics
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.store import Store
-from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.storage.stored_run import StoredRun, runs_by_cell
 from hgmvae_bench.utils.atomic_files import write_output
 
 if TYPE_CHECKING:
@@ -75,14 +75,12 @@ class Results:
     def runs(self) -> list[StoredRun]:
         """The recorded runs of the grid, cell by cell."""
         with using_plugins(self._plugins):
-            by_cell: dict[str, list[StoredRun]] = {}
-            for run in self._store.runs(on_invalid="warn").values():
-                by_cell.setdefault(run.record.cell, []).append(run)
-            return [
-                run
-                for cell in self.grid.cells
-                for run in sorted(by_cell.get(cell.identity, []), key=lambda run: run.record.seed)
-            ]
+            by_cell = runs_by_cell(self._all_runs())
+            return [run for cell in self.grid.cells for run in by_cell.get(cell.identity, [])]
+
+    def _all_runs(self) -> list[StoredRun]:
+        """The recorded runs of the folder, including those of other cells."""
+        return list(self._store.runs(on_invalid="warn").values())
 
     def frame(self) -> pd.DataFrame:
         """Return every value of the folder, a row per run and metric (`load_results`)."""
@@ -114,7 +112,8 @@ class Results:
         """
         with using_plugins(self._plugins):
             known = self._store.controls(on_invalid="warn").values() if controls else ()
-            spec, runs = self.grid.table(name), self.runs
+            # Footnotes count runs of a cell with other settings.
+            spec, runs = self.grid.table(name), self._all_runs()
             if metrics is not None:
                 spec = spec.with_metrics(distinct_metrics(metrics))
             if all_metrics:
@@ -128,27 +127,67 @@ class Results:
         }
 
     def compare(self) -> pd.DataFrame:
-        """Compare every value that the paper publishes: published, measured, verdict."""
+        """Compare every value that the paper publishes: published, measured, verdict.
+
+        One row per cell and metric; `hgmvae_bench.analysis.comparison.ComparedValue` describes the
+        columns.
+        """
         with using_plugins(self._plugins):
             compared = comparison.compare_with_paper(self.grid, self.tables().values())
             return comparison_tables.comparison_frame(compared)
 
     def claims(self) -> pd.DataFrame:
-        """Test the claims about the grid: a row for each hypothesis (`load_claims`)."""
+        """Test the claims about the grid: a row for each hypothesis.
+
+        These are the grid's own claims, and those of the paper that its cells can decide in part.
+        `hgmvae_bench.analysis.claims` describes claims and hypotheses.
+        """
         with using_plugins(self._plugins):
             return claim_tables.claims_frame(
                 claim_tests.evaluate_claims(self.grid, self.tables().values())
             )
 
-    def figure(self, name: str, **options: Any) -> Figure:
+    def figure(
+        self,
+        name: str,
+        *,
+        dataset: str | None = None,
+        model: str | list[str] | None = None,
+        latent_dim: int | list[int] | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Figure:
         """Draw a figure of the grid.
 
-        ``options`` are those of `hgmvae_bench.draw_figure`, except for its folders and its grid.
+        Args:
+            name: name of the figure, such as ``3``; `hgmvae_bench.analysis.figures.FIGURES` lists
+                them.
+            dataset: restrict the figure to this dataset.
+            model: restrict the figure to this model or these models.
+            latent_dim: restrict the figure to this latent dim or these latent dims.
+            seed: seed of the runs whose codes and images are drawn; None means the first complete
+                run of each cell.
+            **options: arguments of the figure's builder.
+
+        Raises:
+            UnknownNameError: if there is no figure, dataset or model of that name.
+            FigureError: if there is nothing to draw, or several datasets, latent dims or models
+                where the figure shows one.
+            hgmvae_bench.storage.artifacts.ArtifactError: if codes or weights are missing or
+                damaged.
+            hgmvae_bench.data.DataError: if the dataset is needed but missing.
         """
         with using_plugins(self._plugins):
-            from hgmvae_bench.analysis.figures.catalogue import draw_from_source
+            from hgmvae_bench.analysis.figures import figure_kind
 
-            return draw_from_source(self._figure_source(), name, **options)
+            kind = figure_kind(name)
+            selected = self._figure_source().select(
+                None if dataset is None else [dataset],
+                [model] if isinstance(model, str) else model,
+                [latent_dim] if isinstance(latent_dim, int) else latent_dim,
+                seed=seed,
+            )
+            return kind.draw(selected, **options)
 
     def _figure_source(self) -> FigureSource:
         """Results of this grid, whose filters the stored grid does not have."""

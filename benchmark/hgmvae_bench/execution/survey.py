@@ -17,7 +17,7 @@ from hgmvae_bench.grid import Cell, Grid
 from hgmvae_bench.plugins.protocols import WeightedMetric
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.store import Store
-from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.storage.stored_run import StoredRun, runs_by_cell
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,11 @@ def survey(
         hgmvae_bench.storage.store.StoreError: if the results folder cannot be read.
         GridError, PluginError: if the grid cannot be run as asked (`preflight`).
     """
-    by_cell: dict[str, list[StoredRun]] = {}
-    for run in store.runs(on_invalid="warn").values():
-        if run.record.status == "complete" or not retry_failed:
-            by_cell.setdefault(run.record.cell, []).append(run)
+    by_cell = runs_by_cell(
+        run
+        for run in store.runs(on_invalid="warn").values()
+        if run.record.status == "complete" or not retry_failed
+    )
     data, missing_data = available_data(grid, data_root)
     recorded = {
         cell: _recorded(cell, by_cell, data.get((cell.dataset, cell.image_size)), grid.spec.seeds)

@@ -5,7 +5,15 @@ and metrics. The cells of the grid are the union of its tables' cells, so a cell
 need is trained once. A cell computes the metrics of its tables and those of the grid's ``metrics``.
 """
 
-from hgmvae_bench.grid.cells import PROTOCOL_VERSION, Cell, Grid, Run, flatten, slugify
+from hgmvae_bench.grid.cells import (
+    PROTOCOL_VERSION,
+    Cell,
+    Grid,
+    Run,
+    different_settings,
+    flatten,
+    slugify,
+)
 from hgmvae_bench.grid.errors import GridError
 from hgmvae_bench.grid.files import grid_names, load_grid, parse_grid
 from hgmvae_bench.grid.make import GridLike, make_grid
@@ -33,6 +41,7 @@ __all__ = [
     "Run",
     "TableSpec",
     "TrainingSettings",
+    "different_settings",
     "flatten",
     "grid_names",
     "load_grid",

@@ -373,6 +373,23 @@ def slugify(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
 
 
+def different_settings(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """Settings in which two cells differ: dotted name, old and new value, None where there is none.
+
+    Args:
+        old: settings of a cell, nested.
+        new: settings of the other.
+    """
+    before, after = flatten(old), flatten(new)
+    return [
+        (name, before.get(name), after.get(name))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
+
+
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings, such as settings, to one with dotted keys."""
     values: dict[str, Any] = {}

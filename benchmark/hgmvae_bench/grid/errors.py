@@ -11,7 +11,7 @@ from hgmvae_bench.grid.yaml12 import Location
 from hgmvae_bench.plugins.protocols import PluginError, Setting, UnknownNameError
 from hgmvae_bench.plugins.registry import METRICS, resolve_model
 from hgmvae_bench.utils.errors import UserError
-from hgmvae_bench.utils.text import quote
+from hgmvae_bench.utils.text import first_few, quote
 
 LocatedError = tuple[Location, str]
 """Location of an error in a grid file, and its message."""
@@ -63,9 +63,7 @@ def describe_validation_error(error: Any) -> str:
 
 def join_lines(lines: Iterable[str]) -> str:
     """Join the messages of errors, each once; the first `MAX_LINES` and the number of others."""
-    unique = list(dict.fromkeys(lines))
-    more = len(unique) - MAX_LINES
-    return "\n".join([*unique[:MAX_LINES], *([f"and {more:,} more errors"] if more > 0 else [])])
+    return "\n".join(first_few(list(dict.fromkeys(lines)), MAX_LINES, "errors"))
 
 
 def find_errors(spec: GridSpec) -> Iterator[LocatedError]:

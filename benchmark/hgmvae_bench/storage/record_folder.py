@@ -22,6 +22,7 @@ from hgmvae_bench.storage.record_file import (
 from hgmvae_bench.storage.schema import ControlRecord, Record, ScoreRecord
 from hgmvae_bench.storage.stored_run import StoredRun, merge_metrics
 from hgmvae_bench.utils.atomic_files import LocalFiles, NotAFileError
+from hgmvae_bench.utils.text import first_few
 
 RECORDS = "records"
 CONTROLS = "controls"
@@ -197,8 +198,7 @@ def report_invalid(
     if not errors:
         return
     lines = [f"{files.root / folder / name}: {error}" for name, error in sorted(errors.items())]
-    if len(lines) > _MAX_LISTED_FILES:
-        lines[_MAX_LISTED_FILES:] = [f"and {len(lines) - _MAX_LISTED_FILES} more"]
+    lines = first_few(lines, _MAX_LISTED_FILES)
     if any(error.damaged for error in errors.values()):
         lines.append(
             f"`hgmvae-bench run --repair` moves damaged files to {files.root / DAMAGED} "

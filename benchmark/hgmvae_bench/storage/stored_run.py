@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hgmvae_bench.storage.schema import MetricValue, Record
@@ -25,6 +26,14 @@ class StoredRun:
     metrics: Mapping[str, MetricValue]
     retries: int = 0
     scorings: int = 0
+
+
+def runs_by_cell(runs: Iterable[StoredRun]) -> dict[str, list[StoredRun]]:
+    """Runs by the identity of their cell, those of a cell sorted by seed."""
+    by_cell: dict[str, list[StoredRun]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.record.seed):
+        by_cell[run.record.cell].append(run)
+    return dict(by_cell)
 
 
 def merge_metrics(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 MAX_QUOTED = 60
 """Maximum length of a quoted value in a message, in characters."""
@@ -31,6 +31,13 @@ def pluralize(number: int, noun: str) -> str:
 def shorten(text: str, limit: int = MAX_QUOTED) -> str:
     """Cut text to ``limit`` characters, the ellipsis included."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def first_few(lines: Sequence[str], limit: int, noun: str = "") -> list[str]:
+    """Return the first ``limit`` lines, and the number of the others: ``and 3 more errors``."""
+    more = len(lines) - limit
+    others = [f"and {more:,} more {noun}".rstrip()] if more > 0 else []
+    return [*lines[:limit], *others]
 
 
 def distinct_titles(titles: Mapping[str, str]) -> dict[str, str]:

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 
 import hgmvae_bench as hb
-from hgmvae_bench.analysis.export import ExportError, export, formatted_tables
+from hgmvae_bench.analysis.export import export, formatted_tables
 from hgmvae_bench.analysis.tables import build_table
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
+from hgmvae_bench.utils.atomic_files import OutputError
 
 NASTY = r"""50% & a_b <i> #1 $x$ {y} ~^\\ "q" [z] é β Σ | `c` \input{/etc/passwd} \write18{date}"""
 
@@ -135,5 +136,5 @@ def test_a_grid_beyond_the_paper_is_exported_with_its_claims(tmp_path):
 
 def test_the_error_of_an_unwritable_folder_names_it(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExportError, match=r"cannot write to .*file/out"):
+    with pytest.raises(OutputError, match=r"file/out/.*: cannot be written"):
         export([], pd.DataFrame({"value": [1.0]}), tmp_path / "file" / "out")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import hgmvae_bench as hb
-from hgmvae_bench.grid import Run
+from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.record_file import StoreError
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
@@ -88,10 +88,19 @@ def test_history_has_a_row_for_every_term_and_epoch(folder):
 
 
 def test_tables_are_loaded_by_name(folder):
-    table = hb.load_tables(folder)["1"]
-    assert table == hb.load_table(folder, "1")
+    table = hb.Results(folder).tables()["1"]
+    assert table == hb.Results(folder).table("1")
     assert table.means.loc["SC↑", "VAE"] == 1 / 3
     assert pd.isna(table.means.loc["SC↑", "WAE-IMQ"])
+
+
+def test_footnotes_count_the_runs_of_a_cell_with_other_settings(folder, tiny_text):
+    wider = parse_grid(tiny_text.replace("width: 2", "width: 3"), "wider.yaml")
+    table = hb.Results(folder, wider).table("1")
+    assert {entry.model: entry.note for entry in table.entries} == {
+        "vae": "2 × not run (2 with other settings)",
+        "wae-imq": "2 × not run (1 with other settings)",
+    }
 
 
 def test_the_error_for_a_folder_without_records_names_it(tmp_path):

@@ -6,8 +6,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from hgmvae_bench.analysis.frames import load_results, load_tables
+from hgmvae_bench.analysis.frames import load_results
 from hgmvae_bench.cli import app
+from hgmvae_bench.execution.results import Results
 from hgmvae_bench.grid import Run
 from hgmvae_bench.storage.merge import merge
 from hgmvae_bench.storage.record_file import StoreError
@@ -109,7 +110,7 @@ def test_an_invalid_record_costs_only_its_own_run(store, caplog, field):
     assert len(store.runs(on_invalid="warn")) == 3
     assert path.name in caplog.text
     assert load_results(store.root)["key"].nunique() == 3
-    assert load_tables(store.root)["1"].values["n"].sum() > 0
+    assert Results(store.root).table("1").values["n"].sum() > 0
     assert [moved.name for moved in store.repair()] == [path.name]
     assert len(store.runs()) == 3
 

@@ -4,7 +4,7 @@
 
     import hgmvae_bench as hb
 
-    figure = hb.draw_figure("results/local", "3", dataset="mnist")
+    figure = hb.Results("results/local").figure("3", dataset="mnist")
     figure.savefig("clustering.pdf")
 
 A builder takes a `FigureSource` and returns a matplotlib ``Figure`` that has no window and leaves
@@ -13,7 +13,7 @@ pyplot's state alone. `catalogue` lists the figures, `source` reads records, cod
 matplotlib is imported only when a figure is drawn.
 """
 
-from hgmvae_bench.analysis.figures.catalogue import FIGURES, FigureKind, draw_figure, figure_kind
+from hgmvae_bench.analysis.figures.catalogue import FIGURES, FigureKind, figure_kind
 from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
 
-__all__ = ["FIGURES", "FigureError", "FigureKind", "FigureSource", "draw_figure", "figure_kind"]
+__all__ = ["FIGURES", "FigureError", "FigureKind", "FigureSource", "figure_kind"]

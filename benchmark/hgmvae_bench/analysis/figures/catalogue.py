@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pkgutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hgmvae_bench.analysis.figures.source import FigureSource, ScopeAxis
@@ -151,64 +149,3 @@ def figure_kind(name: str) -> FigureKind:
     if name not in FIGURES:
         raise UnknownNameError("figure", name, list(FIGURES))
     return FIGURES[name]
-
-
-def draw_figure(
-    path: str | os.PathLike[str],
-    name: str,
-    *,
-    grid: str | None = None,
-    data: str | os.PathLike[str] | None = None,
-    dataset: str | None = None,
-    model: str | list[str] | None = None,
-    latent_dim: int | list[int] | None = None,
-    seed: int | None = None,
-    **options: Any,
-) -> Figure:
-    """Draw a figure of a results folder.
-
-    Args:
-        path: results folder.
-        name: name of the figure, such as ``3``; `FIGURES` lists them.
-        grid: name of the grid; required if the folder holds several.
-        data: data folder; None means the user's cache folder.
-        dataset: restrict the figure to this dataset.
-        model: restrict the figure to this model or these models.
-        latent_dim: restrict the figure to this latent dim or these latent dims.
-        seed: seed of the runs whose codes and images are drawn; None means the first complete run
-            of each cell.
-        **options: arguments of the figure's builder.
-
-    Raises:
-        UnknownNameError: if there is no figure, grid, dataset or model of that name.
-        FigureError: if the folder holds nothing to draw, or several datasets, latent dims or models
-            where the figure shows one.
-        hgmvae_bench.storage.store.StoreError: if the folder holds no results or a damaged record.
-        hgmvae_bench.storage.artifacts.ArtifactError: if codes or weights are missing or damaged.
-        hgmvae_bench.data.DataError: if the dataset is needed but missing.
-    """
-    source = FigureSource.open(Path(path), grid=grid, data=None if data is None else Path(data))
-    return draw_from_source(
-        source, name, dataset=dataset, model=model, latent_dim=latent_dim, seed=seed, **options
-    )
-
-
-def draw_from_source(
-    source: FigureSource,
-    name: str,
-    *,
-    dataset: str | None = None,
-    model: str | list[str] | None = None,
-    latent_dim: int | list[int] | None = None,
-    seed: int | None = None,
-    **options: Any,
-) -> Figure:
-    """Draw a figure of a source; arguments and errors as in `draw_figure`."""
-    kind = figure_kind(name)
-    selected = source.select(
-        None if dataset is None else [dataset],
-        [model] if isinstance(model, str) else model,
-        [latent_dim] if isinstance(latent_dim, int) else latent_dim,
-        seed=seed,
-    )
-    return kind.draw(selected, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +15,7 @@ from hgmvae_bench.data.catalogue import default_root, resolve_dataset
 from hgmvae_bench.grid import Cell, Grid, Run
 from hgmvae_bench.grid.spec import GridSpec
 from hgmvae_bench.storage.store import Store
-from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.storage.stored_run import StoredRun, runs_by_cell
 from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.text import shorten
 
@@ -183,10 +183,7 @@ class FigureSource:
 
     @cached_property
     def _by_cell(self) -> dict[str, list[StoredRun]]:
-        by_cell: dict[str, list[StoredRun]] = defaultdict(list)
-        for run in sorted(self.runs.values(), key=lambda run: run.record.seed):
-            by_cell[run.record.cell].append(run)
-        return by_cell
+        return runs_by_cell(self.runs.values())
 
     def runs_to_draw(self) -> dict[str, StoredRun]:
         """Run of each model whose codes or images are drawn.

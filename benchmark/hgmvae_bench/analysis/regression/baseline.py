@@ -24,15 +24,15 @@ from pydantic import (
     model_validator,
 )
 
-from hgmvae_bench.grid import Cell, Grid, Run, flatten
+from hgmvae_bench.grid import Cell, Grid, Run, different_settings
 from hgmvae_bench.grid.cells import identity_of
 from hgmvae_bench.grid.spec import FileName
 from hgmvae_bench.storage.schema import MAX_NUMBER, Fingerprint, Number, Settings
 from hgmvae_bench.storage.stored_run import StoredRun
-from hgmvae_bench.utils.atomic_files import write_atomically
+from hgmvae_bench.utils.atomic_files import write_output
 from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.seeding import digest
-from hgmvae_bench.utils.text import escape_controls, is_control, quote, shorten
+from hgmvae_bench.utils.text import escape_controls, first_few, is_control, quote, shorten
 
 LOSS_TERM = "final {}"
 """Name of the measure for a loss term's mean over the last epoch."""
@@ -194,14 +194,11 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
     """Write a baseline, completely or not at all.
 
     Raises:
-        BaselineError: if it cannot be written.
+        OutputError: if it cannot be written.
     """
     content = baseline.model_dump(mode="json")
     text = json.dumps({"sha256": digest(content), "content": content}, indent=1, ensure_ascii=False)
-    try:
-        write_atomically(path, f"{text}\n".encode())
-    except OSError as error:
-        raise BaselineError(f"{path}: cannot be written: {error.strerror}") from error
+    write_output(path, f"{text}\n".encode())
 
 
 @dataclass(frozen=True)
@@ -367,14 +364,10 @@ def _changed_settings(baseline: Baseline, cell: Cell, name: str) -> Iterator[str
     if not same_name:
         yield f"{name}: not in the baseline"
         return
-    old, new = (flatten(settings) for settings in (same_name[0].settings, cell.settings))
-    for key in dict.fromkeys([*old, *new]):
-        before, now = old.get(key), new.get(key)
-        if before != now:
-            key, before, now = (shorten(escape_controls(str(each))) for each in (key, before, now))
-            yield f"{name}: {key} was {before}, is {now}"
+    for difference in different_settings(same_name[0].settings, cell.settings):
+        key, before, now = (shorten(escape_controls(str(each))) for each in difference)
+        yield f"{name}: {key} was {before}, is {now}"
 
 
-def _lines(lines: list[str], shown: int = 10) -> str:
-    more = [f"and {len(lines) - shown} more"] if len(lines) > shown else []
-    return "\n".join(f"  {line}" for line in [*lines[:shown], *more])
+def _lines(lines: list[str]) -> str:
+    return "\n".join(f"  {line}" for line in first_few(lines, limit=10))

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, comparison_tables
-from hgmvae_bench.analysis.render import FormattedEntry, format_number
+from hgmvae_bench.analysis.render import FormattedEntry
 from hgmvae_bench.analysis.report.layout import NO_VALUE, PageColumn, PageRow, PageTable, page_table
-from hgmvae_bench.analysis.table_entries import TableEntry
-from hgmvae_bench.analysis.tables import Table, metric_titles
+from hgmvae_bench.analysis.table_entries import TableEntry, choose_decimals
+from hgmvae_bench.analysis.tables import Table, format_mean, metric_titles
 from hgmvae_bench.grid import Grid
 
 
@@ -71,7 +71,7 @@ def _best_row(grid: Grid, metric_title: str, entries: list[TableEntry]) -> PageR
     texts = (
         grid.model_title(best.model),
         str(best.latent_dim),
-        _format_mean(best),
+        format_mean(best, choose_decimals(best.mean or 0.0)),
         str(best.n),
         str(len(entries)),
         ", ".join(tied) or NO_VALUE,
@@ -82,10 +82,3 @@ def _best_row(grid: Grid, metric_title: str, entries: list[TableEntry]) -> PageR
         entries=[FormattedEntry(text) for text in texts],
         dataset=dataset,
     )
-
-
-def _format_mean(entry: TableEntry) -> str:
-    mean = entry.mean or 0.0
-    decimals = 1 if abs(mean) >= 100 else 3
-    spread = "" if entry.std is None else f" ± {entry.std:.{decimals}f}"
-    return format_number(mean, f".{decimals}f") + spread

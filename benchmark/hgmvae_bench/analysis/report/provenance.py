@@ -8,8 +8,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from hgmvae_bench.analysis.figures.source import FigureSource
-from hgmvae_bench.analysis.report.runs import Facts, count, format_value, recorded_runs
+from hgmvae_bench.analysis.report.runs import Facts, format_value, recorded_runs
 from hgmvae_bench.storage.stored_run import StoredRun
+from hgmvae_bench.utils.text import pluralize
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def protocol(source: FigureSource) -> Facts:
     hours = sum(sum(run.record.seconds.values()) for run in runs) / 3600
     data = {run.record.settings["dataset"]["name"]: run.record.data_digest for run in runs}
     return {
-        "Cells": f"{len(source.grid.cells)}, {count(spec.seeds, 'seed')} each",
+        "Cells": f"{len(source.grid.cells)}, {pluralize(spec.seeds, 'seed')} each",
         "Network": format_value(spec.network.model_dump()),
         "Training": format_value(spec.training.model_dump()),
         "Time": f"{hours:.2f} hours, summed over runs",
@@ -58,7 +59,7 @@ def environments(source: FigureSource) -> tuple[list[Environment], dict[str, int
             changes = ", with uncommitted changes" if code["dirty"] else ""
             facts["code"] = f"commit {code['commit']}{changes}"
         hardware = recorded.get("gpu") or recorded.get("cpu") or "unknown hardware"
-        environments.append(Environment(f"{hardware}, {count(len(runs), 'run')}", facts))
+        environments.append(Environment(f"{hardware}, {pluralize(len(runs), 'run')}", facts))
     return environments, numbers
 
 

@@ -14,7 +14,7 @@ from hgmvae_bench.analysis.report.layout import NO_VALUE, PageColumn, PageRow, P
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.stored_run import StoredRun
-from hgmvae_bench.utils.text import distinct_titles
+from hgmvae_bench.utils.text import distinct_titles, pluralize
 
 Facts = dict[str, Any]
 """Names and values of a definition list."""
@@ -86,7 +86,7 @@ def unsuccessful_runs(source: FigureSource) -> PageTable:
     """Every diverged and failed run, with the reason in one line and its log file."""
     rows = [
         _row(source, names, str(run.record.seed), *_failure(source, run), run=run.record.key)
-        for names in _distinct_cells(source)
+        for names in _cells(source)
         for run in source.runs_of(names)
         if run.record.status != "complete"
     ]
@@ -103,7 +103,7 @@ def missing_runs(source: FigureSource) -> list[str]:
             dims[names.dataset, names.model, n].append(names.latent_dim)
     return [
         f"{source.grid.dataset_title(dataset)}, {source.grid.model_title(model)}: "
-        f"{count(n, 'seed')} at L = {', '.join(map(str, sorted(latent_dims)))}"
+        f"{pluralize(n, 'seed')} at L = {', '.join(map(str, sorted(latent_dims)))}"
         for (dataset, model, n), latent_dims in dims.items()
     ]
 
@@ -111,7 +111,7 @@ def missing_runs(source: FigureSource) -> list[str]:
 def costs(source: FigureSource) -> PageTable:
     """Parameters, loss and time of each cell, as means over its complete runs."""
     rows = []
-    for names in _distinct_cells(source):
+    for names in _cells(source):
         records = [r.record for r in source.runs_of(names) if r.record.status == "complete"]
         if records:
             rows.append(_row(source, names, *_cost_entries(records)))
@@ -134,7 +134,7 @@ def cells(source: FigureSource, environment_of: Mapping[str, int]) -> Iterator[P
         source: results to describe.
         environment_of: number of the environment by run key.
     """
-    for names in _distinct_cells(source):
+    for names in _cells(source):
         runs = source.runs_of(names)
         if not runs:
             continue
@@ -154,13 +154,8 @@ def cells(source: FigureSource, environment_of: Mapping[str, int]) -> Iterator[P
 
 def recorded_runs(source: FigureSource) -> Iterator[StoredRun]:
     """Recorded runs of the grid's cells."""
-    for names in _distinct_cells(source):
+    for names in _cells(source):
         yield from source.runs_of(names)
-
-
-def count(n: int, noun: str) -> str:
-    """A number with its noun, such as ``2 runs``."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def format_value(value: Any) -> str:
@@ -247,15 +242,12 @@ def _row(source: FigureSource, names: CellNames, *entries: str, run: str = "") -
     )
 
 
-def _distinct_cells(source: FigureSource) -> list[CellNames]:
+def _cells(source: FigureSource) -> list[CellNames]:
     """Names of each cell; the first ones if several tables name it differently."""
-    names_of: dict[str, CellNames] = {}
-    for names, cell in source.cells.items():
-        names_of.setdefault(cell.identity, names)
-    return list(names_of.values())
+    return [CellNames(*names) for names in source.grid.cell_names.values()]
 
 
 def _missing_seeds(source: FigureSource) -> Iterator[tuple[CellNames, int]]:
     """Number of missing seeds of each cell."""
-    for names in _distinct_cells(source):
+    for names in _cells(source):
         yield names, max(0, source.grid.spec.seeds - len(source.runs_of(names)))

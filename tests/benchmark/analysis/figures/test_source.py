@@ -15,11 +15,12 @@ from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
 
 
-def test_draw_figure_draws_from_a_folder(stored_models, lines):
-    figure = hb.draw_figure(stored_models, "3", metrics=["sc"])
+def test_results_draw_a_figure(stored_models, lines):
+    results = hb.Results(stored_models)
+    figure = results.figure("3", metrics=["sc"])
     assert lines(figure.axes[0]).keys() == {"VAE", "WAE-IMQ"}
     with pytest.raises(UnknownNameError, match="did you mean samples"):
-        hb.draw_figure(stored_models, "sample")
+        results.figure("sample")
 
 
 @pytest.mark.parametrize(
