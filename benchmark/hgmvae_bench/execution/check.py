@@ -161,6 +161,7 @@ def update_baseline(
     Raises:
         hgmvae_bench.analysis.regression.baseline.BaselineError: if a run is not complete or a value
             is missing.
+        hgmvae_bench.utils.atomic_files.OutputError: if the file cannot be written.
         GridError, UnknownNameError, hgmvae_bench.data.DataError, ExecutorError, StoppedError: as
             `run_grid`.
     """
