@@ -139,8 +139,7 @@ class ClusterIndex:
         """
         import numpy as np
 
-        codes = outputs.test_codes
-        if np.ptp(codes, axis=0).max() == 0:
+        if np.ptp(outputs.test_codes, axis=0).max() == 0:
             raise MetricMissingError("all codes are equal, so the index is not defined")
         labels = outputs.test_labels if self.labels == "classes" else outputs.kmeans_labels
         n_labels = len(np.unique(labels))
@@ -148,7 +147,11 @@ class ClusterIndex:
             raise MetricMissingError(
                 f"the index needs from 2 clusters to fewer than there are images, not {n_labels}"
             )
-        return self.index(codes, labels, outputs.device)
+        return self.index(self.points(outputs), labels, outputs.device)
+
+    def points(self, outputs: Outputs) -> Codes:
+        """Return the points (N, M) of which the index is computed: the test codes."""
+        return outputs.test_codes
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
         """Return split, number of images, and source and number of the labels."""

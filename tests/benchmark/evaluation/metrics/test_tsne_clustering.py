@@ -81,7 +81,7 @@ def test_missing_values_have_a_reason(metric, make_outputs) -> None:
     codes, labels = blobs(1)
     with pytest.raises(MetricMissingError, match="no classes"):
         metric.compute(make_outputs(codes))
-    with pytest.raises(MetricMissingError, match="2 classes"):
+    with pytest.raises(MetricMissingError, match="2 clusters"):
         metric.compute(make_outputs(codes, np.zeros_like(labels)))
     with pytest.raises(MetricMissingError, match="codes are equal"):
         metric.compute(make_outputs(np.ones_like(codes), labels))
