@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hgmvae_bench.data import DataError, ImageData, cache
-from hgmvae_bench.data.download import fetch_from_drive, md5_of, refuse_to_replace, unpack
-from hgmvae_bench.data.images import ImageFiles, Rule, Split, SplitName, warn_if_incomplete
+from hgmvae_bench.data.download import fetch_from_drive, refuse_to_replace, unpack
+from hgmvae_bench.data.images import ImageFiles, Rule, Split, SplitName
 from hgmvae_bench.data.source import (
     DataFileError,
     DatasetReport,
-    FileStatus,
     Progress,
     Source,
+    check_md5,
     data_error,
+    warn_if_incomplete,
 )
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 from hgmvae_bench.utils.text import quote
@@ -67,7 +68,7 @@ class CelebA:
             images = self.image_files(root, image_size)
         except DataFileError as error:
             raise data_error(self.title, error.file, self.source, root) from error
-        warn_if_incomplete(images, COUNT)
+        warn_if_incomplete(self.title, images.folder, images.count, COUNT)
         return cache.load(images, root)
 
     def fetch(self, root: Path, progress: Progress) -> None:
@@ -114,18 +115,12 @@ class CelebA:
         from torchvision import datasets
 
         published = {name: md5 for _, md5, name in datasets.CelebA.file_list}
-        partition = root / FOLDER / PARTITION
         try:
             images = self.image_files(root, self.image_size)
         except DataFileError as error:
             return DatasetReport(self.title, (error.file,), self.source.advice(root))
-        if md5_of(partition) == published[PARTITION]:
-            official = FileStatus(partition, "complete", "the official split, by its MD5")
-        else:
-            official = FileStatus(
-                partition, "damaged", f"not the official file ({images.count:,} images)"
-            )
-        files = (official, *cache.check(images, root, progress))
+        partition = check_md5(root / FOLDER / PARTITION, published[PARTITION])
+        files = (partition, *cache.check(images, root, progress))
         return DatasetReport(self.title, files, self.source.advice(root))
 
     def image_files(self, root: Path, image_size: int) -> ImageFiles:

@@ -13,9 +13,15 @@ from hgmvae_bench.data.images import (
     Split,
     SplitName,
     common_size,
+)
+from hgmvae_bench.data.source import (
+    DataFileError,
+    DatasetReport,
+    Progress,
+    Source,
+    data_error,
     warn_if_incomplete,
 )
-from hgmvae_bench.data.source import DataFileError, DatasetReport, Progress, Source, data_error
 from hgmvae_bench.data.splits import share, shuffled
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
@@ -68,7 +74,7 @@ class Chairs:
             images = self.image_files(root, image_size)
         except DataFileError as error:
             raise data_error(self.title, error.file, self.source, root) from error
-        warn_if_incomplete(images, COUNT)
+        warn_if_incomplete(self.title, images.folder, images.count, COUNT)
         return cache.load(images, root)
 
     def fetch(self, root: Path, progress: Progress) -> None:

@@ -9,22 +9,22 @@ name before it is looked up.
 from __future__ import annotations
 
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hgmvae_bench.data import ImageData, IncompleteDataWarning
-from hgmvae_bench.data.download import fetch_file, md5_of, refuse_to_replace, unpack
+from hgmvae_bench.data import ImageData
+from hgmvae_bench.data.download import fetch_file, refuse_to_replace, unpack
 from hgmvae_bench.data.source import (
     DataFileError,
     DatasetReport,
-    FileStatus,
     Progress,
     Source,
+    check_md5,
     data_error,
     error_reason,
+    warn_if_incomplete,
 )
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
 
@@ -89,14 +89,8 @@ class Cifar10:
             test_labels=torch.cat([labels for _, labels in test]),
             class_names=CLASS_NAMES,
         )
-        if (len(data.train_images), len(data.test_images)) != (N_TRAIN, N_TEST):
-            warnings.warn(
-                f"{folder} holds {len(data.train_images):,} training and "
-                f"{len(data.test_images):,} test images, {self.title} has {N_TRAIN:,} and "
-                f"{N_TEST:,}",
-                IncompleteDataWarning,
-                stacklevel=2,
-            )
+        count = len(data.train_images) + len(data.test_images)
+        warn_if_incomplete(self.title, folder, count, N_TRAIN + N_TEST)
         return data
 
     def fetch(self, root: Path, progress: Progress) -> None:
@@ -131,18 +125,10 @@ class Cifar10:
         published = datasets.CIFAR10
         folder = root / published.base_folder
         files = tuple(
-            _state(folder / name, md5)
+            check_md5(folder / name, md5)
             for name, md5 in [*published.train_list, *published.test_list]
         )
         return DatasetReport(self.title, files, self.source.advice(root))
-
-
-def _state(path: Path, md5: str) -> FileStatus:
-    if not path.exists():
-        return FileStatus(path, "missing", "the file does not exist")
-    if md5_of(path) != md5:
-        return FileStatus(path, "damaged", f"not the published file (its MD5 is not {md5})")
-    return FileStatus(path, "complete", "the published file, by its MD5")
 
 
 def read_batch(path: Path) -> tuple[Tensor, Tensor]:

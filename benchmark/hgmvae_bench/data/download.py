@@ -8,7 +8,6 @@ a length that must match the announced one, and archives that may not write outs
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import shutil
 import tarfile
@@ -21,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from hgmvae_bench.data import DataError
-from hgmvae_bench.data.source import Progress, error_reason, is_writable
+from hgmvae_bench.data.source import Progress, error_reason, is_writable, md5_of
 from hgmvae_bench.utils.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ TIMEOUT_SECONDS = 30.0
 CHUNK_BYTES = 1 << 18
 
 TEMPORARY = ".hgmvae-bench-tmp"
-"""Folder of unfinished downloads, beside the target."""
+"""Folder of unfinished files, beside the target."""
 
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 
@@ -66,10 +65,10 @@ def fetch_file(
     if _exists(target, md5):
         return False
     failures = []
-    with _writing(target):
+    with _writing(target) as folder:
         for url in urls:
             try:
-                _transfer(url, target, md5, progress)
+                _transfer(url, target, folder, md5, progress)
             except TransferError as error:
                 failures.append(f"{url}: {error}")
             else:
@@ -96,20 +95,16 @@ def fetch_from_drive(drive_id: str, target: Path, *, md5: str, by_hand: str) -> 
         return False
     from torchvision.datasets.utils import download_file_from_google_drive
 
-    partial = target.with_name(f".{target.name}.partial")
-    with _writing(target):
+    with _writing(target) as folder:
         try:
-            partial.mkdir(parents=True, exist_ok=True)
-            download_file_from_google_drive(drive_id, partial, target.name, md5)
-            (partial / target.name).rename(target)
+            download_file_from_google_drive(drive_id, folder, target.name, md5)
+            (folder / target.name).rename(target)
         # gdown may be missing, and raises exceptions of its own and of the libraries that it uses.
         except Exception as error:
             raise DataError(
                 f"{target.name} cannot be downloaded from Google Drive ({error_reason(error)}); "
                 f"{by_hand}"
             ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return True
 
 
@@ -147,8 +142,8 @@ class _ProgressBar:
         """Nothing to close: the bar belongs to the caller."""
 
 
-def _transfer(url: str, target: Path, md5: str | None, progress: Progress) -> None:
-    """Download a file from one address.
+def _transfer(url: str, target: Path, folder: Path, md5: str | None, progress: Progress) -> None:
+    """Download a file from one address, by way of a temporary folder.
 
     Raises:
         TransferError: if that fails.
@@ -178,15 +173,14 @@ def _transfer(url: str, target: Path, md5: str | None, progress: Progress) -> No
     pooch.get_logger().setLevel("WARNING")
     known_hash = None if md5 is None else f"md5:{md5}"
     try:
-        with temporary_folder(target.parent / TEMPORARY) as folder:
-            pooch.Pooch(
-                path=folder,
-                base_url="",
-                registry={target.name: known_hash},
-                urls={target.name: url},
-                retry_if_failed=RETRIES,
-            ).fetch(target.name, downloader=download)
-            (folder / target.name).replace(target)
+        pooch.Pooch(
+            path=folder,
+            base_url="",
+            registry={target.name: known_hash},
+            urls={target.name: url},
+            retry_if_failed=RETRIES,
+        ).fetch(target.name, downloader=download)
+        (folder / target.name).replace(target)
     except requests.RequestException as error:
         raise TransferError(_cause(error)) from error
     except ValueError as error:
@@ -205,28 +199,18 @@ def _cause(error: BaseException) -> str:
     return error_reason(error)
 
 
-def md5_of(path: Path) -> str:
-    """MD5 (hex) of a file. Publishers of datasets state it; it does not protect from forgery."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def gunzip(archive: Path, target: Path) -> None:
     """Unpack a .gz file to ``target``.
 
     Raises:
         DataError: if the archive is damaged or the target cannot be written.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    with _writing(target), _reading_archive(archive):
-        try:
-            with gzip.open(archive) as source, partial.open("wb") as file:
-                shutil.copyfileobj(source, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(target)
-        finally:
-            partial.unlink(missing_ok=True)
+    with _writing(target) as folder, _reading_archive(archive):
+        with gzip.open(archive) as source, (folder / target.name).open("wb") as file:
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
+        (folder / target.name).rename(target)
 
 
 def unpack(archive: Path, folder: Path, top: str, progress: Progress) -> None:
@@ -244,19 +228,14 @@ def unpack(archive: Path, folder: Path, top: str, progress: Progress) -> None:
     """
     target = folder / top
     refuse_to_replace(target)
-    partial = folder / f".{top}.partial"
-    with _writing(target), _reading_archive(archive):
-        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
-        try:
-            if archive.suffix == ".zip":
-                _unpack_zip(archive, partial, progress)
-            else:
-                _unpack_tar(archive, partial, progress)
-            if not (partial / top).is_dir():
-                raise DataError(f"{archive} has no folder {top}; get the original archive")
-            (partial / top).rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with _writing(target) as partial, _reading_archive(archive):
+        if archive.suffix == ".zip":
+            _unpack_zip(archive, partial, progress)
+        else:
+            _unpack_tar(archive, partial, progress)
+        if not (partial / top).is_dir():
+            raise DataError(f"{archive} has no folder {top}; get the original archive")
+        (partial / top).rename(target)
 
 
 def refuse_to_replace(target: Path) -> None:
@@ -309,15 +288,20 @@ def _reading_archive(archive: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Turn errors of the file system into a `DataError`."""
+def _writing(target: Path) -> Iterator[Path]:
+    """Make a temporary folder beside ``target`` for a block.
+
+    Raises:
+        DataError: if the file system refuses an operation of the block.
+    """
     if not is_writable(target.parent):
         raise DataError(
             f"cannot write {target}: the folder is read-only; "
             "name another with --data or HGMVAE_BENCH_DATA"
         )
     try:
-        yield
+        with temporary_folder(target.parent / TEMPORARY) as folder:
+            yield folder
     except OSError as error:
         raise DataError(
             f"cannot write {error.filename or target}: {error_reason(error)}; free some "

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hgmvae_bench.data import DataError, ImageData, IncompleteDataWarning
-from hgmvae_bench.data.download import fetch_file, md5_of
+from hgmvae_bench.data import DataError, ImageData
+from hgmvae_bench.data.download import fetch_file
 from hgmvae_bench.data.source import (
     DatasetReport,
     FileStatus,
     Progress,
     Source,
+    check_md5,
     data_error,
     error_reason,
+    warn_if_incomplete,
 )
 from hgmvae_bench.data.splits import share, shuffled_indices
 from hgmvae_bench.plugins.protocols import ReconstructionLoss
@@ -105,14 +106,8 @@ class FactoredFile:
         except self.read_errors as error:
             status = FileStatus(path, "damaged", f"damaged ({error_reason(error)})")
             raise data_error(self.title, status, self.source, root) from error
-        count, expected = len(data.train_images) + len(data.test_images), self._count
-        if count != expected:
-            warnings.warn(
-                f"{path} has {count:,} images, but {self.title} has {expected:,}: "
-                "results are not comparable with others",
-                IncompleteDataWarning,
-                stacklevel=2,
-            )
+        count = len(data.train_images) + len(data.test_images)
+        warn_if_incomplete(self.title, path, count, self._count)
         return data
 
     def fetch(self, root: Path, progress: Progress) -> None:
@@ -133,14 +128,7 @@ class FactoredFile:
 
     def check(self, root: Path, progress: Progress) -> DatasetReport:
         """Compare the MD5 of the file with the published one."""
-        path = root / self.file
-        if not path.exists():
-            status = FileStatus(path, "missing", "the file does not exist")
-        elif md5_of(path) != self.md5:
-            detail = f"not the published file (its MD5 is not {self.md5})"
-            status = FileStatus(path, "damaged", detail)
-        else:
-            status = FileStatus(path, "complete", "the published file, by its MD5")
+        status = check_md5(root / self.file, self.md5)
         return DatasetReport(self.title, (status,), self.source.advice(root))
 
     @property

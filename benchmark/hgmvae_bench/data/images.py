@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hgmvae_bench.data import DataError, IncompleteDataWarning
+from hgmvae_bench.data import DataError
 from hgmvae_bench.data.source import DataFileError, FileStatus, Progress, error_reason, no_progress
 
 if TYPE_CHECKING:
@@ -298,17 +297,6 @@ def common_size(
     """
     first = splits["train"].files[0]
     return read_image(folder / first, bits).size, first
-
-
-def warn_if_incomplete(images: ImageFiles, count: int) -> None:
-    """Warn if the number of images is not that of the official dataset."""
-    if images.count != count:
-        warnings.warn(
-            f"{images.folder} has {images.count:,} images, but {images.title} has {count:,}: "
-            "results are not comparable with others",
-            IncompleteDataWarning,
-            stacklevel=3,
-        )
 
 
 def _threads() -> int:

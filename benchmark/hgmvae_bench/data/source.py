@@ -5,12 +5,14 @@ This module imports no heavy library.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from hgmvae_bench.data import DataError
+from hgmvae_bench.data import DataError, IncompleteDataWarning
 
 State = Literal["complete", "missing", "damaged"]
 
@@ -98,6 +100,39 @@ def data_error(title: str, file: FileStatus, source: Source, root: Path) -> Data
     """Return the error for a dataset that cannot be loaded because of one file."""
     first = "" if file.state == "missing" else "move it away, then fetch it again: "
     return DataError(f"{title}: {file.path}: {file.detail}; {first}{source.advice(root)}")
+
+
+def md5_of(path: Path) -> str:
+    """MD5 (hex) of a file. Publishers of datasets state it; it does not protect from forgery."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def check_md5(path: Path, md5: str) -> FileStatus:
+    """Compare the MD5 (hex) of a file with the published one."""
+    if not path.exists():
+        return FileStatus(path, "missing", "the file does not exist")
+    if md5_of(path) != md5:
+        return FileStatus(path, "damaged", f"not the published file (its MD5 is not {md5})")
+    return FileStatus(path, "complete", "the published file, by its MD5")
+
+
+def warn_if_incomplete(title: str, path: Path, count: int, published: int) -> None:
+    """Warn the caller of ``load`` if a dataset has not as many images as the published one.
+
+    Args:
+        title: title of the dataset.
+        path: its file or folder.
+        count: number of its images.
+        published: number of the published images.
+    """
+    if count != published:
+        warnings.warn(
+            f"{path} has {count:,} images, but {title} has {published:,}: "
+            "results are not comparable with others",
+            IncompleteDataWarning,
+            stacklevel=3,
+        )
 
 
 def error_reason(error: BaseException) -> str:

@@ -133,7 +133,7 @@ def test_check_reports_every_damaged_image(celeba: Path, root: Path) -> None:
     faults = {file.path.name: file.detail for file in report.files if file.state == "damaged"}
     assert set(faults) == {"list_eval_partition.txt", "000002.jpg", "000009.jpg"}
     assert "truncated" in faults["000002.jpg"]
-    assert "not the official file (12 images)" in faults["list_eval_partition.txt"]
+    assert "not the published file" in faults["list_eval_partition.txt"]
 
 
 def test_check_reports_missing_files(root: Path) -> None:
