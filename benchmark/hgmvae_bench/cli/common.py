@@ -69,7 +69,9 @@ def choose_grid(options: GridOptions, image_size: int | None = None) -> Grid:
     from hgmvae_bench.grid import load_grid
     from hgmvae_bench.grid.overrides import override, parse_assignments
 
-    chosen = load_grid(options.grid).with_models(options.model or [])
+    # A grid cannot list all models that take an argument, so naming one is enough to add it.
+    with_argument = [name for name in options.model or [] if ":" in name]
+    chosen = load_grid(options.grid).with_models(with_argument)
     chosen = chosen.select(
         options.dataset,
         options.model,

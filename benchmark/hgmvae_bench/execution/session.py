@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from hgmvae_bench.execution.signals import StoppedError, stop_on_signals
 from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext
 from hgmvae_bench.execution.tracking import TrackingContext, tracking
 from hgmvae_bench.execution.upload import UploadReporter
-from hgmvae_bench.grid import Cell, Grid, GridLike, GridSpec, make_grid
+from hgmvae_bench.grid import Cell, Grid, GridLike, make_grid
 from hgmvae_bench.plugins.local_files import using_plugins
 from hgmvae_bench.plugins.objects import PluginObject, wrap_plugins
 from hgmvae_bench.plugins.registry import MODELS
@@ -82,18 +82,11 @@ class Session:
         return None if weights is None else Path(weights)
 
     def grid(self, grid: GridLike) -> Grid:
-        """Make the grid, with the passed models in every table."""
+        """Make the grid, with the passed models in every table unless the grid names them."""
         made = make_grid(grid)
-        models = list(self.options.get("models", {}))
-
-        def extend(spec: GridSpec) -> GridSpec:
-            named = {spec.models[m].model or m for m in spec.models}
-            named |= {model for table in spec.tables for model in table.models}
-            new = [model for model in models if model not in named]
-            tables = [table.with_models(new) for table in spec.tables]
-            return spec.model_copy(update={"tables": tables})
-
-        return replace(made, spec=extend(made.spec), full_spec=extend(made.full_spec))
+        named = {variant.model or name for name, variant in made.spec.models.items()}
+        named |= {model for table in made.spec.tables for model in table.models}
+        return made.with_models([m for m in self.options.get("models", {}) if m not in named])
 
     def train(
         self,

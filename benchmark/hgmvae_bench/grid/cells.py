@@ -238,24 +238,17 @@ class Grid:
         return f"{dataset}, {self.model_title(model)}, L = {latent_dim}"
 
     def with_models(self, models: list[str]) -> Grid:
-        """Return the grid with models that take an argument (``pythae:NAME``) in every table.
-
-        A grid cannot list all of these, so naming one is enough to add it. Names without an
-        argument are ignored; `select` handles them.
+        """Return the grid with models in every table, after the table's own.
 
         Raises:
             GridError: if a model is unknown or its argument invalid.
         """
-        new = list(dict.fromkeys(name for name in models if ":" in name))
-        for name in new:
+        for name in models:
             for _, message in check_name(resolve_model, name):
                 raise GridError(message)
 
         def extend(spec: GridSpec) -> GridSpec:
-            tables = [
-                table.with_models([name for name in new if name not in table.models])
-                for table in spec.tables
-            ]
+            tables = [table.with_models(models) for table in spec.tables]
             return spec.model_copy(update={"tables": tables})
 
         return replace(self, spec=extend(self.spec), full_spec=extend(self.full_spec))

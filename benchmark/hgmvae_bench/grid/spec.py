@@ -172,11 +172,12 @@ class TableSpec(_Strict):
         return TableSpec(**{**dict(self), "metrics": metrics, "rows": rows})
 
     def with_models(self, names: list[str]) -> TableSpec:
-        """Return the table with more models, such as controls, after its own."""
-        if not names:
+        """Return the table with more models, such as controls, after its own; each once."""
+        models = [*dict.fromkeys([*self.models, *names])]
+        if models == self.models:
             return self
         rows = self.rows if "model" in [*self.rows, *self.columns] else [*self.rows, "model"]
-        return TableSpec(**{**dict(self), "models": [*self.models, *names], "rows": rows})
+        return TableSpec(**{**dict(self), "models": models, "rows": rows})
 
     @model_validator(mode="after")
     def _check_layout(self) -> TableSpec:

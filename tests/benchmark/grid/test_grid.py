@@ -250,7 +250,7 @@ def test_an_invalid_model_argument_is_refused_with_the_reason(tiny_text, tiny_gr
         parse_grid(tiny_text.replace("[vae, wae-imq]", f"['{name}', wae-imq]"), "g.yaml")
 
 
-def test_a_model_with_an_argument_is_added_to_every_table(tiny_grid):
+def test_models_are_added_to_every_table_once(tiny_grid):
     joined = tiny_grid.with_models(["vae", "pythae:RAE_L2"])
     assert [cell.model for cell in joined.cells] == ["vae", "wae-imq", "pythae:RAE_L2"]
     (cell,) = joined.select(models=["pythae:RAE_L2"]).cells
