@@ -132,32 +132,3 @@ class HGMVAEConfig(BaseAEConfig):  # type: ignore[misc]
     def uses_mixture(self) -> bool:
         """Whether a term of the loss uses the global mixture."""
         return self.conditional_prior != "none" or self.fisher.startswith("batch_")
-
-    def stage(self, epoch: int) -> int:
-        """Return the number of an epoch's stage; epochs of one stage have the same training step.
-
-        The last warm-up epoch is a stage of its own, because it keeps the codes.
-        """
-        starts = (self.warmup_epochs - 1, self.warmup_epochs)
-        return sum(epoch > start for start in (*starts, self.warmup_epochs + self.fisher_delay))
-
-    def check_epochs(self, epochs: int) -> None:
-        """Check that every term of the loss is trained.
-
-        Raises:
-            ValueError: if the last stage starts after ``epochs``.
-        """
-        stages = {
-            "conditional prior": (self.conditional_prior, self.conditional_prior_weight, 0),
-            "Fisher term": (self.fisher, self.fisher_weight, self.fisher_delay),
-        }
-        for term, (form, weight, delay) in stages.items():
-            needed = self.warmup_epochs + delay + 1
-            if form != "none" and weight > 0 and epochs < needed:
-                settings = f"warmup_epochs = {self.warmup_epochs}"
-                if delay:
-                    settings += f" and fisher_delay = {delay}"
-                raise ValueError(
-                    f"HGMVAE trains its {term} from epoch {needed} on ({settings}), so that "
-                    f"{epochs} epochs are too few; train for longer, or lower these settings"
-                )

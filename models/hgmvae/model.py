@@ -203,8 +203,8 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
 
         The last warm-up epoch is a separate stage, because it keeps the codes.
         """
-        config: HGMVAEConfig = self.model_config
-        return config.stage(epoch)
+        warmup, delay = self.model_config.warmup_epochs, self.model_config.fisher_delay
+        return sum(epoch > end for end in (warmup - 1, warmup, warmup + delay))
 
     def _w_prior(self, posterior: Posterior) -> Tensor:
         """Compute the divergence of q(w|y) from the configured p(w), first term of Eq. 3."""
@@ -328,7 +328,21 @@ class HGMVAE(BaseAE):  # type: ignore[misc]
         Raises:
             ValueError: if the last stage starts after ``epochs``.
         """
-        self.model_config.check_epochs(epochs)
+        config = self.model_config
+        terms = {
+            "conditional prior": (config.conditional_prior, config.conditional_prior_weight, 0),
+            "Fisher term": (config.fisher, config.fisher_weight, config.fisher_delay),
+        }
+        for term, (form, weight, delay) in terms.items():
+            needed = config.warmup_epochs + delay + 1
+            if form != "none" and weight > 0 and epochs < needed:
+                settings = f"warmup_epochs = {config.warmup_epochs}"
+                if delay:
+                    settings += f" and fisher_delay = {delay}"
+                raise ValueError(
+                    f"HGMVAE trains its {term} from epoch {needed} on ({settings}), so that "
+                    f"{epochs} epochs are too few; train for longer, or lower these settings"
+                )
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Return deterministic codes (B, L); pythae's name for `latent_code`."""

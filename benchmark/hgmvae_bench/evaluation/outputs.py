@@ -58,10 +58,6 @@ class Codec(Protocol):
     def decode(self, codes: Tensor) -> Tensor:
         """Return the images that codes (N, L) decode to."""
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Return reconstructions of images, decoded from their deterministic codes."""
-        return self.decode(torch.from_numpy(self.encode(images)))
-
     def sample(self, n_samples: int, seed: int) -> Tensor:
         """Draw ``n_samples`` images from the prior.
 

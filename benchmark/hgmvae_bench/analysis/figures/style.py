@@ -195,14 +195,14 @@ FORMATS = {".svg": to_svg, ".png": to_png}
 def save(figure: Figure, path: Path) -> None:
     """Write a figure atomically, in the format that the suffix of ``path`` names.
 
+    Args:
+        figure: the figure.
+        path: the file, with a suffix of `FORMATS`.
+
     Raises:
-        UserError: if the suffix is neither ``.svg`` nor ``.png``.
         hgmvae_bench.utils.atomic_files.OutputError: if the file cannot be written.
     """
-    write = FORMATS.get(path.suffix.lower())
-    if write is None:
-        raise UserError(f"{path}: figures are written as {' or '.join(FORMATS)}")
-    write_output(path, write(figure))
+    write_output(path, FORMATS[path.suffix.lower()](figure))
 
 
 def _render(figure: Figure, **options: Any) -> bytes:
