@@ -12,11 +12,6 @@ from hgmvae.aggregate import AggregateLogDensity, gaussian_aggregate, weighted_a
 from hgmvae.mixture import Components, GlobalMixture
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def posteriors(n_images: int, n_components: int = 3, latent_dim: int = 2) -> tuple[Tensor, Tensor]:
     """Random means and log-variances (B, K, L) in double precision."""
     shape = (n_images, n_components, latent_dim)

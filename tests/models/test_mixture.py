@@ -12,11 +12,6 @@ from hgmvae.mixture import Components, GlobalMixture, fit_clusters, latent_momen
 NO_NOISE = torch.full((2,), 1e-6)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def mixture() -> GlobalMixture:
     """Three clusters of two full-covariance components in R², in double precision."""
