@@ -40,6 +40,6 @@ def digits() -> ImageData:
     return DATASETS["digits"].load(Path(), image_size=32)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

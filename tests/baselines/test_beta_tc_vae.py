@@ -62,3 +62,12 @@ def test_loss_is_the_weighted_sum_of_its_terms(build, digits) -> None:
         + 2 * output.dimension_kl_loss
     )
     torch.testing.assert_close(output.loss, expected)
+
+
+def test_the_estimator_uses_the_size_of_the_dataset(build, digits) -> None:
+    """Log q(z) by minibatch weighted sampling falls by log 10 with ten times as many images."""
+    model, found = build(vae_baselines.BETA_TC_VAE, use_mss=False), []
+    for size in (100, 1000):
+        torch.manual_seed(0)
+        found.append(model({"data": digits}, dataset_size=size).mutual_information_loss.item())
+    assert found[1] - found[0] == pytest.approx(math.log(10), abs=1e-4)

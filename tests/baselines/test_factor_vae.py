@@ -78,3 +78,18 @@ def test_every_image_is_reconstructed_and_embedded_in_order(model, digits) -> No
     model.eval()
     assert model({"data": digits}).recon_x.shape == digits.shape
     torch.testing.assert_close(model.embed(digits)[:3], model.embed(digits[:3]))
+
+
+def test_total_correlation_is_the_log_odds_of_a_real_code(model, digits) -> None:
+    """Minimising it makes codes that the discriminator takes for permuted ones."""
+    model.discriminator = TiedCodes()
+    output = model({"data": digits})
+    expected = (3 - 10 * (output.z[:, 0] - output.z[:, 1]).abs()).mean()
+    torch.testing.assert_close(output.total_correlation_loss, expected)
+
+
+def test_reg_loss_is_the_mean_kl_of_the_posteriors(model, digits) -> None:
+    model.eval()
+    mean, log_var = model.latent_posterior(digits)
+    expected = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(dim=1).mean()
+    torch.testing.assert_close(model({"data": digits}).reg_loss, expected)

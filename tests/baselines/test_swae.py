@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import wasserstein_distance
 
+import vae_baselines
 from vae_baselines.swae import sliced_wasserstein
 
 
@@ -55,3 +56,8 @@ def test_a_shift_costs_its_mean_squared_projection(samples) -> None:
     distance = sliced_wasserstein(a, a + shift, directions(20_000, 3), p=2)
     # the variance of ⟨u, θ⟩² for a unit vector u in three dimensions is 4/45
     assert abs(float(distance) - 9 / 3) < 4 * 9 * (4 / 45 / 20_000) ** 0.5
+
+
+def test_the_distance_has_its_weight_in_the_loss(build, digits) -> None:
+    output = build(vae_baselines.SWAE, reg_weight=3.0)({"data": digits})
+    torch.testing.assert_close(output.loss, output.recon_loss + 3 * output.sw_loss)

@@ -121,3 +121,11 @@ def test_kernel_estimate_equals_pythae(build, digits, plugin) -> None:
     ours = model.loss_function(recon, digits, z, prior, *posterior)
     theirs = reference.loss_function(model, recon, digits, z, prior, *posterior)
     torch.testing.assert_close(ours[-1], theirs[-1])
+
+
+@pytest.mark.parametrize("plugin", [vae_baselines.WAE_IMQ, vae_baselines.WAE_RBF])
+def test_the_mmd_has_its_weight_in_the_loss(build, digits, plugin) -> None:
+    model = build(plugin, reg_weight=3.0)
+    codes, prior = torch.randn(2, 64, 4) + 1
+    loss, recon, mmd = model.loss_function(digits, digits, codes, prior)
+    torch.testing.assert_close(loss, recon + 3 * mmd)

@@ -239,3 +239,11 @@ def test_a_training_without_the_fisher_term_is_refused(build) -> None:
     model.check_epochs(6)
     with pytest.raises(ValueError, match=r"at least 6, not 5; .* fisher_delay"):
         model.check_epochs(5)
+
+
+def test_merged_start_is_fitted_to_the_newest_codes(monkeypatch) -> None:
+    monkeypatch.setattr("vae_baselines.vade.MAX_CODES", 400)
+    torch.manual_seed(0)
+    old, new = torch.randn(400, 2) - 50, torch.randn(400, 2) + 50
+    _, means, _ = fit_merged(torch.cat([old, new]), 2, seed=0, n_fits=1)
+    assert (means > 40).all()

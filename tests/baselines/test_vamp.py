@@ -69,3 +69,9 @@ def test_component_probabilities(build, digits) -> None:
         expected = (parts - math.log(3) - whole.log_prob(code.double())[:, None]).exp()
         probabilities = model.component_probabilities(digits)
     torch.testing.assert_close(probabilities.double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_schedule_weighs_the_kl_in_the_loss(build, digits) -> None:
+    model = build(vae_baselines.VAMP, linear_scheduling_steps=4)
+    output = model({"data": digits}, epoch=1)
+    torch.testing.assert_close(output.loss, output.recon_loss + 0.25 * output.reg_loss)

@@ -165,3 +165,12 @@ def test_fit_to_fewer_codes_than_components(n_codes):
     mixture.fit(codes, NO_NOISE, seed=0)
     assert mixture.components().log_density(codes).isfinite().all()
     assert torch.cdist(codes, mixture.mean).min(1).values.max() < 0.1
+
+
+def test_fit_does_not_depend_on_the_scale_of_the_codes():
+    codes = rings(300)[0].double()
+    small, clusters = fit_clusters(codes, 8, 2, seed=0)
+    large, same = fit_clusters(100 * codes, 8, 2, seed=0)
+    assert torch.equal(clusters, same)
+    torch.testing.assert_close(large.means, 100 * small.means)
+    torch.testing.assert_close(large.covariances, 10_000 * small.covariances)

@@ -283,3 +283,48 @@ def test_component_probabilities_are_those_of_the_clusters():
     torch.testing.assert_close(
         alone.component_probabilities(data), alone.posterior(data).coefficient_mean
     )
+
+
+def test_terms_are_those_of_the_drawn_coefficients():
+    """Given the coefficients, the moments of the latent enter the terms, not its sample."""
+    model, data = build(coefficient_prior="gaussian", fisher="batch_share"), images()
+    output, posterior = run(model, data), model.posterior(data)
+    torch.manual_seed(0)
+    draw = posterior.draw()
+    weights, variance = draw.coefficients.unsqueeze(-1), posterior.component_log_var.exp()
+    moments = (weights * posterior.component_mean).sum(1), (weights.square() * variance).sum(1)
+    components = model.mixture.components()
+    responsibilities = components.responsibilities(draw.latent)
+    torch.testing.assert_close(
+        output.conditional_prior,
+        losses.responsibility_prior(
+            responsibilities, components.log_weights, components.divergence(*moments)
+        ),
+    )
+    membership = components.by_cluster(responsibilities)
+    expected = losses.fisher_share(losses.batch_scatter(membership, *moments))
+    torch.testing.assert_close(output.fisher, expected)
+
+
+def test_terms_as_printed_are_those_of_the_drawn_coefficients():
+    """Eq. 4 with the shares w² / Σ w² of Gaussian coefficients, and the mean of log(1 + Eq. 13)."""
+    settings = {"conditional_prior": "shared", "fisher": "sample_log"}
+    model, data = build(coefficient_prior="gaussian", **settings), images()
+    output, posterior = run(model, data), model.posterior(data)
+    torch.manual_seed(0)
+    weights = posterior.draw().coefficients
+    mean, log_var = posterior.component_mean, posterior.component_log_var
+    share = weights.square() / weights.square().sum(1, keepdim=True)
+    components = model.mixture.components()
+    divergence = components.divergence(mean, log_var.exp())
+    expected = losses.mixture_cross_kl(share, components.by_component(share), divergence)
+    torch.testing.assert_close(output.conditional_prior, expected)
+    expected = losses.sample_fisher(weights, mean, log_var).log1p().mean()
+    torch.testing.assert_close(output.fisher, expected)
+
+
+def test_the_weighted_estimator_uses_the_size_of_the_dataset():
+    """Log q(z) falls by log 10 with ten times as many images."""
+    model, data = build(estimator="weighted"), images()
+    few, many = (run(model, data, dataset_size=n).mutual_information for n in (100, 1000))
+    assert (many - few).item() == pytest.approx(math.log(10), abs=1e-3)

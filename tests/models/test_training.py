@@ -11,6 +11,7 @@ from pythae.trainers import BaseTrainerConfig
 from torch import Tensor
 
 from hgmvae import HGMVAE, HGMVAESampler
+from hgmvae.mixture import latent_moments
 
 from .conftest import (
     PRIORS,
@@ -198,3 +199,15 @@ def test_epochs_that_end_before_a_stage_are_refused(settings, needed, named):
     if named is not None:
         with pytest.raises(ValueError, match=named):
             model.check_epochs(needed - 1)
+
+
+def test_the_fit_gets_the_mean_posterior_variance(monkeypatch):
+    model, data, noises = build(warmup_epochs=1), images(), []
+    monkeypatch.setattr(model.mixture, "fit", lambda codes, noise, *_: noises.append(noise))
+    run(model.train(), data, epoch=1)
+    model.update()
+    posterior = model.posterior(data)
+    variance = latent_moments(
+        posterior.coefficient_mean, posterior.component_mean, posterior.component_log_var
+    ).variance
+    torch.testing.assert_close(noises[0], variance.mean(0))

@@ -53,14 +53,17 @@ class Registry(Generic[P]):
         kind: ``model``, ``dataset`` or ``metric``, for messages.
         group: entry point group.
         protocol: the members that each plug-in must have.
+        find: returns the entry points of a group; by default those of installed distributions. The
+            result is cached for the life of the process.
     """
 
     kind: str
     group: str
     protocol: type
+    find: Callable[..., Any] = entry_points
 
     def entries(self) -> Mapping[str, RegisteredPlugin]:
-        """Return the registered plug-ins by name, cached for the life of the process.
+        """Return the registered plug-ins by name.
 
         Raises:
             PluginError: if two owners register the same name.
@@ -131,7 +134,7 @@ def _entries(
 def _find(
     registry: Registry[Any], active: tuple[local_files.LocalPlugin, ...]
 ) -> Iterator[tuple[str, RegisteredPlugin]]:
-    for point in entry_points(group=registry.group):
+    for point in registry.find(group=registry.group):
         yield point.name, RegisteredPlugin(_distribution(point), point.value, point.load)
     for local in active:
         for name, plugin in local.plugins().get(registry.group, {}).items():

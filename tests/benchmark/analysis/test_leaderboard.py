@@ -52,3 +52,23 @@ def test_a_single_model_and_unfinished_runs_make_no_leaderboard(tiny_grid, runs_
     failed = Record.of(Run(tiny_grid.cell("digits", "vae", 2), 0, "d"), status="failed", error="x")
     runs = [*runs_of("wae-imq", [0.5, 0.6]), StoredRun(failed, "key", {})]
     assert leaderboards(tiny_grid, runs) == []
+
+
+def test_the_cost_is_the_median_on_the_hardware_of_most_runs(tiny_grid, runs_of):
+    vae = [run for minutes in (1, 2, 9) for run in runs_of("vae", [0.5], minutes=minutes)]
+    vae += runs_of("vae", [0.5], hardware="some other processor", minutes=50)
+    [board] = leaderboards(tiny_grid, vae + runs_of("wae-imq", [0.4]))
+    assert board.frame["training"][0] == "2.0 min (a processor)"
+
+
+def test_the_lowest_mean_comes_first_if_lower_is_better(tiny_grid, runs_of):
+    runs = runs_of("wae-imq", [0.9, 0.91]) + runs_of("vae", [0.5, 0.51])
+    of_db = [StoredRun(r.record, r.sha256, {"db": r.metrics["accuracy"]}) for r in runs]
+    [board] = leaderboards(tiny_grid, of_db, metrics=["db"])
+    assert board.frame["model"].tolist() == ["VAE", "WAE-IMQ"]
+
+
+def test_a_model_without_a_value_comes_last(tiny_grid, runs_of):
+    without = [StoredRun(r.record, r.sha256, {}) for r in runs_of("vae", [0.5, 0.6])]
+    [board] = leaderboards(tiny_grid, [*without, *runs_of("wae-imq", [0.1, 0.2])])
+    assert board.frame["model"].tolist() == ["WAE-IMQ", "VAE"]

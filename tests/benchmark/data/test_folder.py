@@ -12,6 +12,7 @@ from PIL import Image
 
 from hgmvae_bench.data import DataError, ImageData
 from hgmvae_bench.data.catalogue import check, fetch, resolve_dataset
+from hgmvae_bench.data.splits import share
 from hgmvae_bench.grid import parse_grid
 from hgmvae_bench.plugins.protocols import UnknownNameError
 
@@ -366,3 +367,8 @@ def test_a_cache_in_the_home_folder_of_an_unknown_user_is_refused(
     monkeypatch.setenv("HGMVAE_BENCH_CACHE", "~nobody-such/x")
     with pytest.raises(DataError, match=r"~nobody-such/x: .* absolute path"):
         load(root)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, 1), (7, 1), (8, 2), (10, 2), (13, 3)])
+def test_a_fifth_is_rounded_to_the_nearest_number_of_images(count: int, expected: int) -> None:
+    assert share(count, 0.2) == expected

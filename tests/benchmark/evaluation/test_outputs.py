@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from hgmvae_bench.data import ImageData
@@ -14,6 +15,7 @@ from hgmvae_bench.data.pixels import to_uint8, to_unit
 from hgmvae_bench.evaluation import outputs as outputs_module
 from hgmvae_bench.evaluation.outputs import ModelCodec, RunOutputs
 from hgmvae_bench.plugins.protocols import MetricMissingError
+from hgmvae_bench.utils.seeding import derive_seed
 
 
 class Decoder(nn.Module):
@@ -101,7 +103,8 @@ def test_codes_and_reconstructions_encode_each_test_image_once(make_run) -> None
     reconstructions = outputs.reconstructions
     assert outputs.test_codes.shape == (360, 4)
     assert sum(encoded) == 360
-    assert torch.equal(outputs.codec.reconstruct(outputs.test_images), reconstructions)
+    codes = outputs.codec.encode(outputs.test_images)
+    assert torch.equal(outputs.codec.decode(torch.from_numpy(codes)), reconstructions)
 
 
 def test_samples_depend_on_the_identity_only(make_run) -> None:
@@ -175,3 +178,15 @@ def test_gpu_agrees_with_the_cpu(make_run) -> None:
     on_gpu = make_run(codec=ModelCodec(TinyModel().to(device), device), device=device)
     np.testing.assert_allclose(on_gpu.test_codes, make_run().test_codes, atol=1e-5)
     assert on_gpu.reconstructions.device.type == "cpu"
+
+
+def test_kmeans_labels_are_the_best_of_ten_starts(make_run) -> None:
+    outputs = make_run()
+    kmeans = KMeans(10, n_init=10, random_state=derive_seed("run", "k-means"))
+    np.testing.assert_array_equal(outputs.kmeans_labels, kmeans.fit_predict(outputs.test_codes))
+
+
+def test_samples_have_a_seed_of_their_own(make_run) -> None:
+    outputs = make_run()
+    expected = outputs.codec.sample(360, derive_seed("run", "samples"))
+    assert torch.equal(outputs.samples, expected)

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import uuid
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 
 from hgmvae_bench.evaluation.outputs import RunOutputs
-from hgmvae_bench.plugins import registry as plugin_registry
 from hgmvae_bench.plugins.local_files import (
     LocalPlugin,
     LocalPluginError,
@@ -42,19 +40,11 @@ class FakeEntryPoint(EntryPoint):
         vars(self)["dist"] = SimpleNamespace(name=owner)
 
 
-@pytest.fixture
-def registry(monkeypatch):
-    """Function that makes a registry of given entry points."""
-
-    def make(*entries):
-        monkeypatch.setattr(plugin_registry, "entry_points", lambda group: entries)
-        # A registry caches the entries of its group.
-        return Registry("model", uuid.uuid4().hex, ModelPlugin)
-
-    return make
+def registry(*entries):
+    return Registry("model", "group", ModelPlugin, find=lambda group: entries)
 
 
-def test_a_duplicate_name_names_both_owners(registry):
+def test_a_duplicate_name_names_both_owners():
     models = registry(
         FakeEntryPoint("vae", "ours:VAE", "ours"),
         FakeEntryPoint("vae", "theirs:VAE", "theirs"),
@@ -63,7 +53,7 @@ def test_a_duplicate_name_names_both_owners(registry):
         models.names()
 
 
-def test_an_entry_point_listed_twice_is_no_duplicate(registry):
+def test_an_entry_point_listed_twice_is_no_duplicate():
     assert registry(
         FakeEntryPoint("vae", "a:V", "a"), FakeEntryPoint("vae", "a:V", "a")
     ).names() == ["vae"]
@@ -74,13 +64,13 @@ def test_an_unknown_name_raises_with_the_nearest_name():
         MODELS["betavae"]
 
 
-def test_a_plugin_that_cannot_be_imported_names_its_owner(registry):
+def test_a_plugin_that_cannot_be_imported_names_its_owner():
     models = registry(FakeEntryPoint("broken", "no_such_module:MODEL", "theirs"))
     with pytest.raises(PluginError, match=r"'broken' of theirs .* No module named"):
         models["broken"]
 
 
-def test_a_plugin_whose_module_exits_is_refused(registry, tmp_path, monkeypatch):
+def test_a_plugin_whose_module_exits_is_refused(tmp_path, monkeypatch):
     (tmp_path / "exiting_plugin.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
     models = registry(FakeEntryPoint("broken", "exiting_plugin:MODEL", "theirs"))
@@ -93,7 +83,7 @@ def test_a_plugin_whose_module_exits_is_refused(registry, tmp_path, monkeypatch)
             LocalPlugin.find(name).plugins()
 
 
-def test_a_plugin_without_required_members_is_refused(registry):
+def test_a_plugin_without_required_members_is_refused():
     models = registry(FakeEntryPoint("odd", "math:pi", "theirs"))
     with pytest.raises(
         PluginError, match="theirs, of type float, lacks build, reference, settings, "

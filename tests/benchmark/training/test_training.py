@@ -387,3 +387,10 @@ def test_a_model_that_waits_for_the_gpu_is_trained_without_cuda_graphs(digits, c
     assert "VAE" in message
     assert "without CUDA graphs" in message
     assert found[0][0]["loss"] == pytest.approx(expected[0][0]["loss"], rel=1e-3)
+
+
+def test_weights_decay_as_the_settings_say():
+    model = Mean()
+    torch.nn.init.ones_(model.value)  # the minimum: the gradient is 0
+    fit(model, images(4), epochs=1, learning_rate=0.1, weight_decay=0.5)
+    assert model.value.item() == pytest.approx(1 - 0.1 * 0.5)

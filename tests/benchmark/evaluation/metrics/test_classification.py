@@ -173,3 +173,10 @@ def test_degenerate_codes_and_labels_are_refused(make_outputs) -> None:
         SVM_ACCURACY.compute(
             make_outputs(codes, labels, train_codes=np.ones((3, 1)), train_labels=[0, 0, 1])
         )
+
+
+def test_test_codes_are_standardised_like_the_training_codes(make_outputs) -> None:
+    """The test images are all of the second class."""
+    train = [[0.0], [1.0], [10.0], [11.0]]
+    outputs = make_outputs([[10.0], [11.0]], [1, 1], train_codes=train, train_labels=[0, 0, 1, 1])
+    assert SVM_ACCURACY.compute(outputs) == 1
