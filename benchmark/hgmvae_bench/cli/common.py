@@ -6,31 +6,23 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
-from hgmvae_bench.cli.options import Device
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.utils.text import escape_controls
 
 if TYPE_CHECKING:
     from hgmvae_bench.analysis.render import FormattedTable
     from hgmvae_bench.cli.option_groups import ExecutorOptions, GridOptions, PlaceOptions
-    from hgmvae_bench.execution.backends import Executor
     from hgmvae_bench.execution.options import ExecutionOptions
     from hgmvae_bench.execution.results import Results
     from hgmvae_bench.execution.runner import Reporter
     from hgmvae_bench.grid import Grid
-
-API_DEVICES: Mapping[Device, Literal["auto", "cpu", "cuda"]] = {
-    Device.auto: "auto",
-    Device.cpu: "cpu",
-    Device.cuda: "cuda",
-}
 
 
 @contextmanager
@@ -112,7 +104,7 @@ def execution_options(
         "results": folder,
         "data": place.data,
         "weights": place.weights,
-        "device": API_DEVICES[place.device],
+        "device": place.device,
         "workers": place.workers,
         "stack_seeds": stack_seeds,
         "advice": f"finished runs are stored; to continue: {command_line()}",
@@ -128,22 +120,16 @@ def execution_options(
                 raise typer.BadParameter(
                     "needs the executor local and the device cuda", param_hint="--stack-seeds"
                 )
-            chosen["device"], chosen["executor"] = _open_ray(place, executor)
+            from hgmvae_bench.execution.backends import ray_executor
+
+            chosen["device"], chosen["executor"] = ray_executor(
+                place.device,
+                place.workers,
+                address=executor.ray_address,
+                cpus=executor.ray_cpus,
+                gpus=executor.ray_gpus,
+            )
     return chosen
-
-
-def _open_ray(
-    place: PlaceOptions, options: ExecutorOptions
-) -> tuple[Literal["cpu", "cuda"], Executor]:
-    """Device of the runs on Ray, and the executor."""
-    from hgmvae_bench.execution.backends import Resources, open_executor
-
-    gpus = options.ray_gpus
-    if gpus is None:
-        gpus = 1.0 if place.device is Device.cuda else 0.0
-    device: Literal["cpu", "cuda"] = "cuda" if gpus and place.device is not Device.cpu else "cpu"
-    resources = Resources(device, place.workers, options.ray_address, options.ray_cpus, gpus)
-    return device, open_executor("ray", resources)
 
 
 def command_line() -> str:

@@ -16,7 +16,6 @@ from hgmvae_bench.cli.options import (
     DEFAULT_RESULTS,
     Data,
     Datasets,
-    Device,
     DeviceOption,
     ExecutorName,
     GridToRun,
@@ -58,7 +57,7 @@ class PlaceOptions:
     data: Data = None
     weights: Weights = None
     plugins: Plugins = None
-    device: DeviceOption = Device.auto
+    device: DeviceOption = "auto"
     workers: Workers = None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import re
 from contextlib import suppress
@@ -11,26 +10,10 @@ from typing import Annotated
 
 import typer
 
-from hgmvae_bench.utils.bounds import MAX_SECONDS
+from hgmvae_bench.utils.bounds import MAX_SECONDS, Device, Precision
 from hgmvae_bench.utils.text import quote
 
 DEFAULT_RESULTS = "results/local"
-
-
-class Device(enum.StrEnum):
-    """Device of the runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Precision(enum.StrEnum):
-    """Number format of the networks during training."""
-
-    float32 = "float32"
-    tf32 = "tf32"
-    bf16 = "bf16"
 
 
 def parse_duration(text: str) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,41 +30,14 @@ if TYPE_CHECKING:
     from hgmvae_bench.analysis.figures.catalogue import FigureInput
 
 
-class Kind(enum.StrEnum):
-    """Kinds of names that ``list`` prints."""
+Kind = Literal["models", "datasets", "metrics", "grids", "figures"]
+"""Kinds of names that ``list`` prints."""
 
-    models = "models"
-    datasets = "datasets"
-    metrics = "metrics"
-    grids = "grids"
-    figures = "figures"
-
-
-class TableFormat(enum.StrEnum):
-    """Output format of a table."""
-
-    text = "text"
-    csv = "csv"
-    markdown = "markdown"
-    latex = "latex"
-
-
-class Reference(enum.StrEnum):
-    """Reference of a comparison."""
-
-    paper = "paper"
-
-
-class ReportFigures(enum.StrEnum):
-    """Figures of a report."""
-
-    all = "all"
-    records = "records"
-    none = "none"
-
+ReportFigures = Literal["all", "records", "none"]
+"""Figures of a report."""
 
 FormatOption = Annotated[
-    TableFormat,
+    Literal["text", "csv", "markdown", "latex"],
     typer.Option("--format", help="Output format; text fits the terminal's width."),
 ]
 
@@ -84,20 +56,20 @@ def list_(
 
 def list_rows(kind: Kind) -> list[tuple[str, ...]]:
     """Names and titles, and for plug-ins their references."""
-    if kind is Kind.grids:
+    if kind == "grids":
         from hgmvae_bench.grid import grid_names, load_grid
 
         return [(name, load_grid(name).spec.title) for name in grid_names()]
-    if kind is Kind.figures:
+    if kind == "figures":
         from hgmvae_bench.analysis.figures.catalogue import FIGURES
 
         return [(name, figure.title) for name, figure in FIGURES.items()]
     from hgmvae_bench.plugins.registry import DATASETS, METRICS, MODELS, Registry
 
     registries: dict[Kind, Registry[Any]] = {
-        Kind.models: MODELS,
-        Kind.datasets: DATASETS,
-        Kind.metrics: METRICS,
+        "models": MODELS,
+        "datasets": DATASETS,
+        "metrics": METRICS,
     }
     plugins = registries[kind]
     return [(name, plugins[name].title, plugins[name].reference) for name in plugins]
@@ -107,14 +79,14 @@ def table(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Table of the grid, such as 1.")],
     results: Results = DEFAULT_RESULTS,
     grid: GridOfResults = None,
-    format: FormatOption = TableFormat.text,  # noqa: A002
+    format: FormatOption = "text",  # noqa: A002
     all_metrics: Annotated[
         bool,
         typer.Option("--all-metrics", help="Show every metric that the runs have."),
     ] = False,
     controls: Controls = False,
     compare: Annotated[
-        Reference | None,
+        Literal["paper"] | None,
         typer.Option(
             "--compare",
             help="Print every value as published, measured and difference, with a verdict, and the "
@@ -137,12 +109,12 @@ def table(
             # A claim may need cells of the grid's other tables.
             opened.grid.table(name)
             shown = formatted_comparison(opened.grid, list(opened.tables().values()), name)
-    if format is TableFormat.text:
+    if format == "text":
         for part in shown:
             print_table(part)
         return
-    _, write = WRITERS[format.value]
-    typer.echo("\n".join(map(write, shown[:1] if format is TableFormat.csv else shown)), nl=False)
+    _, write = WRITERS[format]
+    typer.echo("\n".join(map(write, shown[:1] if format == "csv" else shown)), nl=False)
 
 
 def compare(
@@ -150,7 +122,7 @@ def compare(
     second: Annotated[
         Path, typer.Argument(metavar="B", help="The folder to compare with it.", file_okay=False)
     ],
-    format: FormatOption = TableFormat.text,  # noqa: A002
+    format: FormatOption = "text",  # noqa: A002
     plugins: Plugins = None,
 ) -> None:
     """Compare two results folders cell by cell: means, differences, Welch's tests.
@@ -163,12 +135,12 @@ def compare(
 
     with local_plugins(plugins):
         compared = compare_folders(first, second)
-    if format is TableFormat.text:
+    if format == "text":
         print_table(compared.table)
         counts = ", ".join(f"{n} {outcome}" for outcome, n in compared.counts.items())
         typer.echo(f"\n{counts or 'no metric of a cell in common'}")
         return
-    _, write = WRITERS[format.value]
+    _, write = WRITERS[format]
     typer.echo(write(compared.table), nl=False)
 
 
@@ -286,7 +258,7 @@ def report(
             "--figures",
             help="Figures: all, only those drawn from records alone, or none.",
         ),
-    ] = ReportFigures.all,
+    ] = "all",
     against: Annotated[
         Path | None,
         typer.Option(
@@ -305,9 +277,9 @@ def report(
     from hgmvae_bench.execution.results import Results as GridResults
 
     inputs: dict[ReportFigures, tuple[FigureInput, ...] | None] = {
-        ReportFigures.all: None,
-        ReportFigures.records: ("records",),
-        ReportFigures.none: (),
+        "all": None,
+        "records": ("records",),
+        "none": (),
     }
     with local_plugins(plugins), results_folder(results) as folder:
         GridResults(folder, grid, data=data).report(

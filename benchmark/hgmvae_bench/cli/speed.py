@@ -12,8 +12,14 @@ import typer
 
 from hgmvae_bench.cli.common import split_names
 from hgmvae_bench.cli.option_groups import expand_groups
-from hgmvae_bench.cli.options import Data, Device, DeviceOption, Precision
-from hgmvae_bench.utils.bounds import MAX_BATCH_SIZE, MAX_LATENT_DIM, MAX_WIDTH
+from hgmvae_bench.cli.options import Data, DeviceOption
+from hgmvae_bench.utils.bounds import (
+    MAX_BATCH_SIZE,
+    MAX_LATENT_DIM,
+    MAX_WIDTH,
+    Device,
+    Precision,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +73,8 @@ class SpeedOptions:
     ] = "sc,ch,db,accuracy,svm-accuracy,ssim,ms-ssim"
     precision: Annotated[
         Precision, typer.Option("--precision", help="Number format of training.")
-    ] = Precision.float32
-    device: DeviceOption = Device.auto
+    ] = "float32"
+    device: DeviceOption = "auto"
     threads: Annotated[
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="CPU threads.  [default: all]"),
@@ -141,7 +147,7 @@ def speed(options: SpeedOptions) -> None:
 def _choose_device(device: Device) -> torch.device:
     import torch
 
-    on_gpu = torch.cuda.is_available() if device is Device.auto else device is Device.cuda
+    on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise typer.BadParameter("this machine has no CUDA device; use cpu", param_hint="--device")
     return torch.device("cuda" if on_gpu else "cpu")
@@ -174,9 +180,7 @@ def _make_cells(options: SpeedOptions, models: Iterable[str]) -> list[Cell]:
             model_settings=resolve_model(name).settings,
             latent_dim=options.latent_dim,
             network=NetworkSettings(width=options.width),
-            training=TrainingSettings(
-                batch_size=options.batch_size, precision=options.precision.value
-            ),
+            training=TrainingSettings(batch_size=options.batch_size, precision=options.precision),
         )
         for name in models
     ]

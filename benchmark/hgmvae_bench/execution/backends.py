@@ -1,19 +1,19 @@
-"""Executors by name: where the runs of a grid are executed."""
+"""Executors: where the runs of a grid are executed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
 from hgmvae_bench.execution.gpu_capacity import ConcurrencyLimit
 from hgmvae_bench.execution.local_pool import execute_locally
-from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext, Task, Tasks
-from hgmvae_bench.plugins.protocols import UnknownNameError
+from hgmvae_bench.execution.task_queue import TaskQueue
+from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext, Task
 from hgmvae_bench.training.precision import check_precision
-from hgmvae_bench.utils.bounds import check_count
+from hgmvae_bench.utils.bounds import Device, check_count
 from hgmvae_bench.utils.threads import available_cores
 
 INITIAL_JOINT_SEEDS = 10
@@ -37,7 +37,7 @@ class Executor(Protocol):
             UserError: if there are any.
         """
 
-    def execute(self, tasks: Tasks, context: RunContext) -> Generator[Event, None, None]:
+    def execute(self, tasks: TaskQueue, context: RunContext) -> Generator[Event, None, None]:
         """Execute the tasks that are available now and yield the events.
 
         Running tasks are stopped when the generator is closed.
@@ -89,7 +89,7 @@ class LocalExecutor:
         for precision in {task.run.cell.training.precision for task in tasks}:
             check_precision(precision, torch.device(device))
 
-    def execute(self, tasks: Tasks, context: RunContext) -> Generator[Event, None, None]:
+    def execute(self, tasks: TaskQueue, context: RunContext) -> Generator[Event, None, None]:
         """Execute the tasks as `Executor.execute` describes."""
         yield from execute_locally(
             tasks,
@@ -99,42 +99,49 @@ class LocalExecutor:
         )
 
 
-@dataclass(frozen=True)
-class Resources:
-    """Resources that an executor may use.
+def local_executor(
+    device: str, workers: int | None = None, *, stacked: bool = False
+) -> LocalExecutor:
+    """Make an executor on this machine.
 
-    Attributes:
+    Args:
         device: ``cpu`` or ``cuda``.
         workers: concurrent runs, on a GPU also the jointly trained seeds. By default one run per
             core on a CPU; on a GPU limited by the measured memory.
-        address: address of a Ray cluster.
-        cpus: CPU cores of a run on a cluster.
-        gpus: fraction of a GPU that a run on a cluster takes.
         stacked: whether jointly trained seeds are one model of stacked weights.
     """
-
-    device: str
-    workers: int | None = None
-    address: str | None = None
-    cpus: int = 1
-    gpus: float = 0.0
-    stacked: bool = False
-
-
-def _local(resources: Resources) -> Executor:
-    workers = resources.workers
-    if resources.device == "cuda":
-        if workers is not None:
-            return LocalExecutor(workers, joint_seeds=workers, stacked=resources.stacked)
-        # One run is scored at a time until its memory is known. One core is left for the training.
-        max_workers = max(1, available_cores() - 1)
-        return LocalExecutor(
-            1, max_workers, INITIAL_JOINT_SEEDS, MAX_JOINT_SEEDS, resources.stacked
-        )
-    return LocalExecutor(workers or available_cores())
+    if device != "cuda":
+        return LocalExecutor(workers or available_cores())
+    if workers is not None:
+        return LocalExecutor(workers, joint_seeds=workers, stacked=stacked)
+    # One run is scored at a time until its memory is known. One core is left for the training.
+    max_workers = max(1, available_cores() - 1)
+    return LocalExecutor(1, max_workers, INITIAL_JOINT_SEEDS, MAX_JOINT_SEEDS, stacked)
 
 
-def _ray(resources: Resources) -> Executor:
+def ray_executor(
+    device: Device,
+    workers: int | None = None,
+    *,
+    address: str | None = None,
+    cpus: int = 1,
+    gpus: float | None = None,
+) -> tuple[Literal["cpu", "cuda"], Executor]:
+    """Make an executor on a Ray cluster, and choose the device of its runs.
+
+    The driver's machine need not have the GPUs of the nodes, so ``auto`` is ``cuda`` only if a run
+    takes a share of a GPU.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        workers: maximum number of concurrent runs; by default limited by the cluster.
+        address: address of the cluster, as for `hgmvae_bench.execution.ray.driver.RayExecutor`.
+        cpus: CPU cores of a run.
+        gpus: fraction of a GPU that a run takes; by default 1 on ``cuda``, else 0.
+
+    Raises:
+        ExecutorError: if Ray is not installed.
+    """
     try:
         from hgmvae_bench.execution.ray.driver import RayExecutor
     except ImportError as error:
@@ -142,19 +149,7 @@ def _ray(resources: Resources) -> Executor:
             f"--executor ray needs a package that is not installed ({error}); "
             "run python -m pip install 'hgmvae-bench[ray]' on every node"
         ) from error
-    return RayExecutor(resources.address, resources.cpus, resources.gpus, resources.workers)
-
-
-EXECUTORS: Mapping[str, Callable[[Resources], Executor]] = {"local": _local, "ray": _ray}
-
-
-def open_executor(name: str, resources: Resources) -> Executor:
-    """Make the executor called ``name``.
-
-    Raises:
-        UnknownNameError: if there is none of that name.
-        ExecutorError: if its package is not installed.
-    """
-    if name not in EXECUTORS:
-        raise UnknownNameError("executor", name, list(EXECUTORS))
-    return EXECUTORS[name](resources)
+    if gpus is None:
+        gpus = 1.0 if device == "cuda" else 0.0
+    executor = RayExecutor(address, cpus, gpus, workers)
+    return "cuda" if gpus and device != "cpu" else "cpu", executor

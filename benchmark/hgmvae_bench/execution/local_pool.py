@@ -28,6 +28,7 @@ from hgmvae_bench.execution.local_worker import (
     WorkerFailed,
 )
 from hgmvae_bench.execution.recording import failure_record, store_result
+from hgmvae_bench.execution.task_queue import TaskQueue
 from hgmvae_bench.execution.tasks import (
     EpochEnded,
     Event,
@@ -40,7 +41,6 @@ from hgmvae_bench.execution.tasks import (
     Started,
     Stopped,
     Task,
-    Tasks,
 )
 from hgmvae_bench.execution.worker_process import WorkerProcess, cause_of_death, start_worker
 from hgmvae_bench.storage.schema import Record, ScoreRecord
@@ -61,7 +61,7 @@ class WorkerPool:
         trained: tasks that have been trained jointly and not been scored.
     """
 
-    tasks: Tasks
+    tasks: TaskQueue
     context: RunContext
     separate: ConcurrencyLimit
     joint: ConcurrencyLimit
@@ -247,7 +247,7 @@ class WorkerPool:
 
 
 def execute_locally(
-    tasks: Tasks, context: RunContext, *, separate: ConcurrencyLimit, joint: ConcurrencyLimit
+    tasks: TaskQueue, context: RunContext, *, separate: ConcurrencyLimit, joint: ConcurrencyLimit
 ) -> Generator[Event, None, None]:
     """Execute the tasks that are available now and yield the events.
 

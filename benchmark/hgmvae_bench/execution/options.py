@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from hgmvae_bench.execution.backends import Executor
 from hgmvae_bench.execution.results import Folder
 from hgmvae_bench.execution.runner import Reporter
-from hgmvae_bench.execution.tasks import Event
 from hgmvae_bench.plugins.protocols import DatasetPlugin, MetricPlugin, ModelPlugin
+from hgmvae_bench.utils.bounds import Device
 
 DEFAULT_RESULTS = Path("results/local")
 
@@ -33,8 +33,8 @@ class ExecutionOptions(TypedDict, total=False):
             processes.
         datasets: dataset plug-ins, likewise.
         metrics: metric plug-ins, likewise.
-        on_event: called in this thread with every event of `hgmvae_bench.execution.tasks`.
-        reporters: objects with the methods of `hgmvae_bench.execution.runner.Reporter`.
+        reporters: objects with the methods of `hgmvae_bench.execution.runner.Reporter`, which are
+            called in this thread.
         track: trackers that log every run: ``mlflow[:URI]``, ``tensorboard[:DIR]`` or
             ``wandb[:PROJECT]``.
         stopping: returns whether to stop. By default the first Ctrl-C or SIGTERM stops the grid at
@@ -44,7 +44,7 @@ class ExecutionOptions(TypedDict, total=False):
 
     results: Folder
     data: Folder | None
-    device: Literal["auto", "cpu", "cuda"]
+    device: Device
     workers: int | None
     executor: str | Executor
     stack_seeds: bool
@@ -53,7 +53,6 @@ class ExecutionOptions(TypedDict, total=False):
     models: Mapping[str, ModelPlugin]
     datasets: Mapping[str, DatasetPlugin]
     metrics: Mapping[str, MetricPlugin]
-    on_event: Callable[[Event], None]
     reporters: Sequence[Reporter]
     track: Sequence[str]
     stopping: Callable[[], bool]

@@ -14,7 +14,7 @@ import torch
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.catalogue import default_root
-from hgmvae_bench.execution.backends import Executor, Resources, open_executor
+from hgmvae_bench.execution.backends import Executor, local_executor, ray_executor
 from hgmvae_bench.execution.controls import score_controls
 from hgmvae_bench.execution.options import DEFAULT_RESULTS, ExecutionOptions
 from hgmvae_bench.execution.plan import ExecutionPlan, PlanError, make_plan
@@ -28,6 +28,7 @@ from hgmvae_bench.execution.upload import UploadReporter
 from hgmvae_bench.grid import Cell, Grid, GridLike, make_grid
 from hgmvae_bench.plugins.local_files import using_plugins
 from hgmvae_bench.plugins.objects import PluginObject, wrap_plugins
+from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.plugins.registry import MODELS
 from hgmvae_bench.storage.remote import RemoteResults, is_url, local_copy
 from hgmvae_bench.storage.store import Store
@@ -58,6 +59,7 @@ class Session:
         Raises:
             BoundsError: if the number of workers or the time limit is out of range.
             ExecutorError: if there is no GPU, or seeds cannot be stacked as asked.
+            UnknownNameError: if there is no executor of that name.
         """
         plugins = wrap_plugins(
             options.get("models"), options.get("datasets"), options.get("metrics")
@@ -127,16 +129,13 @@ class Session:
 
     @contextmanager
     def reporters(self, grid: Grid) -> Iterator[Reporter]:
-        """Combine callbacks, trackers and the upload to remote results."""
+        """Combine reporters, trackers and the upload to remote results."""
         remote = RemoteResults.of(self.store.root)
         tracked = TrackingContext(grid.spec.name, self.store.root if remote is None else None)
         names = list(self.options.get("track", ()))
         with tracking(names, tracked, logger.warning) as trackers:
             uploads = [UploadReporter(remote, logger.warning)] if remote is not None else []
-            yield _Reporters(
-                self.options.get("on_event"),
-                [*self.options.get("reporters", ()), *trackers, *uploads],
-            )
+            yield _Reporters([*self.options.get("reporters", ()), *trackers, *uploads])
 
     def score_controls(
         self, grid: Grid, data: DataByName, metrics: list[str] | None = None
@@ -179,20 +178,16 @@ class Session:
 
 
 class _Reporters:
-    """Calls a callback and several reporters in turn."""
+    """Calls several reporters in turn."""
 
-    def __init__(
-        self, callback: Callable[[Event], None] | None, reporters: Sequence[Reporter]
-    ) -> None:
-        self._callback, self._reporters = callback, reporters
+    def __init__(self, reporters: Sequence[Reporter]) -> None:
+        self._reporters = reporters
 
     def on_plan(self, plan: ExecutionPlan) -> None:
         for reporter in self._reporters:
             reporter.on_plan(plan)
 
     def on_event(self, event: Event) -> None:
-        if self._callback is not None:
-            self._callback(event)
         for reporter in self._reporters:
             reporter.on_event(event)
 
@@ -214,23 +209,25 @@ def _choose_executor(options: ExecutionOptions) -> tuple[str, Executor]:
 
     Raises:
         ExecutorError: if there is no GPU, or seeds cannot be stacked as asked.
+        UnknownNameError: if there is no executor of that name.
     """
     asked, executor = options.get("device", "auto"), options.get("executor", "local")
-    if executor == "ray":  # The driver's machine need not have the GPUs of the nodes.
-        device, gpus = ("cuda", 1.0) if asked == "cuda" else ("cpu", 0.0)
-    elif isinstance(executor, str) and asked == "cuda" and not torch.cuda.is_available():
+    known = ["local", "ray"]
+    if isinstance(executor, str) and executor not in known:
+        raise UnknownNameError("executor", executor, known)
+    if executor == "local" and asked == "cuda" and not torch.cuda.is_available():
         raise ExecutorError("device 'cuda': this machine has no CUDA device; use 'cpu'")
-    else:
-        gpus = 0.0
-        device = "cuda" if asked == "auto" and torch.cuda.is_available() else asked
-        device = "cpu" if device == "auto" else device
+    device: str = asked
+    if asked == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(executor, str):
         return device, executor
-    stacked = options.get("stack_seeds", False)
-    if stacked and (executor == "ray" or device != "cuda"):
+    workers, stacked = options.get("workers"), options.get("stack_seeds", False)
+    if stacked and (executor, device) != ("local", "cuda"):
         raise ExecutorError("stack_seeds needs the executor 'local' and the device 'cuda'")
-    resources = Resources(device, options.get("workers"), gpus=gpus, stacked=stacked)
-    return device, open_executor(executor, resources)
+    if executor == "ray":
+        return ray_executor(asked, workers)
+    return device, local_executor(device, workers, stacked=stacked)
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from hgmvae_bench.data.catalogue import default_root
 from hgmvae_bench.grid import Run
@@ -125,24 +125,6 @@ class OutOfMemory:
     """Answer of a worker whose GPU has too little memory for all runs on it."""
 
     reason: str
-
-
-class Tasks(Protocol):
-    """Source of tasks that hands out each once (`hgmvae_bench.execution.task_queue.TaskQueue`)."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether no further task may be started."""
-
-    def __iter__(self) -> Iterator[Task]:
-        """Yield the tasks that are available now; more may become available later."""
-
-    def batch(self, size: int) -> list[Task]:
-        """Take the next task and up to ``size - 1`` more that train seeds of the same cell.
-
-        Returns:
-            The tasks; empty if none is available now.
-        """
 
 
 class ExecutorError(UserError, RuntimeError):

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from hgmvae_bench.plugins.protocols import Setting
-from hgmvae_bench.utils.bounds import MAX_BATCH_SIZE, MAX_LATENT_DIM, MAX_WIDTH
+from hgmvae_bench.utils.bounds import MAX_BATCH_SIZE, MAX_LATENT_DIM, MAX_WIDTH, Precision
 from hgmvae_bench.utils.text import escape_controls, is_control, quote
 
 Axis = Literal["dataset", "metric", "model", "latent_dim"]
@@ -103,7 +103,7 @@ class TrainingSettings(_Strict):
     learning_rate: Number = Field(default=1e-3, gt=0)
     weight_decay: Number = Field(default=1e-2, ge=0)
     train_images: Annotated[Integer, Field(ge=2)] | None = None
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    precision: Precision = "float32"
 
 
 class DatasetVariant(_Strict):

@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from hgmvae_bench.utils.atomic_files import Files
+from hgmvae_bench.utils.atomic_files import LocalFiles
 
 FOLDER = "leases"
 ALIVE = ".alive"
@@ -49,7 +49,7 @@ class Leases:
 
     def __init__(
         self,
-        files: Files,
+        files: LocalFiles,
         owner: str,
         *,
         heartbeat: float = 5.0,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from hgmvae_bench.utils.bounds import Precision
 from hgmvae_bench.utils.errors import UserError
-
-Precision = Literal["float32", "tf32", "bf16"]
 
 
 class PrecisionError(UserError, ValueError):

@@ -20,9 +20,10 @@ from torch.func import functional_call, vmap
 
 from hgmvae_bench.plugins.protocols import BenchmarkModel
 from hgmvae_bench.training.loss_terms import LossTerms, compute_loss_terms, model_objectives
-from hgmvae_bench.training.precision import Precision, autocast_networks, tf32
+from hgmvae_bench.training.precision import autocast_networks, tf32
 from hgmvae_bench.training.rng import RunRNG
 from hgmvae_bench.training.vmap_rules import VmapMode
+from hgmvae_bench.utils.bounds import Precision
 
 TOLERANCES: Mapping[Precision, float] = {"float32": 1e-4, "tf32": 1e-2, "bf16": 1e-2}
 """Maximum relative difference between a model's stacked and individual loss."""

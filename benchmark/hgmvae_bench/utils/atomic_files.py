@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from hgmvae_bench.utils.errors import UserError
 
@@ -49,37 +49,9 @@ class FileVersion(NamedTuple):
     version: str
 
 
-class Files(Protocol):
-    """A folder of files. Every operation raises ``OSError`` if the file system refuses it."""
-
-    def scan(self, folder: str) -> Iterator[FileVersion]:
-        """Iterate over the files of a folder without hidden ones, in no order.
-
-        A folder that does not exist has no files.
-        """
-
-    def version(self, path: str) -> str | None:
-        """Return the version of a file, or None if it does not exist."""
-
-    def read(self, path: str) -> bytes:
-        """Return the content of a file."""
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file atomically, replacing an existing one."""
-
-    def create(self, path: str, content: bytes) -> bool:
-        """Write a new file atomically; return False if it already exists."""
-
-    def move(self, path: str, target: str) -> None:
-        """Rename a file."""
-
-    def remove(self, path: str) -> None:
-        """Remove a file if it exists."""
-
-
 @dataclass(frozen=True)
 class LocalFiles:
-    """A local or mounted folder.
+    """A local or mounted folder. Operations raise ``OSError`` if the file system refuses them.
 
     Attributes:
         root: the folder, which the first write creates.

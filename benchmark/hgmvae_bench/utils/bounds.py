@@ -1,12 +1,19 @@
-"""Bounds of numbers that users pass, on the command line and from Python."""
+"""Choices and bounds of options that users pass, on the command line and from Python."""
 
 from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import Literal
 
 from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.text import quote
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Device of the runs; ``auto`` selects a GPU if there is one."""
+
+Precision = Literal["float32", "tf32", "bf16"]
+"""Number format of the networks during training."""
 
 MAX_LATENT_DIM = 65_536
 MAX_WIDTH = 1024

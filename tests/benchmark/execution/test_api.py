@@ -92,6 +92,16 @@ class MeanCode:
         return {"n_images": len(outputs.test_images)}
 
 
+class Recorder:
+    """Reporter that appends the events to a list."""
+
+    def __init__(self, events):
+        self.on_event = events.append
+
+    def on_plan(self, plan):
+        pass
+
+
 @pytest.fixture(scope="module")
 def run_once(tmp_path_factory, make_model):
     """Results of the grid with a passed model, dataset and metric, and the events."""
@@ -105,7 +115,7 @@ def run_once(tmp_path_factory, make_model):
     }
     folder = tmp_path_factory.mktemp("api")
     results = hb.run_grid(
-        grid, results=folder, workers=1, device="cpu", on_event=events.append, **passed
+        grid, results=folder, workers=1, device="cpu", reporters=[Recorder(events)], **passed
     )
     return results, events, grid, passed
 
@@ -184,7 +194,9 @@ def test_results_read_tables_frames_and_exports_from_the_folder(run_once, tmp_pa
 def test_the_same_call_trains_nothing_again(run_once):
     results, _, grid, passed = run_once
     events = []
-    again = hb.run_grid(grid, results=results.path, device="cpu", on_event=events.append, **passed)
+    again = hb.run_grid(
+        grid, results=results.path, device="cpu", reporters=[Recorder(events)], **passed
+    )
     assert events == []
     assert len(again.runs) == 2
 
@@ -213,7 +225,12 @@ def test_evaluate_grid_computes_a_metric_of_finished_runs(run_once):
     results, _, _, passed = run_once
     events = []
     evaluated = hb.evaluate_grid(
-        ["nmi"], results=results.path, device="cpu", workers=1, on_event=events.append, **passed
+        ["nmi"],
+        results=results.path,
+        device="cpu",
+        workers=1,
+        reporters=[Recorder(events)],
+        **passed,
     )
     assert not any(isinstance(event, EpochEnded) for event in events)
     assert all(run.metrics["nmi"].value is not None for run in evaluated.runs)
@@ -288,7 +305,7 @@ def test_stopping_ends_the_grid_with_an_error_that_says_how_to_continue(tmp_path
             results=tmp_path,
             device="cpu",
             workers=1,
-            on_event=seen.append,
+            reporters=[Recorder(seen)],
             stopping=lambda: any(isinstance(event, EpochEnded) for event in seen),
             advice="call me again",
         )

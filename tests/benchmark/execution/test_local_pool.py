@@ -13,8 +13,7 @@ from hgmvae_bench.execution.backends import (
     INITIAL_JOINT_SEEDS,
     MAX_JOINT_SEEDS,
     LocalExecutor,
-    Resources,
-    open_executor,
+    local_executor,
 )
 from hgmvae_bench.execution.gpu_capacity import ConcurrencyLimit, gpu_capacity
 from hgmvae_bench.execution.local_pool import WorkerPool
@@ -78,15 +77,14 @@ def test_gpu_capacity_is_what_the_memory_holds_of_the_measured_run():
 
 def test_seeds_are_trained_jointly_on_a_gpu_only():
     cores = available_cores()
-    gpu, cpu = Resources("cuda"), Resources("cpu")
     expected = LocalExecutor(1, max(1, cores - 1), INITIAL_JOINT_SEEDS, MAX_JOINT_SEEDS)
-    assert open_executor("local", gpu) == expected
-    assert open_executor("local", replace(gpu, workers=6)) == LocalExecutor(6, joint_seeds=6)
-    for resources in (gpu, replace(gpu, workers=6)):
-        stacked = open_executor("local", replace(resources, stacked=True))
-        assert stacked == replace(open_executor("local", resources), stacked=True)
-    assert open_executor("local", cpu) == LocalExecutor(cores, joint_seeds=1)
-    assert open_executor("local", replace(cpu, workers=6)) == LocalExecutor(6, joint_seeds=1)
+    assert local_executor("cuda") == expected
+    assert local_executor("cuda", 6) == LocalExecutor(6, joint_seeds=6)
+    for workers in (None, 6):
+        stacked = local_executor("cuda", workers, stacked=True)
+        assert stacked == replace(local_executor("cuda", workers), stacked=True)
+    assert local_executor("cpu") == LocalExecutor(cores, joint_seeds=1)
+    assert local_executor("cpu", 6) == LocalExecutor(6, joint_seeds=1)
 
 
 class Tasks:

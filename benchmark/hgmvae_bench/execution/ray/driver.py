@@ -33,6 +33,7 @@ from hgmvae_bench.execution.ray.worker import (
 )
 from hgmvae_bench.execution.recording import failure_record, store_result
 from hgmvae_bench.execution.signals import preserve_signal_handlers
+from hgmvae_bench.execution.task_queue import TaskQueue
 from hgmvae_bench.execution.tasks import (
     Event,
     ExecutorError,
@@ -41,7 +42,6 @@ from hgmvae_bench.execution.tasks import (
     RunContext,
     Started,
     Task,
-    Tasks,
 )
 from hgmvae_bench.grid import Run
 from hgmvae_bench.plugins.protocols import PreparingMetric
@@ -104,7 +104,7 @@ class RayExecutor:
     def check(self, tasks: Iterable[Task], device: str) -> None:
         """Check nothing: only the nodes know what they support."""
 
-    def execute(self, tasks: Tasks, context: RunContext) -> Generator[Event, None, None]:
+    def execute(self, tasks: TaskQueue, context: RunContext) -> Generator[Event, None, None]:
         """Execute the tasks and yield the events.
 
         Raises:
@@ -151,7 +151,7 @@ class _Driver:
 
     executor: RayExecutor
     context: RunContext
-    tasks: Tasks
+    tasks: TaskQueue
     submitted: dict[Any, _SubmittedTask] = field(default_factory=dict)
     stopped: bool = False
 
