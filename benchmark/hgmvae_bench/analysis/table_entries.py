@@ -15,7 +15,7 @@ from hgmvae_bench.analysis.stats import ALPHA, holm, is_skewed, mean_interval, w
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS
-from hgmvae_bench.storage.schema import Fingerprint, MetricValue, Record
+from hgmvae_bench.storage.schema import Fingerprint, MetricValue
 from hgmvae_bench.storage.stored_run import StoredRun, runs_by_cell
 from hgmvae_bench.utils.text import quote, shorten
 
@@ -188,12 +188,12 @@ def _missing_seeds(
     runs: list[StoredRun], metric: str, planned: int, with_other_settings: int, withheld: str
 ) -> str:
     """Explain why seeds of a cell have no value; name unsuccessful runs with reason and log."""
-    unsuccessful: dict[str, list[Record]] = defaultdict(list)
+    unsuccessful: dict[str, list[StoredRun]] = defaultdict(list)
     reasons: Counter[str] = Counter()
     for run in runs:
         recorded = run.metrics.get(metric)
         if run.record.status != "complete":
-            unsuccessful[run.record.status].append(run.record)
+            unsuccessful[run.record.status].append(run)
         elif recorded is None:
             reasons["not scored"] += 1
         elif recorded.value is None:
@@ -204,18 +204,17 @@ def _missing_seeds(
         others = f" ({with_other_settings} with other settings)" if with_other_settings else ""
         reasons[f"not run{others}"] += planned - len(runs)
     notes = [
-        f"{len(records)} × {status} ({_name_runs(records)})"
-        for status, records in unsuccessful.items()
+        f"{len(named)} × {status} ({_name_runs(named)})" for status, named in unsuccessful.items()
     ]
     return "; ".join([*notes, *(f"{count} × {reason}" for reason, count in reasons.items())])
 
 
-def _name_runs(records: list[Record]) -> str:
+def _name_runs(runs: list[StoredRun]) -> str:
     named = [
-        f"{record.key}: {record.short_error}, logs/{record.key}.log"
-        for record in records[:MAX_NAMED_RUNS]
+        f"{run.record.key}: {run.record.short_error}" + (f", {run.log}" if run.log else "")
+        for run in runs[:MAX_NAMED_RUNS]
     ]
-    more = len(records) - MAX_NAMED_RUNS
+    more = len(runs) - MAX_NAMED_RUNS
     return "; ".join([*named, *([f"and {more} more"] if more > 0 else [])])
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from hgmvae_bench.execution.plan import ExecutionPlan, UnsuccessfulRun
+from hgmvae_bench.execution.plan import ExecutionPlan
 from hgmvae_bench.execution.runner import Reporter
 from hgmvae_bench.execution.survey import Survey
 from hgmvae_bench.execution.tasks import (
@@ -104,9 +104,9 @@ class EventText:
 
     def failure(self, record: Record) -> str:
         """Status, reason and log of a run that failed or diverged."""
-        run = UnsuccessfulRun.of(record, self._store)
-        log = f" (log: {self._store.root / run.log})" if run.log else ""
-        return f"{run.status}: {run.reason}{log}"
+        log = self._store.log_name(record.key)
+        place = f" (log: {self._store.root / log})" if log else ""
+        return f"{record.status}: {record.short_error}{place}"
 
     def unsuccessful(self, runs: Iterable[StoredRun]) -> list[str]:
         """A line for each recorded run that failed or diverged."""
@@ -284,7 +284,9 @@ def format_survey(survey: Survey) -> str:
         f"{format_duration(survey.seconds)}{unknown if survey.not_estimated else ''}",
         f"disk for the missing runs: about {survey.bytes / 1e6:,.0f} MB",
     ]
-    lines += map(str, survey.unsuccessful[:MAX_UNSUCCESSFUL_LINES])
+    for run in survey.unsuccessful[:MAX_UNSUCCESSFUL_LINES]:
+        log = f" ({run.log})" if run.log else ""
+        lines.append(f"{run.record.key}: {run.record.status}: {run.record.short_error}{log}")
     for kind, missing in (("data", survey.missing_data), ("weights", survey.missing_weights)):
         lines += [f"missing {kind}: {name}: {reason}" for name, reason in missing.items()]
     return "\n".join(lines) + "\n"

@@ -4,46 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution.tasks import Task
 from hgmvae_bench.grid import Cell, Grid, Run
-from hgmvae_bench.storage.schema import Record
-from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.errors import UserError
 
 
 class PlanError(UserError, RuntimeError):
     """A grid that cannot be run as asked."""
-
-
-class UnsuccessfulRun(NamedTuple):
-    """A run that is recorded as failed or diverged.
-
-    Attributes:
-        key: the run key.
-        status: ``failed`` or ``diverged``.
-        reason: the reason in one line.
-        log: name of the log in the results folder; None if the run printed nothing.
-    """
-
-    key: str
-    status: str
-    reason: str
-    log: str | None
-
-    @classmethod
-    def of(cls, record: Record, store: Store) -> UnsuccessfulRun:
-        """Describe a recorded run of a results folder."""
-        path = store.log_path(record.key)
-        has_log = path.is_file() and path.stat().st_size > 0
-        log = path.relative_to(store.root).as_posix() if has_log else None
-        return cls(record.key, record.status, record.short_error, log)
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.status}: {self.reason}" + (f" ({self.log})" if self.log else "")
 
 
 @dataclass(frozen=True)
@@ -97,13 +67,9 @@ def make_plan(
     """
     plan = ExecutionPlan()
     seeds = range(grid.spec.seeds)
-    stored_cells = {key.rpartition("_s")[0] for key in stored}
     for cell in grid.cells if cells is None else cells:
         metrics = grid.cells[cell]
         digest = data[cell.dataset, cell.image_size].digest
-        if cell.slug not in stored_cells:  # Skips hashing the keys of runs that cannot be stored.
-            plan.train.extend(Task(Run(cell, seed, digest), metrics) for seed in seeds)
-            continue
         for seed in seeds:
             run = Run(cell, seed, digest)
             _add_run(plan, run, metrics, stored.get(run.key), retry_failed=retry_failed)

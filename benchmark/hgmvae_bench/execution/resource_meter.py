@@ -86,12 +86,12 @@ def _peak_bytes() -> int | None:
     return None
 
 
-def cpu_joules(root: Path = POWERCAP) -> float | None:
+def cpu_joules() -> float | None:
     """Return the running total of all processor packages (RAPL); often readable by root only."""
     try:
         counters = [
             int((zone / "energy_uj").read_text(encoding="ascii"))
-            for zone in root.glob("intel-rapl:*")
+            for zone in POWERCAP.glob("intel-rapl:*")
             if zone.name.count(":") == 1  # Packages; their parts have a second number.
         ]
     except (OSError, ValueError):

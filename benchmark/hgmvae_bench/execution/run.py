@@ -124,7 +124,7 @@ def execute_run(
     metrics: Sequence[str],
     context: RunContext,
     *,
-    number: int | None = None,
+    number: int = 0,
     on_epoch: OnRunEpoch | None = None,
 ) -> Record:
     """Train and score a run, store its artifacts, and store its record last.
@@ -137,7 +137,7 @@ def execute_run(
         data: its dataset.
         metrics: names of the metrics to compute.
         context: settings that all runs of the grid share.
-        number: number in the record's name; the first free one by default.
+        number: number in the record's name; 0 for a run's first record.
         on_epoch: called after every epoch with its number and the mean of every loss term.
 
     Raises:
@@ -218,11 +218,13 @@ def rescore(
     metrics: Sequence[str],
     context: RunContext,
     *,
-    number: int | None = None,
+    number: int,
 ) -> ScoreRecord:
     """Compute metrics of a finished run from its stored weights, and store them.
 
     If the weights cannot be read, the metrics are recorded as missing with that reason.
+
+    ``number`` is the number in the record's name; 1 for a run's first scores.
 
     Raises:
         AlreadyRecordedError: if another process has recorded metrics of the run meanwhile.

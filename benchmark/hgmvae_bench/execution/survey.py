@@ -11,7 +11,6 @@ import torch
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution.estimate import Estimates, RunEstimate
-from hgmvae_bench.execution.plan import UnsuccessfulRun
 from hgmvae_bench.execution.preflight import available_data, check_cells
 from hgmvae_bench.grid import Cell, Grid
 from hgmvae_bench.plugins.protocols import WeightedMetric
@@ -62,7 +61,7 @@ class Survey:
     """
 
     cells: list[CellPlan]
-    unsuccessful: list[UnsuccessfulRun]
+    unsuccessful: list[StoredRun]
     missing_data: Mapping[str, str]
     missing_weights: Mapping[str, str]
     workers: int
@@ -97,7 +96,15 @@ class Survey:
                 name: sum(getattr(plan, name) for plan in self.cells)
                 for name in ("complete", "missing", "to_score", "unsuccessful")
             },
-            "unsuccessful": [run._asdict() for run in self.unsuccessful],
+            "unsuccessful": [
+                {
+                    "key": run.record.key,
+                    "status": run.record.status,
+                    "reason": run.record.short_error,
+                    "log": run.log,
+                }
+                for run in self.unsuccessful
+            ],
             "missing_data": dict(self.missing_data),
             "missing_weights": dict(self.missing_weights),
             "workers": self.workers,
@@ -154,10 +161,7 @@ def survey(
         for cell in grid.cells
     ]
     unsuccessful = [
-        UnsuccessfulRun.of(run.record, store)
-        for runs in recorded.values()
-        for run in runs
-        if run.record.status != "complete"
+        run for runs in recorded.values() for run in runs if run.record.status != "complete"
     ]
     needed = dict.fromkeys(name for metrics in grid.cells.values() for name in metrics)
     return Survey(cells, unsuccessful, missing_data, _missing_weights(needed, weights), workers)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -90,7 +90,10 @@ class Store:
         """
         contents = read_records(self.files)
         report_invalid(self.files, RECORDS, contents.errors, on_invalid)
-        return contents.runs()
+        return {
+            key: run if run.record.status == "complete" else replace(run, log=self.log_name(key))
+            for key, run in contents.runs().items()
+        }
 
     def controls(self, *, on_invalid: OnInvalid = "raise") -> dict[str, ControlRecord]:
         """Read every recorded control, with the metrics that were added later, by its key.
@@ -200,6 +203,12 @@ class Store:
     def log_path(self, key: str) -> Path:
         """Path of a run's terminal output; it may not exist."""
         return self.root / "logs" / f"{key}.log"
+
+    def log_name(self, key: str) -> str | None:
+        """Name of a run's terminal output in the folder; None if the run printed nothing."""
+        path = self.log_path(key)
+        has_log = path.is_file() and path.stat().st_size > 0
+        return path.relative_to(self.root).as_posix() if has_log else None
 
     def artifact_folder(self, key: str) -> Path:
         """Folder of the files that a run saved; it may not exist.

@@ -19,6 +19,8 @@ class StoredRun:
         metrics: the record's metrics and those added later.
         retries: number in the newest record's file name, 0 for the first.
         scorings: highest number of the run's score records, 0 if there are none.
+        log: for a failed or diverged run, the name of its log in the results folder; None if the
+            run printed nothing.
     """
 
     record: Record
@@ -26,6 +28,7 @@ class StoredRun:
     metrics: Mapping[str, MetricValue]
     retries: int = 0
     scorings: int = 0
+    log: str | None = None
 
 
 def runs_by_cell(runs: Iterable[StoredRun]) -> dict[str, list[StoredRun]]:

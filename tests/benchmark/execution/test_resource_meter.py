@@ -32,8 +32,9 @@ def test_a_stage_that_fails_is_measured():
     assert meter.seconds["training"] >= 0
 
 
-def test_energy_is_the_sum_of_the_packages_or_none(tmp_path):
-    assert resource_meter.cpu_joules(tmp_path) is None
+def test_energy_is_the_sum_of_the_packages_or_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource_meter, "POWERCAP", tmp_path)
+    assert resource_meter.cpu_joules() is None
     for name, count in (
         ("intel-rapl:0", 3_000_000),
         ("intel-rapl:1", 500_000),
@@ -41,9 +42,9 @@ def test_energy_is_the_sum_of_the_packages_or_none(tmp_path):
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{count}\n")
-    assert resource_meter.cpu_joules(tmp_path) == 3.5
+    assert resource_meter.cpu_joules() == 3.5
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("not a number")
-    assert resource_meter.cpu_joules(tmp_path) is None
+    assert resource_meter.cpu_joules() is None
 
 
 def test_a_reset_counter_gives_no_energy():

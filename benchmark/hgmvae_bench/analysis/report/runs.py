@@ -85,7 +85,16 @@ def count_runs(source: FigureSource) -> dict[str, int]:
 def unsuccessful_runs(source: FigureSource) -> PageTable:
     """Every diverged and failed run, with the reason in one line and its log file."""
     rows = [
-        _row(source, names, str(run.record.seed), *_failure(source, run), run=run.record.key)
+        _row(
+            source,
+            names,
+            str(run.record.seed),
+            run.record.status,
+            run.record.key,
+            run.record.short_error,
+            run.log or NO_VALUE,
+            run=run.record.key,
+        )
         for names in _cells(source)
         for run in source.runs_of(names)
         if run.record.status != "complete"
@@ -163,17 +172,6 @@ def format_value(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {format_value(each)}" for name, each in value.items()) or NO_VALUE
     return NO_VALUE if value is None else str(value)
-
-
-def _failure(source: FigureSource, run: StoredRun) -> tuple[str, str, str, str]:
-    """Status, key, reason in one line, and log file of a run."""
-    log = source.store.log_path(run.record.key)
-    return (
-        run.record.status,
-        run.record.key,
-        run.record.short_error,
-        str(log.relative_to(source.store.root)) if log.exists() else NO_VALUE,
-    )
 
 
 def _cost_entries(records: list[Record]) -> list[str]:
