@@ -10,23 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from hgmvae_bench.utils.text import escape_controls
+
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """First characters of CSV cells that a spreadsheet runs as a formula, also full-width ones."""
-
-
-def show_hidden(text: str) -> str:
-    r"""Replace characters that are invisible or steer a terminal by their escapes.
-
-    These are Unicode's control, format (bidirectional overrides, zero-width), surrogate, private
-    and unassigned characters, and its line and paragraph separators: ``\x1b``, ``\u202e``.
-    """
-    return "".join(
-        character.encode("unicode_escape", "backslashreplace").decode()
-        if unicodedata.category(character)[0] == "C"
-        or unicodedata.category(character) in ("Zl", "Zp")
-        else character
-        for character in text
-    )
 
 
 def one_line(text: object) -> str:
@@ -34,14 +21,14 @@ def one_line(text: object) -> str:
 
     Line breaks, tabs and runs of spaces become single spaces.
     """
-    return show_hidden(re.sub(r"[ \t\r\n]+", " ", str(text)).strip())
+    return escape_controls(re.sub(r"[ \t\r\n]+", " ", str(text)).strip())
 
 
 def escape_csv(value: object) -> object:
     """Text without hidden characters, and quoted if a spreadsheet would run it as a formula."""
     if not isinstance(value, str):
         return value
-    text = show_hidden(value)
+    text = escape_controls(value)
     return f"'{text}" if value.startswith(FORMULA_STARTS) else text
 
 

@@ -16,18 +16,15 @@ from pydantic import (
 
 from hgmvae_bench.plugins.protocols import Setting
 from hgmvae_bench.utils.bounds import MAX_BATCH_SIZE, MAX_LATENT_DIM, MAX_WIDTH, Precision
-from hgmvae_bench.utils.text import escape_controls, is_control, quote
+from hgmvae_bench.utils.text import hidden_characters, quote
 
 Axis = Literal["dataset", "metric", "model", "latent_dim"]
 
 
 def _refuse_control_characters(text: str) -> str:
     """Refuse characters that change what a terminal or a page shows around them."""
-    for i, character in enumerate(text, start=1):
-        if is_control(character):
-            raise ValueError(
-                f"character {i} is the control character {escape_controls(character)}; remove it"
-            )
+    for i, escape in hidden_characters(text).items():
+        raise ValueError(f"character {i + 1} is the control character {escape}; remove it")
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 import unicodedata
 from collections import Counter
@@ -13,10 +14,11 @@ MAX_QUOTED = 60
 MAX_LINE, MAX_LINES = 2000, 200
 """Characters of a line, and lines at either end, that a recorded message keeps."""
 
-# Marks and overrides that reorder the text around them on a terminal or a page.
-_BIDIRECTIONAL = frozenset(
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-)
+_HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+
+# Letters from Arabic to Mongolian and emoji, whose shape a joiner between them determines.
+_JOINED = "\u0600-\u18af\u2190-\u2bff\ufe0f\U0001f000-\U0001fbff"
+_JOINER = re.compile(f"(?<=[{_JOINED}])[\u200c\u200d](?=[{_JOINED}])")
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 3, 6, 4
@@ -72,23 +74,34 @@ def quote(value: object) -> str:
         return f"a large {type(value).__name__}"
 
 
-def is_control(character: str) -> bool:
-    """Whether a character is a control, line separator, surrogate or bidirectional mark."""
-    return (
-        unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or character in _BIDIRECTIONAL
-    )
+def hidden_characters(text: str) -> dict[int, str]:
+    """Positions of the characters that are invisible or steer a terminal, with their escapes.
+
+    These are Unicode's control, format (bidirectional overrides, zero-width), surrogate and
+    private characters, and its line and paragraph separators. Zero-width joiners that shape the
+    letters or emoji around them are none. Unassigned characters are none either, because new emoji
+    are unassigned in an older Python.
+    """
+    if text.isprintable():  # Most texts are, and this takes a fraction of the time.
+        return {}
+    joiners = {match.start() for match in _JOINER.finditer(text)}
+    return {
+        i: character.encode("unicode_escape").decode()
+        for i, character in enumerate(text)
+        if unicodedata.category(character) in _HIDDEN and i not in joiners
+    }
 
 
 def escape_controls(text: str, keep: str = "") -> str:
-    r"""Escape control characters as in a Python string: ESC becomes ``\x1b``.
+    r"""Escape `hidden_characters` as in a Python string: ESC becomes ``\x1b``.
 
     Args:
         text: text to escape.
-        keep: control characters that stay, such as line breaks.
+        keep: characters that stay, such as line breaks.
     """
+    if not (hidden := hidden_characters(text)):
+        return text
     return "".join(
-        character.encode("unicode_escape").decode()
-        if is_control(character) and character not in keep
-        else character
-        for character in text
+        character if character in keep else hidden.get(i, character)
+        for i, character in enumerate(text)
     )

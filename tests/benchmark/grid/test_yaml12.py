@@ -203,7 +203,7 @@ def test_sexagesimal_numbers_and_leading_zeros_are_refused(tiny_text):
 
 
 @pytest.mark.parametrize(
-    "control", ["\\0", "\\e[31m", "\\u202E", "\\u2066", "\\x9b", "\\n", "\\u2028"]
+    "control", ["\\0", "\\e[31m", "\\u202E", "\\u2066", "\\x9b", "\\n", "\\u2028", "\\u200b"]
 )
 @pytest.mark.parametrize(
     ("old", "new", "key"),

@@ -32,7 +32,7 @@ from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.atomic_files import write_output
 from hgmvae_bench.utils.errors import UserError
 from hgmvae_bench.utils.seeding import digest
-from hgmvae_bench.utils.text import escape_controls, first_few, is_control, quote, shorten
+from hgmvae_bench.utils.text import escape_controls, first_few, hidden_characters, quote, shorten
 
 LOSS_TERM = "final {}"
 """Name of the measure for a loss term's mean over the last epoch."""
@@ -47,7 +47,7 @@ MAX_BASELINE_BYTES = 256 * 2**20
 
 
 def _without_controls(text: str) -> str:
-    if any(map(is_control, text)):
+    if hidden_characters(text):
         raise ValueError(f"control characters in {quote(text)}")
     return text
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import unicodedata
 from collections.abc import Collection
 from importlib import resources
 from importlib.metadata import version
@@ -29,6 +28,7 @@ from hgmvae_bench.analysis.report.layout import (
 from hgmvae_bench.analysis.tables import Table, build_table, with_recorded_metrics
 from hgmvae_bench.grid import TableSpec
 from hgmvae_bench.storage.record_file import StoreError
+from hgmvae_bench.utils.text import escape_controls
 
 ALL_INPUTS: tuple[FigureInput, ...] = ("records", "codes", "models")
 
@@ -166,7 +166,12 @@ def _render(content: dict[str, Any], **options: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
-        finalize=_show_control_characters,
+        # Error messages and other people's names may contain terminal escapes.
+        finalize=lambda value: (
+            escape_controls(value, keep="\n\t")
+            if isinstance(value, str) and not isinstance(value, Markup)
+            else value
+        ),
     )
     return environment.from_string(_asset("page.html.j2")).render(
         policy=_policy(css, script),
@@ -177,22 +182,6 @@ def _render(content: dict[str, Any], **options: Any) -> str:
         repeated_labels=repeated_labels,
         **content,
         **options,
-    )
-
-
-def _show_control_characters(value: Any) -> Any:
-    """Replace invisible control characters of a text by the replacement character.
-
-    Escape sequences, NUL and marks that reverse the direction of text come from error messages and
-    other people's names.
-    """
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(character) in {"Cc", "Cf", "Cs"} and character not in "\n\t"
-        else character
-        for character in value
     )
 
 
