@@ -17,7 +17,7 @@ from hgmvae_bench.plugins.protocols import Direction
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import Fingerprint, MetricValue
 from hgmvae_bench.storage.stored_run import StoredRun, runs_by_cell
-from hgmvae_bench.utils.text import quote, shorten
+from hgmvae_bench.utils.text import first_few, quote, shorten
 
 ALTERNATIVES = {"ms-ssim": "ms-ssim-bilinear"}
 """Metrics that compute the same quantity by another convention, here another enlargement."""
@@ -212,10 +212,9 @@ def _missing_seeds(
 def _name_runs(runs: list[StoredRun]) -> str:
     named = [
         f"{run.record.key}: {run.record.short_error}" + (f", {run.log}" if run.log else "")
-        for run in runs[:MAX_NAMED_RUNS]
+        for run in runs
     ]
-    more = len(runs) - MAX_NAMED_RUNS
-    return "; ".join([*named, *([f"and {more} more"] if more > 0 else [])])
+    return "; ".join(first_few(named, MAX_NAMED_RUNS))
 
 
 def rank_entries(group: list[TableEntry]) -> list[TableEntry]:
