@@ -61,3 +61,15 @@ def test_a_shift_costs_its_mean_squared_projection(samples) -> None:
 def test_the_distance_has_its_weight_in_the_loss(build, digits) -> None:
     output = build(vae_baselines.SWAE, reg_weight=3.0)({"data": digits})
     torch.testing.assert_close(output.loss, output.recon_loss + 3 * output.sw_loss)
+
+
+def test_directions_have_length_one(build, digits, monkeypatch) -> None:
+    used = []
+    monkeypatch.setattr(
+        "vae_baselines.swae.sliced_wasserstein",
+        lambda code, prior, theta, p: used.append(theta) or code.sum(),
+    )
+    model = build(vae_baselines.SWAE, n_projections=7)
+    model({"data": digits})
+    assert used[0].shape == (7, model.latent_dim)
+    torch.testing.assert_close(used[0].norm(dim=1), torch.ones(7))
