@@ -78,7 +78,7 @@ bounded:
 
 A grid has at most 2,000,000 runs. Its file has at most 1,000,000 bytes and 100,000 keys and values,
 counting an alias with everything that it refers to. Names and titles must not contain control
-characters or bidirectional marks.
+characters or other invisible characters.
 """
 """How the values of a grid file are read, and their limits."""
 

@@ -101,9 +101,10 @@ class ClaimResult:
 
 
 def grid_claims(grid: Grid, tables: Iterable[Table]) -> list[Claim]:
-    """Claims to test on a grid: its own, then those of the paper that its cells can decide in part.
+    """Claims to test on a grid: its own, then those of the paper.
 
-    These have a hypothesis of which the grid has every candidate and a rival.
+    A claim of the paper counts if the grid has all candidates and at least one rival of one of its
+    hypotheses.
     """
     tables = list(tables)
     names = [grid.spec.name]

@@ -1,8 +1,8 @@
 r"""Escaping of text for the formats that tables are written in.
 
-Names and reasons come from plug-ins, grid files and error messages. Control characters, terminal
-escapes and bidirectional overrides are shown as ``\x1b``, and a CSV cell that a spreadsheet would
-run as a formula is quoted.
+Names and reasons come from plug-ins, grid files and error messages. Characters that are
+invisible or steer a terminal are shown as ``\x1b``, and a CSV cell that a spreadsheet would run as
+a formula is quoted.
 """
 
 from __future__ import annotations

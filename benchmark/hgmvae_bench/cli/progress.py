@@ -284,9 +284,12 @@ def format_survey(survey: Survey) -> str:
         f"{format_duration(survey.seconds)}{unknown if survey.not_estimated else ''}",
         f"disk for the missing runs: about {survey.bytes / 1e6:,.0f} MB",
     ]
-    for run in survey.unsuccessful[:MAX_UNSUCCESSFUL_LINES]:
-        log = f" ({run.log})" if run.log else ""
-        lines.append(f"{run.record.key}: {run.record.status}: {run.record.short_error}{log}")
+    unsuccessful = [
+        f"{run.record.key}: {run.record.status}: {run.record.short_error}"
+        + (f" ({run.log})" if run.log else "")
+        for run in survey.unsuccessful
+    ]
+    lines += first_few(unsuccessful, MAX_UNSUCCESSFUL_LINES)
     for kind, missing in (("data", survey.missing_data), ("weights", survey.missing_weights)):
         lines += [f"missing {kind}: {name}: {reason}" for name, reason in missing.items()]
     return "\n".join(lines) + "\n"

@@ -89,8 +89,11 @@ class Cifar10:
             test_labels=torch.cat([labels for _, labels in test]),
             class_names=CLASS_NAMES,
         )
-        count = len(data.train_images) + len(data.test_images)
-        warn_if_incomplete(self.title, folder, count, N_TRAIN + N_TEST)
+        for images, split, published_count in (
+            (data.train_images, "training", N_TRAIN),
+            (data.test_images, "test", N_TEST),
+        ):
+            warn_if_incomplete(self.title, folder, len(images), published_count, f"{split} images")
         return data
 
     def fetch(self, root: Path, progress: Progress) -> None:

@@ -117,7 +117,9 @@ def check_md5(path: Path, md5: str) -> FileStatus:
     return FileStatus(path, "complete", "the published file, by its MD5")
 
 
-def warn_if_incomplete(title: str, path: Path, count: int, published: int) -> None:
+def warn_if_incomplete(
+    title: str, path: Path, count: int, published: int, what: str = "images"
+) -> None:
     """Warn the caller of ``load`` if a dataset has not as many images as the published one.
 
     Args:
@@ -125,10 +127,11 @@ def warn_if_incomplete(title: str, path: Path, count: int, published: int) -> No
         path: its file or folder.
         count: number of its images.
         published: number of the published images.
+        what: which images these are, such as ``test images``.
     """
     if count != published:
         warnings.warn(
-            f"{path} has {count:,} images, but {title} has {published:,}: "
+            f"{path} has {count:,} {what}, but {title} has {published:,}: "
             "results are not comparable with others",
             IncompleteDataWarning,
             stacklevel=3,

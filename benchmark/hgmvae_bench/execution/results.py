@@ -17,6 +17,7 @@ from hgmvae_bench.data.catalogue import default_root
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.grid.errors import distinct_metrics
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
+from hgmvae_bench.storage.schema import ControlRecord
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun, runs_by_cell
 from hgmvae_bench.utils.atomic_files import write_output
@@ -82,6 +83,9 @@ class Results:
         """The recorded runs of the folder, including those of other cells."""
         return list(self._store.runs(on_invalid="warn").values())
 
+    def _controls(self) -> list[ControlRecord]:
+        return list(self._store.controls(on_invalid="warn").values())
+
     def frame(self) -> pd.DataFrame:
         """Return every value of the folder, a row per run and metric (`load_results`)."""
         return frames.load_results(self.path)
@@ -111,20 +115,22 @@ class Results:
             GridError: if ``metrics`` is empty.
         """
         with using_plugins(self._plugins):
-            known = self._store.controls(on_invalid="warn").values() if controls else ()
             # Footnotes count runs of a cell with other settings.
             spec, runs = self.grid.table(name), self._all_runs()
             if metrics is not None:
                 spec = spec.with_metrics(distinct_metrics(metrics))
             if all_metrics:
                 spec = with_all_metrics(self.grid, spec, runs)
-            return build_table(self.grid, spec, runs, known)
+            return build_table(self.grid, spec, runs, self._controls() if controls else ())
 
     def tables(self, *, controls: bool = False) -> dict[str, Table]:
-        """Build every table of the grid, by name; errors as in `table`."""
-        return {
-            spec.name: self.table(spec.name, controls=controls) for spec in self.grid.spec.tables
-        }
+        """Build every table of the grid, by name."""
+        with using_plugins(self._plugins):
+            runs, known = self._all_runs(), self._controls() if controls else []
+            return {
+                spec.name: build_table(self.grid, spec, runs, known)
+                for spec in self.grid.spec.tables
+            }
 
     def compare(self) -> pd.DataFrame:
         """Compare every value that the paper publishes: published, measured, verdict.

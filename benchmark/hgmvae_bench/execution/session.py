@@ -57,10 +57,13 @@ class Session:
         """Activate the plug-ins, and fetch and upload remote results around the block.
 
         Raises:
+            TypeError: if there is no option of a name.
             BoundsError: if the number of workers or the time limit is out of range.
             ExecutorError: if there is no GPU, or seeds cannot be stacked as asked.
             UnknownNameError: if there is no executor of that name.
         """
+        if unknown := sorted(options.keys() - ExecutionOptions.__annotations__.keys()):
+            raise TypeError(f"unexpected options: {', '.join(unknown)}")
         plugins = wrap_plugins(
             options.get("models"), options.get("datasets"), options.get("metrics")
         )
@@ -86,8 +89,8 @@ class Session:
     def grid(self, grid: GridLike) -> Grid:
         """Make the grid, with the passed models in every table unless the grid names them."""
         made = make_grid(grid)
-        named = {variant.model or name for name, variant in made.spec.models.items()}
-        named |= {model for table in made.spec.tables for model in table.models}
+        named = {variant.model or name for name, variant in made.full_spec.models.items()}
+        named |= {model for table in made.full_spec.tables for model in table.models}
         return made.with_models([m for m in self.options.get("models", {}) if m not in named])
 
     def train(

@@ -369,7 +369,9 @@ def slugify(name: str) -> str:
 def different_settings(
     old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
-    """Settings in which two cells differ: dotted name, old and new value, None where there is none.
+    """Settings in which two cells differ: dotted name, old and new value.
+
+    A value is None if the cell lacks the setting.
 
     Args:
         old: settings of a cell, nested.

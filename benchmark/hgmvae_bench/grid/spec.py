@@ -21,10 +21,10 @@ from hgmvae_bench.utils.text import hidden_characters, quote
 Axis = Literal["dataset", "metric", "model", "latent_dim"]
 
 
-def _refuse_control_characters(text: str) -> str:
+def _refuse_hidden_characters(text: str) -> str:
     """Refuse characters that change what a terminal or a page shows around them."""
     for i, escape in hidden_characters(text).items():
-        raise ValueError(f"character {i + 1} is the control character {escape}; remove it")
+        raise ValueError(f"character {i + 1} is the invisible character {escape}; remove it")
     return text
 
 
@@ -47,7 +47,7 @@ def _check_finite(value: object) -> object:
 def _check_setting(value: Setting) -> Setting:
     """Refuse numbers that are not finite, and control characters."""
     if isinstance(value, str):
-        return _refuse_control_characters(value)
+        return _refuse_hidden_characters(value)
     for number in value if isinstance(value, list) else [value]:
         _check_finite(number)
     return value
@@ -55,7 +55,7 @@ def _check_setting(value: Setting) -> Setting:
 
 # A name may contain a path: folder:PATH.
 Name = Annotated[
-    str, Field(min_length=1, max_length=1000), AfterValidator(_refuse_control_characters)
+    str, Field(min_length=1, max_length=1000), AfterValidator(_refuse_hidden_characters)
 ]
 # These names are parts of file names.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_length=100)]
@@ -169,7 +169,7 @@ class TableSpec(_Strict):
         return TableSpec(**{**dict(self), "metrics": metrics, "rows": rows})
 
     def with_models(self, names: list[str]) -> TableSpec:
-        """Return the table with more models, such as controls, after its own; each once."""
+        """Return the table with more models after its own, without duplicates."""
         models = [*dict.fromkeys([*self.models, *names])]
         if models == self.models:
             return self

@@ -23,6 +23,7 @@ record is run again.
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -207,8 +208,11 @@ class Store:
     def log_name(self, key: str) -> str | None:
         """Name of a run's terminal output in the folder; None if the run printed nothing."""
         path = self.log_path(key)
-        has_log = path.is_file() and path.stat().st_size > 0
-        return path.relative_to(self.root).as_posix() if has_log else None
+        with suppress(OSError):  # A log may be gone, or belong to somebody else.
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode) and status.st_size:
+                return path.relative_to(self.root).as_posix()
+        return None
 
     def artifact_folder(self, key: str) -> Path:
         """Folder of the files that a run saved; it may not exist.

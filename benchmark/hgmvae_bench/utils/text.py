@@ -78,9 +78,9 @@ def hidden_characters(text: str) -> dict[int, str]:
     """Positions of the characters that are invisible or steer a terminal, with their escapes.
 
     These are Unicode's control, format (bidirectional overrides, zero-width), surrogate and
-    private characters, and its line and paragraph separators. Zero-width joiners that shape the
-    letters or emoji around them are none. Unassigned characters are none either, because new emoji
-    are unassigned in an older Python.
+    private characters, its line and paragraph separators, and its noncharacters. Zero-width joiners
+    that shape the letters or emoji around them are not counted, nor are other unassigned
+    characters, because new emoji are unassigned in an older Python.
     """
     if text.isprintable():  # Most texts are, and this takes a fraction of the time.
         return {}
@@ -88,8 +88,14 @@ def hidden_characters(text: str) -> dict[int, str]:
     return {
         i: character.encode("unicode_escape").decode()
         for i, character in enumerate(text)
-        if unicodedata.category(character) in _HIDDEN and i not in joiners
+        if _is_hidden(character) and i not in joiners
     }
+
+
+def _is_hidden(character: str) -> bool:
+    code = ord(character)
+    is_noncharacter = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+    return is_noncharacter or unicodedata.category(character) in _HIDDEN
 
 
 def escape_controls(text: str, keep: str = "") -> str:

@@ -159,6 +159,20 @@ def test_a_killed_download_is_removed_by_the_next_one(server, root: Path) -> Non
     assert [path for path in root.rglob("*") if path != target.parent] == [target]
 
 
+def test_a_killed_unpacking_is_removed_by_the_next_one(root: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from hgmvae_bench.data.download import *\n"
+        "kill = lambda *_: os.kill(os.getpid(), 9)\n"
+        "unpack(Path(sys.argv[1]), Path(sys.argv[2]), 'top', kill)"
+    )
+    archive = root.parent / "archive.zip"
+    archive.write_bytes(packed({"top/a": CONTENT, "top/b": CONTENT}, "zip"))
+    subprocess.run([sys.executable, "-c", code, archive, root], check=False)
+    assert [path.name for path in root.iterdir()] not in ([], ["top"])
+    unpack(archive, root, "top", lambda *_: None)
+    assert [path.name for path in root.iterdir()] == ["top"]
+
+
 def test_an_error_of_fsync_leaves_nothing(
     server, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

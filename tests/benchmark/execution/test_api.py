@@ -366,3 +366,9 @@ def test_executors_refuse_numbers_out_of_bounds():
         (name,) = options
         with pytest.raises(BoundsError, match=f"^{name}: expected "):
             driver.RayExecutor(**options)
+
+
+def test_an_option_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="unexpected options: wrokers"):
+        hb.run_grid(TINY, results=tmp_path, wrokers=2)
+    assert list(tmp_path.iterdir()) == []

@@ -355,3 +355,16 @@ def test_written_files_have_the_usual_permissions(tmp_path):
     (tmp_path / "other").write_bytes(b"")
     modes = {name: (tmp_path / name).stat().st_mode for name in ("written", "other")}
     assert modes["written"] == modes["other"]
+
+
+def test_an_unsuccessful_run_names_its_log_if_that_can_be_read(tmp_path):
+    store = Store(tmp_path)
+    store.add(record(status="failed", error="no inverse"))
+    assert store.runs()["run"].log is None
+    store.log_path("run").parent.mkdir()
+    store.log_path("run").write_text("Traceback")
+    assert store.runs()["run"].log == "logs/run.log"
+    store.log_path("run").unlink()
+    store.log_path("run").parent.rmdir()
+    store.log_path("run").parent.write_text("a file in the place of the folder")
+    assert store.runs()["run"].log is None

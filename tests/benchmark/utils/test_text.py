@@ -17,6 +17,8 @@ from hgmvae_bench.utils.text import escape_controls, hidden_characters
         "\ufeff",
         "\ud800",
         "\ue000",
+        "\uffff",
+        "\ufdd0",
     ],
 )
 def test_invisible_and_steering_characters_are_escaped(character):

@@ -46,14 +46,14 @@ MAX_BASELINE_BYTES = 256 * 2**20
 """Maximum size of a baseline file; 10,000 cells of ten seeds need about 100 MB."""
 
 
-def _without_controls(text: str) -> str:
+def _refuse_hidden(text: str) -> str:
     if hidden_characters(text):
-        raise ValueError(f"control characters in {quote(text)}")
+        raise ValueError(f"invisible characters in {quote(text)}")
     return text
 
 
 # Names are printed to terminals and logs.
-_Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_without_controls)]
+_Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_refuse_hidden)]
 
 
 class _StrictModel(BaseModel):

@@ -131,7 +131,7 @@ class ClusterIndex:
     cost: Literal["cheap", "expensive"] = "cheap"
 
     def compute(self, outputs: Outputs) -> float:
-        """Return the index of the test codes.
+        """Return the index of `points`.
 
         Raises:
             MetricMissingError: if the dataset has no classes, all codes are equal, or the index is
