@@ -369,6 +369,6 @@ def test_executors_refuse_numbers_out_of_bounds():
 
 
 def test_an_option_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="unexpected options: wrokers"):
-        hb.run_grid(TINY, results=tmp_path, wrokers=2)
+    with pytest.raises(TypeError, match="unexpected options: speed_up"):
+        hb.run_grid(TINY, results=tmp_path, speed_up=2)
     assert list(tmp_path.iterdir()) == []
