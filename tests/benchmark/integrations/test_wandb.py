@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import pytest
 
@@ -19,12 +20,14 @@ BLOCK, FULL, LAST = 32768, 1, 4
 def log_entries(content):
     """Entries of a LevelDB log, W&B's file format: checksum, length and type before each piece."""
     position, entry = 7, b""
-    while position < len(content):
+    while position + 7 <= len(content):
         left = BLOCK - position % BLOCK
         if left < 7:  # padding at the end of a block
             position += left
             continue
         length, kind = struct.unpack_from("<HB", content, position + 4)
+        if position + 7 + length > len(content):  # still being written
+            return
         entry += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (FULL, LAST):
@@ -52,6 +55,14 @@ def read_offline(path):
     return config, history, summary, exit_code
 
 
+def read_finished(path, seconds=30):
+    """What `read_offline` returns, once the service of W&B has written the end of the run."""
+    end = time.monotonic() + seconds
+    while (content := read_offline(path))[-1] is None and time.monotonic() < end:
+        time.sleep(0.1)
+    return content
+
+
 def test_offline_runs_have_settings_losses_metrics_and_status(tmp_path, tiny_grid, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -74,7 +85,7 @@ def test_offline_runs_have_settings_losses_metrics_and_status(tmp_path, tiny_gri
     assert warnings == []
     found = {}
     for path in sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb")):
-        config, history, summary, exit_code = read_offline(path)
+        config, history, summary, exit_code = read_finished(path)
         found[config["seed"]] = (config, history, summary, exit_code)
     assert found.keys() == {0, 1}
     config, history, summary, exit_code = found[0]
