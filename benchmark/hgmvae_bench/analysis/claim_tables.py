@@ -23,6 +23,9 @@ LEGEND = (
     "not hold if half or more fail."
 )
 
+PUBLISHED = "By the paper's numbers"
+"""Heading of the verdicts by the paper's own numbers."""
+
 CLAIM_COLUMNS = [
     "claim",
     "grid",
@@ -81,33 +84,40 @@ def claims_frame(results: Iterable[ClaimResult]) -> pd.DataFrame:
 
 
 def format_claims(results: list[ClaimResult]) -> render.FormattedTable:
-    """Lay out the claims with their verdicts; the CSV has every hypothesis."""
+    """Lay out the claims with their verdicts; the CSV has every hypothesis.
+
+    The column with the verdicts by the paper's numbers is left out if no claim has any.
+    """
     footnotes = {each.claim.name: _failures(each) for each in results}
     marks = render.footnote_letters(note for note in footnotes.values() if note)
-    lines = [
-        [
-            render.FormattedEntry(each.claim.source),
-            render.FormattedEntry(_published_text(each)),
-            render.FormattedEntry(each.verdict, note=marks.get(footnotes[each.claim.name], "")),
-            render.FormattedEntry(each.outcome_counts),
-        ]
-        for each in results
-    ]
     statements = [
         f"{each.claim.statement} ({each.claim.quantifier} of {len(each.hypotheses)})"
         for each in results
     ]
-    columns = ["Source", "By the paper's numbers", "Measured", "Hypotheses"]
+    frame = pd.DataFrame(
+        {
+            "Source": [render.FormattedEntry(each.claim.source) for each in results],
+            PUBLISHED: [render.FormattedEntry(_published_text(each)) for each in results],
+            "Measured": [
+                render.FormattedEntry(each.verdict, note=marks.get(footnotes[each.claim.name], ""))
+                for each in results
+            ],
+            "Hypotheses": [render.FormattedEntry(each.outcome_counts) for each in results],
+        },
+        index=pd.Index(statements, name="Claim"),
+        dtype=object,
+    )
+    widths = (0.34, 0.14, 0.2, 0.12, 0.15)
+    if not any(each.published for each in results):
+        frame, widths = frame.drop(columns=PUBLISHED), (0.4, 0.25, 0.14, 0.16)
     return render.FormattedTable(
         name="claims",
         title="Claims",
-        frame=pd.DataFrame(
-            lines, index=pd.Index(statements, name="Claim"), columns=columns, dtype=object
-        ),
+        frame=frame,
         tidy=claims_frame(results),
         legend=LEGEND,
         notes={mark: note for note, mark in marks.items()},
-        widths=(0.34, 0.14, 0.2, 0.12, 0.15),
+        widths=widths,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import get_args
 
-from hgmvae_bench.analysis.claim_tests import ClaimResult, evaluate_claims
+from hgmvae_bench.analysis.claim_tables import format_claims
+from hgmvae_bench.analysis.claim_tests import evaluate_claims
 from hgmvae_bench.analysis.comparison import ComparedValue, ValueVerdict, compare_with_paper
-from hgmvae_bench.analysis.render import markdown_table
+from hgmvae_bench.analysis.render import markdown_table, to_markdown
 from hgmvae_bench.analysis.tables import Table
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.utils.text import pluralize
@@ -17,7 +18,7 @@ SEED_LEVELS = (1, 4, 10)
 
 
 def paper_summary(grid: Grid, tables: Iterable[Table]) -> str:
-    """Summarize a grid's tables as Markdown tables with a caption each: values and claims.
+    """Summarize a grid's tables as two Markdown tables: values by verdict, and claims.
 
     A table is left out if the paper has no value of the grid's cells, or no claim is about them.
 
@@ -32,7 +33,7 @@ def paper_summary(grid: Grid, tables: Iterable[Table]) -> str:
     if compared:
         parts += [_values_caption(compared), verdict_counts(_distinct(compared))]
     if claims:
-        parts += [_claims_caption(claims), claims_table(claims)]
+        parts.append(to_markdown(format_claims(claims)).rstrip())
     return "\n\n".join(parts)
 
 
@@ -47,22 +48,6 @@ def verdict_counts(compared: Iterable[ComparedValue]) -> str:
     total = [str(sum(each.n >= level for each in compared)) for level in SEED_LEVELS]
     headings = [f"≥ {pluralize(level, 'seed')}" for level in SEED_LEVELS]
     return markdown_table(["Verdict", *headings], [*rows, ["all", *total]])
-
-
-def claims_table(results: Iterable[ClaimResult]) -> str:
-    """Markdown table of the claims, with their verdicts and the outcomes of their hypotheses."""
-    headings = ["Claim", "Source", "By the paper's numbers", "Measured", "Hypotheses"]
-    rows = [
-        [
-            each.claim.statement,
-            each.claim.source,
-            each.published or "–",
-            each.verdict,
-            each.outcome_counts,
-        ]
-        for each in results
-    ]
-    return markdown_table(headings, rows)
 
 
 def _distinct(compared: Iterable[ComparedValue]) -> list[ComparedValue]:
@@ -82,15 +67,6 @@ def _values_caption(compared: list[ComparedValue]) -> str:
         f"{once} published values have a measured seed{shared}. Each value once, by verdict and "
         "number of seeds (false-discovery rate of 5 % in each table):"
     )
-
-
-def _claims_caption(results: Iterable[ClaimResult]) -> str:
-    claims = (
-        "The paper's claims, by its own numbers and as measured"
-        if all(each.published for each in results)
-        else "Claims, by the paper's numbers where it has them and as measured"
-    )
-    return f"{claims} (Holm's correction over all pairs of a claim, measured or not, 5 %):"
 
 
 def _counts(compared: Iterable[ComparedValue], verdict: str) -> list[int]:
