@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import hgmvae_bench as hb
+from hgmvae_bench.analysis.claims import DISENTANGLEMENT_CLAIMS
 from hgmvae_bench.analysis.export import export, formatted_tables
 from hgmvae_bench.analysis.tables import build_table
 from hgmvae_bench.grid import Run, load_grid, parse_grid
@@ -131,7 +132,7 @@ def test_a_grid_beyond_the_paper_is_exported_with_its_claims(tmp_path):
     names = {path.stem for path in tmp_path.iterdir()}
     assert names == {"table-1", "claims", "tables", "values"}
     text = (tmp_path / "claims.md").read_text()
-    assert "HGMVAE-U with its defaults disentangles better than the VAE (most of 4)" in text
+    assert f"{DISENTANGLEMENT_CLAIMS[0].statement} (most of 4)" in text
 
 
 def test_the_error_of_an_unwritable_folder_names_it(tmp_path):

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from hgmvae_bench.plugins.protocols import MetricMissingError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     import numpy.typing as npt
 
@@ -24,6 +28,10 @@ BATCH, TRAINING_VOTES, SCORED_VOTES = 64, 10_000, 5_000
 """Images per vote, and votes to fit and to score the majority vote (FactorVAE score)."""
 DEVIATION_QUANTILE = 0.99
 """Quantile of the deviations that stands for their maximum (IRS)."""
+ROTATIONS = 20
+"""Random rotations that are averaged (rotated MIG)."""
+ACTIVE_SHARE = 0.01
+"""Variance of an active latent dim as a minimum share of the largest variance (rotated MIG)."""
 
 
 class FactoredCodes(NamedTuple):
@@ -83,6 +91,34 @@ def mutual_information_gap(information: Floats, entropy: Floats) -> float:
 
     second, first = np.sort(information, axis=0)[-2:]
     return float(((first - second) / entropy).mean())
+
+
+def rotated_codes(codes: Floats) -> Iterator[Floats]:
+    """Whiten the active latent dims and rotate them at random, 20 times.
+
+    Args:
+        codes: (N, L).
+
+    Returns:
+        Codes (N, A) of the A active dims. They have the same information about the factors, but
+        axes that no model has chosen.
+
+    Raises:
+        MetricMissingError: if fewer than two dims are active.
+    """
+    import numpy as np
+    from scipy.stats import ortho_group
+
+    variances = codes.var(axis=0)
+    active = codes[:, variances >= ACTIVE_SHARE * variances.max()]
+    # Dims that are linear functions of others have no direction of their own.
+    left, scales, _ = np.linalg.svd(active - active.mean(axis=0), full_matrices=False)
+    whitened = left[:, scales > 1e-6 * scales.max()]
+    if whitened.shape[1] < 2:
+        raise MetricMissingError("fewer than 2 latent dims are active")
+    generator = np.random.default_rng(SEED)
+    for matrix in ortho_group.rvs(whitened.shape[1], size=ROTATIONS, random_state=generator):
+        yield whitened @ matrix
 
 
 def modularity_score(information: Floats) -> float:

@@ -10,6 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 
+from hgmvae_bench.analysis.claims import DISENTANGLEMENT_CLAIMS
 from hgmvae_bench.analysis.figures import FigureSource
 from hgmvae_bench.analysis.report import build_report
 from hgmvae_bench.cli import app
@@ -305,14 +306,8 @@ def test_claims_of_a_grid_beyond_the_paper_are_among_the_findings(tmp_path, pars
     assert page.section("paper") is None
     claims = page.rows("claims")
     assert [row[1] for row in claims] == [
-        "HGMVAE-G with its defaults disentangles better than the VAE (most of 4)",
-        "HGMVAE-U with its defaults disentangles better than the VAE (most of 4)",
-        "Total-correlation weights of 1 or 6 (the better) disentangle HGMVAE-G better than its "
-        "default of 0.01 (most of 4)",
-        "Total-correlation weights of 1 or 6 (the better) disentangle HGMVAE-U better than its "
-        "default of 0.01 (most of 4)",
+        f"{claim.statement} (most of 4)" for claim in DISENTANGLEMENT_CLAIMS
     ]
-    # The column of the paper's numbers is empty, and left out.
     assert claims[0][3:] == ["undecided", "undecided 1, not measured 3"]
     assert claims[1][3:] == ["not measured", "not measured 4"]
 
