@@ -6,8 +6,9 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,8 @@ def execution_options(
         stack_seeds: whether to train the seeds of a cell as one model.
 
     Raises:
-        typer.BadParameter: if seeds are to be stacked on Ray.
+        typer.BadParameter: if seeds are to be stacked on Ray, or an option for Ray is passed
+            without it.
     """
     chosen: ExecutionOptions = {
         "results": folder,
@@ -115,6 +117,8 @@ def execution_options(
         chosen["executor"] = executor.executor
         chosen["time_limit"] = executor.time_limit
         chosen["track"] = executor.track or []
+        if executor.executor != "ray" and (given := ray_options(executor)):
+            raise typer.BadParameter("needs --executor ray", param_hint=", ".join(given))
         if executor.executor == "ray":
             if stack_seeds:
                 raise typer.BadParameter(
@@ -122,7 +126,8 @@ def execution_options(
                 )
             from hgmvae_bench.execution.backends import ray_executor
 
-            chosen["device"], chosen["executor"] = ray_executor(
+            chosen["workers"] = None  # The executor has the number.
+            chosen["executor"] = ray_executor(
                 place.device,
                 place.workers,
                 address=executor.ray_address,
@@ -130,6 +135,28 @@ def execution_options(
                 gpus=executor.ray_gpus,
             )
     return chosen
+
+
+def ray_options(options: ExecutorOptions) -> list[str]:
+    """List the options for Ray that differ from their defaults."""
+    return [
+        f"--{each.name.replace('_', '-')}"
+        for each in fields(options)
+        if each.name.startswith("ray_") and getattr(options, each.name) != each.default
+    ]
+
+
+def check_names(parameter: str, resolve: Callable[[str], object], names: Iterable[str]) -> None:
+    """Check the names that a parameter of a command passes.
+
+    Raises:
+        typer.BadParameter: if one is unknown, or its argument is invalid.
+    """
+    from hgmvae_bench.grid.errors import check_name
+
+    for name in names:
+        for _, message in check_name(resolve, name):
+            raise typer.BadParameter(message, param_hint=parameter)
 
 
 def command_line() -> str:

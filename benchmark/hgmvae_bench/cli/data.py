@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hgmvae_bench.cli.common import local_plugins
+from hgmvae_bench.cli.common import check_names, local_plugins
 from hgmvae_bench.cli.options import Data, Plugins
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def fetch_command(name: Name, data: Data = None, plugins: Plugins = None) -> Non
 
     root = data or catalogue.default_root()
     bar = _TerminalProgress(DownloadColumn(), TransferSpeedColumn())
-    with local_plugins(plugins), _exit_status(), bar:
+    with local_plugins(plugins), _exit_status(name), bar:
         catalogue.fetch(name, root, bar)
     typer.echo(f"{name} is in {root}")
 
@@ -51,7 +51,7 @@ def check_command(name: Name, data: Data = None, plugins: Plugins = None) -> Non
 
     root = data or catalogue.default_root()
     bar = _TerminalProgress(MofNCompleteColumn())
-    with local_plugins(plugins), _exit_status(), bar:
+    with local_plugins(plugins), _exit_status(name), bar:
         report = catalogue.check(name, root, bar)
     for file in report.files:
         typer.echo(f"{file.state:8} {file.path}  {file.detail}")
@@ -62,16 +62,18 @@ def check_command(name: Name, data: Data = None, plugins: Plugins = None) -> Non
 
 
 @contextmanager
-def _exit_status() -> Iterator[None]:
-    """Print an expected error as one message and exit with its status."""
-    from hgmvae_bench.data import DataError
-    from hgmvae_bench.plugins.protocols import PluginError, UnknownNameError
+def _exit_status(name: str) -> Iterator[None]:
+    """Print an error of the named dataset as one message, and exit with status 1.
 
+    Raises:
+        typer.BadParameter: if there is no such dataset, or its argument is invalid.
+    """
+    from hgmvae_bench.data import DataError, catalogue
+    from hgmvae_bench.plugins.protocols import PluginError
+
+    check_names("NAME", catalogue.resolve_dataset, [name])
     try:
         yield
-    except (UnknownNameError, ValueError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
     except (DataError, PluginError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error

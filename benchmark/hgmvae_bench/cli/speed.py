@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hgmvae_bench.cli.common import split_names
+from hgmvae_bench.cli.common import check_names, split_names
 from hgmvae_bench.cli.option_groups import expand_groups
 from hgmvae_bench.cli.options import Data, DeviceOption
 from hgmvae_bench.utils.bounds import (
     MAX_BATCH_SIZE,
     MAX_LATENT_DIM,
     MAX_WIDTH,
-    Device,
     Precision,
 )
 
 if TYPE_CHECKING:
-    import torch
-
     from hgmvae_bench.grid import Cell
 
 
@@ -111,9 +108,11 @@ class SpeedOptions:
 @expand_groups
 def speed(options: SpeedOptions) -> None:
     """Measure this machine: training beside pythae's trainer, scoring and start-up."""
+    import torch
     from rich.console import Console
 
     from hgmvae_bench.data import catalogue
+    from hgmvae_bench.execution.backends import local_device
     from hgmvae_bench.execution.preflight import check_metrics
     from hgmvae_bench.execution.speed.measure import SpeedSettings, format_speed, measure_speed
     from hgmvae_bench.plugins.registry import resolve_model
@@ -123,9 +122,9 @@ def speed(options: SpeedOptions) -> None:
     # Unknown names are reported before anything is timed.
     names, models = split_names(options.metrics), options.model or DEFAULT_MODELS
     check_metrics(names)
-    _check_names("--dataset", catalogue.resolve_dataset, [options.dataset])
-    _check_names("--model", resolve_model, models)
-    device = _choose_device(options.device)
+    check_names("--dataset", catalogue.resolve_dataset, [options.dataset])
+    check_names("--model", resolve_model, models)
+    device = torch.device(local_device(options.device))
     threads = options.threads or available_cores()
     seeds = options.seeds or (10 if device.type == "cuda" else threads)
     cells = _make_cells(options, models)
@@ -142,28 +141,6 @@ def speed(options: SpeedOptions) -> None:
     if options.results is not None:
         write_output(options.results / "speed.json", content.encode())
     typer.echo(content if options.as_json else format_speed(report), nl=False)
-
-
-def _choose_device(device: Device) -> torch.device:
-    import torch
-
-    on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    if on_gpu and not torch.cuda.is_available():
-        raise typer.BadParameter("this machine has no CUDA device; use cpu", param_hint="--device")
-    return torch.device("cuda" if on_gpu else "cpu")
-
-
-def _check_names(option: str, resolve: Callable[[str], object], names: Iterable[str]) -> None:
-    """Check the names that an option passes.
-
-    Raises:
-        typer.BadParameter: if one is unknown, or its argument is invalid.
-    """
-    from hgmvae_bench.grid.errors import check_name
-
-    for name in names:
-        for _, message in check_name(resolve, name):
-            raise typer.BadParameter(message, param_hint=option)
 
 
 def _make_cells(options: SpeedOptions, models: Iterable[str]) -> list[Cell]:

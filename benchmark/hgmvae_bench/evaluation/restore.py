@@ -22,6 +22,6 @@ def restore_codec(run: Run, data: ImageData, *, store: Store, device: torch.devi
     """
     with torch.random.fork_rng(devices=[]):
         model = build_model(run.cell, data.input_dim)
-    load_weights(model, store.artifact_folder(run.key))
+    load_weights(model, store.fetch_artifacts(run.key))
     model.to(device)
     return ModelCodec(model, device)

@@ -95,7 +95,8 @@ def evaluate_grid(
         **options: see `ExecutionOptions`.
 
     Raises:
-        PlanError: if a run was trained on other data than the data folder holds.
+        PlanError: if a run was trained on other data than the data folder holds, or with another
+            model object of the same name.
         GridError: if no metric is named.
         UnknownNameError, hgmvae_bench.data.DataError, ExecutorError, StoppedError: as `run_grid`.
     """
@@ -104,7 +105,9 @@ def evaluate_grid(
         check_metrics(names)
         chosen = grid if isinstance(grid, Grid) else session.store.grid(grid)
         data = load_data(chosen, session.data_root)
-        plan = make_evaluation_plan(chosen, data, session.store.runs(), names)
+        stored = session.store.runs()
+        session.refuse_changed_plugins(chosen, stored)
+        plan = make_evaluation_plan(chosen, data, stored, names)
         session.execute(chosen, plan)
         if controls and plan.total:
             session.score_controls(chosen, data, names)
@@ -127,10 +130,13 @@ def plan_grid(
         **options: see `ExecutionOptions`.
 
     Raises:
-        GridError, UnknownNameError, PluginError: if `run_grid` would refuse the grid.
+        GridError, UnknownNameError, PluginError, PlanError, PrecisionError: if `run_grid` would
+            refuse the grid.
     """
     with Session.open(options) as session:
         chosen = session.grid(grid)
+        stored = session.store.runs(on_invalid="warn")
+        session.refuse_changed_plugins(chosen, stored)
         workers = options.get("workers") or (1 if session.device == "cuda" else available_cores())
         threads = torch.get_num_threads()
         torch.set_num_threads(max(1, available_cores() // workers))
@@ -138,9 +144,11 @@ def plan_grid(
             return survey(
                 chosen,
                 session.store,
+                stored,
                 session.data_root,
                 weights=session.weights,
-                device=torch.device(session.device),
+                executor=session.executor,
+                device=session.device,
                 workers=workers,
                 retry_failed=retry_failed,
                 progress=on_calibration,

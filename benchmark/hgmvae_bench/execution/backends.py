@@ -11,9 +11,10 @@ import torch
 from hgmvae_bench.execution.gpu_capacity import ConcurrencyLimit
 from hgmvae_bench.execution.local_pool import execute_locally
 from hgmvae_bench.execution.task_queue import TaskQueue
-from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext, Task
+from hgmvae_bench.execution.tasks import Event, ExecutorError, RunContext
+from hgmvae_bench.grid import Cell
 from hgmvae_bench.training.precision import check_precision
-from hgmvae_bench.utils.bounds import Device, check_count
+from hgmvae_bench.utils.bounds import BoundsError, Device, check_count
 from hgmvae_bench.utils.threads import available_cores
 
 INITIAL_JOINT_SEEDS = 10
@@ -30,8 +31,15 @@ class Executor(Protocol):
     def threads(self) -> int:
         """CPU threads of one run."""
 
-    def check(self, tasks: Iterable[Task], device: str) -> None:
-        """Refuse tasks that are known to be impossible here.
+    def choose_device(self, asked: Device) -> Literal["cpu", "cuda"]:
+        """Choose the device of the runs.
+
+        Raises:
+            ExecutorError: if there is no such device.
+        """
+
+    def check(self, cells: Iterable[Cell], device: str) -> None:
+        """Refuse cells that are known to be impossible to train on the device.
 
         Raises:
             UserError: if there are any.
@@ -61,7 +69,7 @@ class LocalExecutor:
             that take turns.
 
     Raises:
-        BoundsError: if a number is below 1.
+        BoundsError: if a number is below 1, or the stacks would have one seed.
     """
 
     workers: int
@@ -74,19 +82,28 @@ class LocalExecutor:
         for name in ("workers", "max_workers", "joint_seeds", "max_joint_seeds"):
             if (value := getattr(self, name)) is not None:
                 check_count(name, value)
+        if self.stacked and (self.max_joint_seeds or self.joint_seeds) == 1:
+            raise BoundsError(
+                "stacked seeds: at least two seeds must be trained jointly, got 1 (joint_seeds, or "
+                "the number of workers)"
+            )
 
     @property
     def threads(self) -> int:
         """CPU threads of one run."""
         return max(1, available_cores() // (self.max_workers or self.workers))
 
-    def check(self, tasks: Iterable[Task], device: str) -> None:
-        """Check that this machine's device supports every run's number format.
+    def choose_device(self, asked: Device) -> Literal["cpu", "cuda"]:
+        """Choose a device of this machine, as `local_device` does."""
+        return local_device(asked)
+
+    def check(self, cells: Iterable[Cell], device: str) -> None:
+        """Check that this machine's device supports every cell's number format.
 
         Raises:
             PrecisionError: if it does not.
         """
-        for precision in {task.run.cell.training.precision for task in tasks}:
+        for precision in {cell.training.precision for cell in cells}:
             check_precision(precision, torch.device(device))
 
     def execute(self, tasks: TaskQueue, context: RunContext) -> Generator[Event, None, None]:
@@ -97,6 +114,18 @@ class LocalExecutor:
             separate=ConcurrencyLimit(self.workers, self.max_workers or self.workers),
             joint=ConcurrencyLimit(self.joint_seeds, self.max_joint_seeds or self.joint_seeds),
         )
+
+
+def local_device(asked: Device) -> Literal["cpu", "cuda"]:
+    """Choose a device of this machine; ``auto`` is a GPU if there is one.
+
+    Raises:
+        ExecutorError: if there is no GPU.
+    """
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise ExecutorError("device 'cuda': this machine has no CUDA device; use 'cpu'")
+    return "cuda" if available and asked != "cpu" else "cpu"
 
 
 def local_executor(
@@ -126,11 +155,8 @@ def ray_executor(
     address: str | None = None,
     cpus: int = 1,
     gpus: float | None = None,
-) -> tuple[Literal["cpu", "cuda"], Executor]:
-    """Make an executor on a Ray cluster, and choose the device of its runs.
-
-    The driver's machine need not have the GPUs of the nodes, so ``auto`` is ``cuda`` only if a run
-    takes a share of a GPU.
+) -> Executor:
+    """Make an executor on a Ray cluster.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -151,5 +177,4 @@ def ray_executor(
         ) from error
     if gpus is None:
         gpus = 1.0 if device == "cuda" else 0.0
-    executor = RayExecutor(address, cpus, gpus, workers)
-    return "cuda" if gpus and device != "cpu" else "cpu", executor
+    return RayExecutor(address, cpus, gpus, workers)

@@ -229,12 +229,15 @@ class WorkerPool:
                     worker.pipe.send(StopRequest())
 
     def end_hung(self) -> Iterator[Event]:
-        """End runs that exceed the time limit; their stack goes to their log."""
+        """End runs that exceed the time limit; their stack goes to their log.
+
+        Jointly trained seeds have the sum of their limits, since they take turns.
+        """
         limit = self.context.time_limit
         if limit is None:
             return
         for worker in self.busy:
-            if time.monotonic() - worker.started_at > limit:
+            if time.monotonic() - worker.started_at > limit * len(worker.tasks):
                 worker.abort()
                 self.workers.remove(worker)
                 reason = f"not finished within the time limit of {limit:g} s"
@@ -242,7 +245,7 @@ class WorkerPool:
 
     def record_failure(self, task: Task, reason: str) -> Finished | FinishedElsewhere:
         """Record a lost task as failed, unless its worker died after recording it."""
-        record = failure_record(task, reason, self.context.store, self.context.device)
+        record = failure_record(task, reason, self.context)
         return store_result(task, record, self.context.store)
 
 

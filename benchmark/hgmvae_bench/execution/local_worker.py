@@ -169,7 +169,7 @@ def _refer_to_log(runs: Sequence[Run], store: Store) -> None:
     """Write to the log of each jointly trained seed which log has the output of all."""
     for run in runs[1:]:
         with store.log_path(run.key).open("a", encoding="utf-8") as log:
-            log.write(f"trained jointly with {runs[0].key}; its log has the output of both\n")
+            log.write(f"trained jointly with {runs[0].key}; its log has the output of all\n")
 
 
 def _epoch_reporter(

@@ -1,4 +1,4 @@
-"""Measuring what the stages of a run cost: time, memory, and energy where available."""
+"""Measuring the time and the memory of the stages of a run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from typing import Any
 
 import torch
 
-POWERCAP = Path("/sys/class/powercap")
-
 
 @dataclass
 class ResourceMeter:
     """Measures the stages of a run, one after the other.
 
-    A quantity that this machine cannot measure is None. Energy is that of whole processor packages
-    and of the whole GPU, so with concurrent runs it is not that of a single run.
+    A quantity that this machine cannot measure is None.
 
     Attributes:
         device: device of the run.
         stages: cost of each stage by name: ``seconds``; ``peak_bytes`` of the process;
-            ``peak_gpu_bytes`` that torch reserved; ``cpu_joules`` and ``gpu_joules``. Those of a
-            joint training are described at `per_run_share`.
+            ``peak_gpu_bytes`` that torch reserved. `per_run_share` describes those of a joint
+            training.
     """
 
     device: torch.device
@@ -43,7 +40,6 @@ class ResourceMeter:
         peaks_are_of_the_stage = _reset_peak()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
-        joules = cpu_joules(), _gpu_joules(self.device)
         start = time.perf_counter()
         try:
             yield
@@ -52,21 +48,15 @@ class ResourceMeter:
                 "seconds": time.perf_counter() - start,
                 "peak_bytes": _peak_bytes() if peaks_are_of_the_stage else None,
                 "peak_gpu_bytes": torch.cuda.max_memory_reserved(self.device) if on_gpu else None,
-                "cpu_joules": energy_between(cpu_joules(), joules[0]),
-                "gpu_joules": energy_between(_gpu_joules(self.device), joules[1]),
             }
 
 
 def per_run_share(stage: Mapping[str, Any], n: int) -> dict[str, Any]:
     """Return the share of one run in a stage that ``n`` runs went through jointly.
 
-    Time and energy are divided by ``n``. The peaks stay those of all runs, and ``together`` is
-    ``n``.
+    The time is divided by ``n``. The peaks stay those of all runs, and ``together`` is ``n``.
     """
-    divided = {
-        name: stage[name] and stage[name] / n for name in ("seconds", "cpu_joules", "gpu_joules")
-    }
-    return {**stage, **divided, "together": n}
+    return {**stage, "seconds": stage["seconds"] / n, "together": n}
 
 
 def _reset_peak() -> bool:
@@ -84,38 +74,3 @@ def _peak_bytes() -> int | None:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return None
-
-
-def cpu_joules() -> float | None:
-    """Return the running total of all processor packages (RAPL); often readable by root only."""
-    try:
-        counters = [
-            int((zone / "energy_uj").read_text(encoding="ascii"))
-            for zone in POWERCAP.glob("intel-rapl:*")
-            if zone.name.count(":") == 1  # Packages; their parts have a second number.
-        ]
-    except (OSError, ValueError):
-        return None
-    return sum(counters) / 1e6 if counters else None
-
-
-def _gpu_joules(device: torch.device) -> float | None:
-    """Return the running total of the GPU (NVML) if the package nvidia-ml-py is installed."""
-    if device.type != "cuda":
-        return None
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
-    except Exception:  # NVML's bindings raise various errors.
-        return None
-
-
-def energy_between(after: float | None, before: float | None) -> float | None:
-    """Return the joules between two readings; None without readings or after a counter reset."""
-    if after is None or before is None or after < before:
-        return None
-    return after - before

@@ -91,6 +91,7 @@ def train_jointly(
     except torch.OutOfMemoryError:
         raise
     except (Exception, SystemExit) as error:
+        traceback.print_exc()  # The separate runs may succeed; this keeps the cause in the log.
         reason = shorten_message(f"{type(error).__name__}: {error}")
         raise JointTrainingError(reason) from error
     trained = [(seed, r) for seed, r in zip(seeded, results, strict=True) if r.cost is None]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from hgmvae_bench.execution.backends import Executor
@@ -15,7 +15,6 @@ from hgmvae_bench.execution.tasks import Event, Finished, FinishedElsewhere, Run
 from hgmvae_bench.plugins import local_files
 from hgmvae_bench.storage.leases import Leases, new_owner_id
 from hgmvae_bench.storage.record_file import as_store_errors
-from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.training.checkpoints import Checkpoint
@@ -38,7 +37,7 @@ def execute_plan(
     executor: Executor,
     reporter: Reporter,
     stopping: Callable[[], bool] = lambda: False,
-) -> bool:
+) -> None:
     """Execute every task of a plan, or wait until other drivers have recorded it.
 
     If another driver records a run without all metrics of its task, the missing ones are computed
@@ -51,9 +50,6 @@ def execute_plan(
         reporter: receives the events.
         stopping: returns whether to stop. No further run is then started, and running ones stop at
             the end of their epoch.
-
-    Returns:
-        Whether every run of the plan is complete.
 
     Raises:
         ExecutorError: if a task cannot be executed or its results cannot be stored.
@@ -70,67 +66,25 @@ def execute_plan(
         local_plugins=local_files.active_plugins(),
     )
     store = context.store
-    executor.check(plan.tasks, context.device)
+    executor.check([task.run.cell for task in plan.tasks], context.device)
     reporter.on_plan(plan)
     leases = Leases(store.files, store.owner)
     _clean_up(plan, store, leases)
-    complete, tasks = not plan.unsuccessful, plan.tasks
+    tasks = plan.tasks
     if not tasks:
-        return complete
+        return
     with ExitStack() as stack:
         with as_store_errors(store.root / "leases"):
             stack.enter_context(leases)
         while tasks:
-            results = _execute_pass(tasks, context, leases, executor, reporter, stopping)
-            recorded = store.runs() if results.elsewhere else {}
-            complete = results.complete(recorded) and complete
-            tasks = [] if stopping() else results.unscored(recorded)
+            elsewhere = _execute_pass(tasks, context, leases, executor, reporter, stopping)
+            recorded = store.runs() if elsewhere and not stopping() else {}
+            again = (_unscored(task, recorded.get(task.run.key)) for task in elsewhere)
+            tasks = [task for task in again if task is not None]
             if tasks:
                 reporter.on_plan(ExecutionPlan(score=tasks))
         # The expiry of a heartbeat takes a minute, so a dead driver may have been found only now.
         store.remove_temporaries(_live_owners(store, leases))
-    return complete
-
-
-@dataclass
-class _PassResults:
-    """Results of one pass over the tasks.
-
-    Attributes:
-        tasks: the tasks by run key.
-        open: keys of the runs that have not been recorded.
-        elsewhere: keys of the runs that other drivers recorded.
-        unsuccessful: whether a run failed or diverged here.
-    """
-
-    tasks: dict[str, Task]
-    open: set[str] = field(default_factory=set)
-    elsewhere: list[str] = field(default_factory=list)
-    unsuccessful: bool = False
-
-    def __post_init__(self) -> None:
-        self.open = set(self.tasks)
-
-    def add(self, event: Event) -> None:
-        """Update the results by an event."""
-        key = event.run.key
-        if isinstance(event, Finished | FinishedElsewhere):
-            self.open.discard(key)
-        if isinstance(event, FinishedElsewhere):
-            self.elsewhere.append(key)
-        if isinstance(event, Finished) and isinstance(event.record, Record):
-            self.unsuccessful |= event.record.status != "complete"
-
-    def complete(self, recorded: Mapping[str, StoredRun]) -> bool:
-        """Whether every run is recorded as complete, here or elsewhere."""
-        if self.open or self.unsuccessful:
-            return False
-        return all(recorded[key].record.status == "complete" for key in self.elsewhere)
-
-    def unscored(self, recorded: Mapping[str, StoredRun]) -> list[Task]:
-        """Tasks for the missing metrics of runs that other drivers recorded."""
-        tasks = (_unscored(self.tasks[key], recorded[key]) for key in self.elsewhere)
-        return [task for task in tasks if task is not None]
 
 
 def _execute_pass(
@@ -140,13 +94,19 @@ def _execute_pass(
     executor: Executor,
     reporter: Reporter,
     stopping: Callable[[], bool],
-) -> _PassResults:
-    """Execute tasks until each is recorded, here or by another driver, or the grid is stopped."""
-    results = _PassResults({task.run.key: task for task in tasks})
+) -> list[Task]:
+    """Execute tasks until each is recorded, here or by another driver, or the grid is stopped.
+
+    Returns:
+        The tasks whose runs other drivers recorded.
+    """
+    by_key = {task.run.key: task for task in tasks}
+    elsewhere: list[Task] = []
 
     def handle(event: Event) -> None:
         reporter.on_event(event)
-        results.add(event)
+        if isinstance(event, FinishedElsewhere):
+            elsewhere.append(by_key[event.run.key])
 
     queue = TaskQueue(
         tasks, context.store, leases, stopping, lambda run: handle(FinishedElsewhere(run))
@@ -156,10 +116,10 @@ def _execute_pass(
             for event in events:
                 handle(event)
                 if isinstance(event, Finished | FinishedElsewhere):
-                    queue.mark_finished(results.tasks[event.run.key])
+                    queue.mark_finished(by_key[event.run.key])
         if queue:  # Other drivers hold the remaining tasks.
             time.sleep(POLL_SECONDS)
-    return results
+    return elsewhere
 
 
 def _clean_up(plan: ExecutionPlan, store: Store, leases: Leases) -> None:
@@ -176,14 +136,14 @@ def _live_owners(store: Store, leases: Leases) -> set[str]:
         return leases.live_owners()
 
 
-def _unscored(task: Task, recorded: StoredRun) -> Task | None:
-    """Make the task for the metrics that another driver's record lacks; None if it has all."""
+def _unscored(task: Task, recorded: StoredRun | None) -> Task | None:
+    """Make the task for the metrics that are missing in another driver's record; None for none."""
+    if recorded is None or recorded.record.status != "complete":
+        return None
     before = task.stored.metrics if task.stored is not None else {}
     missing = [
         name
         for name in task.metrics
         if name not in recorded.metrics or recorded.metrics[name] == before.get(name)
     ]
-    if not missing or recorded.record.status != "complete":
-        return None
-    return Task(task.run, missing, recorded, recorded.scorings + 1)
+    return Task(task.run, missing, recorded, recorded.scorings + 1) if missing else None

@@ -14,7 +14,12 @@ import torch
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.catalogue import default_root
-from hgmvae_bench.execution.backends import Executor, local_executor, ray_executor
+from hgmvae_bench.execution.backends import (
+    Executor,
+    local_device,
+    local_executor,
+    ray_executor,
+)
 from hgmvae_bench.execution.controls import score_controls
 from hgmvae_bench.execution.options import DEFAULT_RESULTS, ExecutionOptions
 from hgmvae_bench.execution.plan import ExecutionPlan, PlanError, make_plan
@@ -59,7 +64,7 @@ class Session:
         Raises:
             TypeError: if there is no option of a name.
             BoundsError: if the number of workers or the time limit is out of range.
-            ExecutorError: if there is no GPU, or seeds cannot be stacked as asked.
+            ExecutorError: as `_choose_executor` raises it.
             UnknownNameError: if there is no executor of that name.
         """
         if unknown := sorted(options.keys() - ExecutionOptions.__annotations__.keys()):
@@ -144,7 +149,7 @@ class Session:
         self, grid: Grid, data: DataByName, metrics: list[str] | None = None
     ) -> None:
         """Score the controls that the grid's datasets lack."""
-        on_gpu = self.options.get("device", "auto") != "cpu" and torch.cuda.is_available()
+        on_gpu = self.device == "cuda" and torch.cuda.is_available()  # Ray's driver may have none.
         score_controls(
             grid,
             data,
@@ -208,29 +213,35 @@ def _check_bounds(options: ExecutionOptions) -> None:
 
 
 def _choose_executor(options: ExecutionOptions) -> tuple[str, Executor]:
-    """Resolve the device and the executor.
+    """Choose the device and the executor.
 
     Raises:
-        ExecutorError: if there is no GPU, or seeds cannot be stacked as asked.
+        ExecutorError: if there is no GPU, seeds cannot be stacked as asked, or an executor object
+            is passed with an option that it has itself.
         UnknownNameError: if there is no executor of that name.
     """
     asked, executor = options.get("device", "auto"), options.get("executor", "local")
-    known = ["local", "ray"]
-    if isinstance(executor, str) and executor not in known:
-        raise UnknownNameError("executor", executor, known)
-    if executor == "local" and asked == "cuda" and not torch.cuda.is_available():
-        raise ExecutorError("device 'cuda': this machine has no CUDA device; use 'cpu'")
-    device: str = asked
-    if asked == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not isinstance(executor, str):
-        return device, executor
     workers, stacked = options.get("workers"), options.get("stack_seeds", False)
+    if not isinstance(executor, str):
+        given = [name for name in ("workers", "stack_seeds") if options.get(name)]
+        if given:
+            raise ExecutorError(
+                f"{' and '.join(given)} cannot be passed beside an executor object; make the "
+                f"{type(executor).__name__} with these settings instead"
+            )
+        return executor.choose_device(asked), executor
+    known = ["local", "ray"]
+    if executor not in known:
+        raise UnknownNameError("executor", executor, known)
+    device = local_device(asked) if executor == "local" else asked
     if stacked and (executor, device) != ("local", "cuda"):
         raise ExecutorError("stack_seeds needs the executor 'local' and the device 'cuda'")
-    if executor == "ray":
-        return ray_executor(asked, workers)
-    return device, local_executor(device, workers, stacked=stacked)
+    made = (
+        local_executor(device, workers, stacked=stacked)
+        if executor == "local"
+        else ray_executor(asked, workers)
+    )
+    return made.choose_device(asked), made
 
 
 @contextmanager

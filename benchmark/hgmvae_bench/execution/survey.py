@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from hgmvae_bench.data import ImageData
+from hgmvae_bench.execution.backends import Executor
 from hgmvae_bench.execution.estimate import Estimates, RunEstimate
-from hgmvae_bench.execution.preflight import available_data, check_cells
+from hgmvae_bench.execution.preflight import available_data, check_cells, check_metrics
 from hgmvae_bench.grid import Cell, Grid
 from hgmvae_bench.plugins.protocols import WeightedMetric
 from hgmvae_bench.plugins.registry import METRICS
@@ -20,7 +21,7 @@ from hgmvae_bench.storage.stored_run import StoredRun, runs_by_cell
 
 
 @dataclass(frozen=True)
-class CellPlan:
+class CellSurvey:
     """Runs of one cell by state, and the cost of a missing one.
 
     Attributes:
@@ -60,7 +61,7 @@ class Survey:
         workers: concurrent runs that ``seconds`` assumes.
     """
 
-    cells: list[CellPlan]
+    cells: list[CellSurvey]
     unsuccessful: list[StoredRun]
     missing_data: Mapping[str, str]
     missing_weights: Mapping[str, str]
@@ -117,10 +118,12 @@ class Survey:
 def survey(
     grid: Grid,
     store: Store,
+    stored: Mapping[str, StoredRun],
     data_root: Path,
     *,
     weights: Path | None,
-    device: torch.device,
+    executor: Executor,
+    device: str,
     workers: int,
     retry_failed: bool = False,
     progress: Callable[[str], None] = lambda _: None,
@@ -132,21 +135,23 @@ def survey(
     Args:
         grid: the grid.
         store: the results folder.
+        stored: its recorded runs by key.
         data_root: the data folder.
         weights: folder of pretrained weights; None to search the default places.
+        executor: executor of the runs, which checks whether they are possible.
         device: device of the runs.
         workers: number of concurrent runs.
         retry_failed: whether runs recorded as failed or diverged count as missing.
         progress: called with a description of each calibration.
 
     Raises:
-        hgmvae_bench.storage.store.StoreError: if the results folder cannot be read.
         GridError, PluginError: if the grid cannot be run as asked (`preflight`).
+        PrecisionError: if the device does not support a missing run's number format.
     """
+    needed = list(dict.fromkeys(name for metrics in grid.cells.values() for name in metrics))
+    check_metrics(needed)
     by_cell = runs_by_cell(
-        run
-        for run in store.runs(on_invalid="warn").values()
-        if run.record.status == "complete" or not retry_failed
+        run for run in stored.values() if run.record.status == "complete" or not retry_failed
     )
     data, missing_data = available_data(grid, data_root)
     recorded = {
@@ -154,29 +159,29 @@ def survey(
         for cell in grid.cells
     }
     to_train = [cell for cell, runs in recorded.items() if len(runs) < grid.spec.seeds]
+    executor.check(to_train, device)
     check_cells(grid, to_train, data)
-    estimates = Estimates(store, by_cell, data, device, grid, progress)
+    estimates = Estimates(store, by_cell, data, torch.device(device), grid, progress)
     cells = [
-        _plan_cell(grid, cell, recorded[cell], estimates if cell in to_train else None)
+        _survey_cell(grid, cell, recorded[cell], estimates if cell in to_train else None)
         for cell in grid.cells
     ]
     unsuccessful = [
         run for runs in recorded.values() for run in runs if run.record.status != "complete"
     ]
-    needed = dict.fromkeys(name for metrics in grid.cells.values() for name in metrics)
     return Survey(cells, unsuccessful, missing_data, _missing_weights(needed, weights), workers)
 
 
-def _plan_cell(
+def _survey_cell(
     grid: Grid, cell: Cell, recorded: list[StoredRun], estimates: Estimates | None
-) -> CellPlan:
+) -> CellSurvey:
     """Count the recorded runs of a cell and, if any are missing, estimate the cost of one."""
     complete = [run for run in recorded if run.record.status == "complete"]
     metrics = grid.cells[cell]
     to_score = sum(any(name not in run.metrics for name in metrics) for run in complete)
     estimate = RunEstimate(None, "", None) if estimates is None else estimates.of(cell)
     dataset, model, _ = grid.cell_names[cell]
-    return CellPlan(
+    return CellSurvey(
         cell,
         dataset,
         model,

@@ -182,7 +182,7 @@ class _Merger:
 
     def _copy_other_files(self, key: str) -> None:
         """Copy a run's artifacts and log, replacing those of the target."""
-        artifacts = self.source.artifact_folder(key)
+        artifacts = self.source.fetch_artifacts(key)
         if artifacts.is_dir():
             with self.target.replacing_artifacts(key) as folder:
                 shutil.copytree(artifacts, folder, copy_function=_copy_file, dirs_exist_ok=True)

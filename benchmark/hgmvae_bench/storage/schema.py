@@ -87,17 +87,13 @@ class StageCost(_View):
         seconds: wall-clock time.
         peak_bytes: peak memory of the process.
         peak_gpu_bytes: peak GPU memory that torch reserved.
-        cpu_joules: energy of all processor packages of the machine.
-        gpu_joules: energy of the whole GPU.
-        joint_seeds: number of seeds that were trained jointly. Time and energy are this run's
-            share; the peaks are those of all seeds. ``together`` on disk.
+        joint_seeds: number of seeds that were trained jointly. The time is this run's share; the
+            peaks are those of all seeds. ``together`` on disk.
     """
 
     seconds: FiniteFloat | None = None
     peak_bytes: Count | None = None
     peak_gpu_bytes: Count | None = None
-    cpu_joules: FiniteFloat | None = None
-    gpu_joules: FiniteFloat | None = None
     joint_seeds: PositiveCount = Field(default=1, alias="together")
 
 

@@ -181,7 +181,7 @@ class Store:
         if self._write(f"{RECORDS}/{record.key}", "retry", record, number):
             return True
         if artifacts:  # Another process recorded the run after the check above.
-            shutil.rmtree(self._artifact_path(record.key), ignore_errors=True)
+            shutil.rmtree(self.artifact_folder(record.key), ignore_errors=True)
         return False
 
     def add_scores(self, score: ScoreRecord, number: int | None = None) -> bool:
@@ -215,12 +215,16 @@ class Store:
         return None
 
     def artifact_folder(self, key: str) -> Path:
-        """Folder of the files that a run saved; it may not exist.
+        """Folder of the files that a run saved; of remote results it may not have been fetched."""
+        return self.root / "artifacts" / key
+
+    def fetch_artifacts(self, key: str) -> Path:
+        """Folder of the files that a run saved, which are downloaded first if they are remote.
 
         Raises:
             RemoteError: if the files must be downloaded and cannot be.
         """
-        folder = self._artifact_path(key)
+        folder = self.artifact_folder(key)
         if not folder.is_dir() and (remote := RemoteResults.of(self.root, self.owner)):
             remote.fetch_artifacts(key)
         return folder
@@ -242,7 +246,7 @@ class Store:
         Raises:
             StoreError: if it cannot be created or renamed.
         """
-        target = self._artifact_path(key)
+        target = self.artifact_folder(key)
         with as_store_errors(target):
             temporary = self.files.temporary_folder("artifacts")
             try:
@@ -297,9 +301,6 @@ class Store:
         for folder in folders:
             self.files.remove_temporaries(folder, living or set())
         remove_abandoned(self.root / "cache" / CACHE_TEMPORARY)
-
-    def _artifact_path(self, key: str) -> Path:
-        return self.root / "artifacts" / key
 
     def _replace_folder(self, target: Path, temporary: Path) -> None:
         """Rename ``temporary`` to ``target``; a failure leaves ``target`` as it was."""

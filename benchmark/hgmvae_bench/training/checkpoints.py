@@ -33,7 +33,8 @@ class TrainingEnd(NamedTuple):
     Attributes:
         divergence: first non-finite value and its place; None if all are finite.
         resumed_after: epochs that were finished before the training was resumed; 0 if it was not.
-        cost: cost of the training, as measured by `hgmvae_bench.execution.resource_meter.Meter`.
+        cost: cost of the training, as measured by
+            `hgmvae_bench.execution.resource_meter.ResourceMeter`.
     """
 
     divergence: str | None
@@ -109,14 +110,17 @@ class Checkpoint:
 
         Returns:
             The state; None if the file is missing or damaged, or was written with another version
-            of torch or on another type of device.
+            of torch or on another type of device. If there is a file, a warning says so.
         """
         try:
             with safe_open(self.files.root / self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 origin = tuple(map(metadata.get, ("format", "key", "torch", "device")))
-                if origin != (FORMAT, self.key, torch.__version__, self.device):
-                    return None
+                expected = (FORMAT, self.key, torch.__version__, self.device)
+                if origin != expected:
+                    raise ValueError(
+                        f"its format, key, version of torch and device are {origin}, not {expected}"
+                    )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 end = json.loads(metadata.get("end", "null"))
                 return TrainingState(
@@ -125,7 +129,14 @@ class Checkpoint:
                     tensors,
                     None if end is None else TrainingEnd(**end),
                 )
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            logger.warning(
+                "%s: the checkpoint cannot be used, and the training starts anew: %s",
+                self.key,
+                error,
+            )
             return None
 
     def remove(self) -> None:

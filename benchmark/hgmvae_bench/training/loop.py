@@ -347,7 +347,8 @@ def save_trained(seeded: SeededModel, result: TrainingResult, cost: Mapping[str,
     Args:
         seeded: the trained model. Without a checkpoint, nothing is written.
         result: result of its training.
-        cost: cost of its training, as measured by `hgmvae_bench.execution.resource_meter.Meter`.
+        cost: cost of its training, as measured by
+            `hgmvae_bench.execution.resource_meter.ResourceMeter`.
     """
     if seeded.checkpoint is not None:
         weights = {f"model.{name}": value for name, value in seeded.model.state_dict().items()}

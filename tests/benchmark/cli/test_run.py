@@ -67,6 +67,29 @@ def test_plan_prints_the_same_as_json(cli, tiny):
     assert (total["complete"], total["missing"], total["unsuccessful"]) == (4, 2, 0)
 
 
+def test_plan_refuses_a_precision_that_run_would_refuse(cli, tiny):
+    options = ("--precision", "tf32", "--device", "cpu")
+    for command in ("run", "plan"):
+        outcome = cli(command, "--grid", "tiny.yaml", "--results", "r", *options, cwd=tiny)
+        assert outcome.exit_status == 2
+        assert "precision tf32 is not supported on this cpu" in outcome.stderr
+        assert "timing" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--ray-cpus", "2"), "--ray-cpus"),
+        (("--ray-address", "auto", "--ray-gpus", "0.5"), "--ray-address, --ray-gpus"),
+    ],
+)
+def test_options_for_ray_are_refused_without_it(cli, tmp_path, options, named):
+    outcome = cli("run", "--grid", "smoke", "--results", tmp_path / "r", *options)
+    assert outcome.exit_status == 2
+    assert f"Invalid value for {named}: needs --executor ray" in outcome.stderr
+    assert not (tmp_path / "r").exists()
+
+
 def test_quiet_prints_only_the_tables(cli, tiny):
     shutil.rmtree(tiny / "r" / "controls")  # Scoring them anew is not reported either.
     outcome = cli(*TINY_RUN, "--quiet", cwd=tiny)

@@ -7,6 +7,7 @@ import torch
 
 from hgmvae_bench.cli.progress import format_survey
 from hgmvae_bench.execution import estimate
+from hgmvae_bench.execution.backends import LocalExecutor
 from hgmvae_bench.execution.run import execute_run
 from hgmvae_bench.execution.survey import survey
 from hgmvae_bench.execution.tasks import RunContext
@@ -22,8 +23,10 @@ CPU = torch.device("cpu")
 
 
 def look(grid, root, data=None, **options):
-    options = {"weights": None, "device": CPU, "workers": 2, **options}
-    return survey(grid, Store(root), data or root, **options)
+    options = {"weights": None, "device": "cpu", "workers": 2, **options}
+    store, executor = Store(root), LocalExecutor(options["workers"])
+    stored = store.runs(on_invalid="warn")
+    return survey(grid, store, stored, data or root, executor=executor, **options)
 
 
 def add_record(store, run, status="complete", metrics=("sc", "accuracy"), **content):

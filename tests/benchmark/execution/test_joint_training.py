@@ -226,11 +226,14 @@ def test_workers_stack_the_seeds_of_a_cell_on_request(grid_of, digits, tmp_path)
         assert (training["together"], training["stacked"]) == (3, True)
 
 
-def test_a_failing_joint_training_raises_the_reason(grid_of, digits, tmp_path):
+def test_a_failing_joint_training_raises_the_reason_and_prints_the_cause(
+    grid_of, digits, tmp_path, capsys
+):
     (cell,) = grid_of("raises").cells
     runs = [Run(cell, seed, digits.digest) for seed in range(3)]
     with pytest.raises(JointTrainingError, match=r"^ValueError: a bad seed$"):
         train_jointly(runs, digits, RunContext(Store(tmp_path)))
+    assert "ValueError: a bad seed" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_free_seeds_of_a_cell_are_handed_out_as_a_batch(grid_of, digits, tmp_path):

@@ -314,8 +314,10 @@ def test_seeds_of_a_failed_joint_training_are_run_separately(gpu, how, monkeypat
         events, reason = list(gpu.receive(worker)), "ValueError: no"
     else:
         object.__setattr__(gpu.context, "time_limit", 30.0)
-        worker.started_at -= 31
         monkeypatch.setattr("os.kill", lambda pid, number: None)
+        worker.started_at -= 150  # Ten seeds take turns, each with its own limit.
+        assert list(gpu.end_hung()) == []
+        worker.started_at -= 151
         events, reason = list(gpu.end_hung()), "not finished within the time limit of 30 s"
     assert events == [Requeued(task.run, f"{reason}; retried separately") for task in seeds]
     assert list(gpu.assign_waiting()) == [Started(task.run) for task in seeds[:4]]

@@ -150,7 +150,7 @@ def test_metrics_that_another_driver_did_not_compute_are_computed_after_it(finis
     finished_by_second = []
     for plan in plans:
         recorder = Recorder()
-        assert execute_plan(
+        execute_plan(
             plan,
             RunContext(Store(finished), finished),
             executor=SEQUENTIAL,
@@ -296,6 +296,8 @@ def test_a_killed_worker_loses_only_its_run(tiny_grid, tmp_path):
     ]
     assert isinstance(failed, Record)
     assert failed.error.endswith("the worker process died: SIGKILL (out of memory?)")
+    assert failed.provenance["grid"]["name"] == tiny_grid.spec.name
+    assert failed.provenance["device"] == "cpu"
 
     complete, again = run(tiny_grid, tmp_path)
     assert not complete

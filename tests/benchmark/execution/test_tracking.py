@@ -86,6 +86,19 @@ def test_a_failure_ends_the_tracking_of_its_run_only_and_is_reported_once(runs):
     assert "no complete log of 2 runs" in last
 
 
+def test_a_tracker_that_cannot_be_closed_is_reported_as_such(runs):
+    tracker = MemoryTracker()
+    tracker.close = lambda: (_ for _ in ()).throw(ConnectionError("gone\nagain"))
+    assert report(runs, tracker) == ["memory could not be closed: ConnectionError: gone"]
+
+
+def test_one_run_without_a_complete_log_is_counted_as_one(runs):
+    def fail(what, run):
+        raise ConnectionError("no server")
+
+    assert "no complete log of 1 run;" in report(runs[:1], MemoryTracker(fail))[-1]
+
+
 def test_a_hanging_tracker_delays_nothing(runs, monkeypatch):
     monkeypatch.setattr(tracking, "SECONDS_TO_DRAIN", 0.2)
     released = threading.Event()

@@ -181,6 +181,20 @@ def test_an_interrupted_run_continues_in_its_mlflow_run(server, client, tiny_gri
     assert done.data.params == failed.data.params
 
 
+def test_tensorboard_has_one_file_of_a_run_that_is_requeued(tiny_grid, tmp_path):
+    from hgmvae_bench.execution.tracking.to_tensorboard import TensorBoardTracker
+
+    run = Run(next(iter(tiny_grid.cells)), 0, "digest")
+    tracker = TensorBoardTracker(tmp_path)
+    for epoch in (1, 2):
+        tracker.started(run)
+        tracker.epoch_ended(run, epoch, {"loss": 2.0})
+    tracker.close()
+    [file] = (tmp_path / run.key).iterdir()
+    events = event_files.EventAccumulator(str(file)).Reload()
+    assert [each.step for each in events.Scalars("training/loss")] == [1, 2]
+
+
 def test_an_unreachable_server_is_reported(tiny_grid, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = Run(next(iter(tiny_grid.cells)), 0, "digest")
@@ -193,4 +207,4 @@ def test_an_unreachable_server_is_reported(tiny_grid, monkeypatch):
         reporters[0].on_event(Finished(run, Record.of(run, status="complete")))
     first, last = warnings
     assert f"failed at {run.key}, which continues untracked" in first
-    assert "no complete log of 1 runs" in last
+    assert "no complete log of 1 run;" in last

@@ -188,13 +188,13 @@ def test_stage_costs_are_a_typed_view_of_the_provenance(store):
     record = next(iter(store.runs().values())).record
     stages = {
         "training": {"seconds": 2.5, "peak_gpu_bytes": 7, "together": 5},
-        "scoring": {"seconds": 1.0, "peak_bytes": 9, "cpu_joules": 0.5},
+        "scoring": {"seconds": 1.0, "peak_bytes": 9, "unknown": 0.5},
     }
     provenance = {"stages": stages, "gpu_bytes": 80}
     measured = Record.model_validate({**record.model_dump(), "provenance": provenance})
     assert measured.gpu_bytes == 80
     assert measured.stage_costs["training"].joint_seeds == 5
-    assert measured.stage_costs["scoring"] == StageCost(seconds=1, peak_bytes=9, cpu_joules=0.5)
+    assert measured.stage_costs["scoring"] == StageCost(seconds=1, peak_bytes=9)
     assert record.stage_costs == {"training": StageCost()}
     assert record.gpu_bytes is None
     # The record keeps the provenance as it was given.

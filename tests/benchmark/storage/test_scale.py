@@ -68,8 +68,6 @@ PROVENANCE = {
             "seconds": 9.5,
             "peak_bytes": 2**30,
             "peak_gpu_bytes": None,
-            "cpu_joules": None,
-            "gpu_joules": None,
         }
         for stage in ("training", "encoding", "scoring")
     },

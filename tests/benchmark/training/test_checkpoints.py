@@ -110,19 +110,26 @@ def test_a_checkpoint_is_a_safetensors_file_with_json_metadata(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-3], lambda raw: b"", lambda raw: b"x" * 99])
-def test_a_damaged_checkpoint_is_ignored(tmp_path, damage):
+def test_a_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, damage, caplog):
     checkpoint = Checkpoint(LocalFiles(tmp_path), "run")
     checkpoint.save(state())
     path = tmp_path / "checkpoints" / "run.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     assert checkpoint.load() is None
+    assert "run: the checkpoint cannot be used, and the training starts anew" in caplog.text
 
 
-def test_a_checkpoint_of_another_torch_version_is_ignored(tmp_path, monkeypatch):
+def test_a_missing_checkpoint_is_no_reason_to_warn(tmp_path, caplog):
+    assert Checkpoint(LocalFiles(tmp_path), "run").load() is None
+    assert caplog.text == ""
+
+
+def test_a_checkpoint_of_another_torch_version_is_ignored(tmp_path, monkeypatch, caplog):
     checkpoint = Checkpoint(LocalFiles(tmp_path), "run")
     checkpoint.save(state())
-    monkeypatch.setattr(torch, "__version__", "0.1")
+    monkeypatch.setattr(torch, "__version__", "2.0.0")
     assert checkpoint.load() is None
+    assert "'2.0.0'" in caplog.text
 
 
 def test_a_checkpoint_of_another_device_type_is_ignored(tmp_path):

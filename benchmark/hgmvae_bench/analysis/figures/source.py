@@ -257,7 +257,7 @@ class FigureSource:
 
         from hgmvae_bench.storage.artifacts import load_codes
 
-        codes = load_codes(self.store.artifact_folder(run.record.key))
+        codes = load_codes(self.store.fetch_artifacts(run.record.key))
         if not np.isfinite(codes).all():
             raise FigureError(f"{run.record.key} cannot be drawn: its codes are not all finite")
         return codes

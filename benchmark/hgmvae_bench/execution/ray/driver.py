@@ -8,13 +8,14 @@ results are the return value of the Ray task, so they are stored once.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
@@ -43,13 +44,15 @@ from hgmvae_bench.execution.tasks import (
     Started,
     Task,
 )
-from hgmvae_bench.grid import Run
+from hgmvae_bench.grid import Cell, Run
 from hgmvae_bench.plugins.protocols import PreparingMetric
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.record_file import as_store_errors
 from hgmvae_bench.training.checkpoints import Checkpoint
-from hgmvae_bench.utils.bounds import check_count, check_share
+from hgmvae_bench.utils.bounds import Device, check_count, check_share
 from hgmvae_bench.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 MAX_PENDING_TASKS = 1000
 """Ray tasks submitted at a time: enough for an autoscaler to see how far to grow the cluster."""
@@ -101,7 +104,19 @@ class RayExecutor:
         """CPU threads of one run."""
         return self.cpus
 
-    def check(self, tasks: Iterable[Task], device: str) -> None:
+    def choose_device(self, asked: Device) -> Literal["cpu", "cuda"]:
+        """Choose the device by the share of a GPU that a run takes.
+
+        The driver's machine need not have the GPUs of the nodes.
+
+        Raises:
+            ExecutorError: if runs are to use a GPU and take no share of one.
+        """
+        if asked == "cuda" and not self.gpus:
+            raise ExecutorError("device 'cuda': runs take no share of a GPU; set gpus, such as 1")
+        return "cuda" if self.gpus and asked != "cpu" else "cpu"
+
+    def check(self, cells: Iterable[Cell], device: str) -> None:
         """Check nothing: only the nodes know what they support."""
 
     def execute(self, tasks: TaskQueue, context: RunContext) -> Generator[Event, None, None]:
@@ -310,7 +325,7 @@ class _Driver:
             with suppress(RayError):
                 log = remote.remote(store.root, run.key)
                 self.append_log(run, ray.get(log, timeout=LOG_SECONDS))
-        record = failure_record(submitted.task, reason, store, "cpu")
+        record = failure_record(submitted.task, reason, self.context)
         yield store_result(submitted.task, record, store)
 
     def append_log(self, run: Run, content: bytes) -> None:
@@ -372,6 +387,8 @@ class _SharedObjects:
 def _connected(address: str | None) -> Iterator[None]:
     """Connect to the cluster for the duration of the block, unless already connected."""
     if ray.is_initialized():
+        if address is not None:
+            logger.warning("Ray is already connected; the address %s is not used", address)
         yield
         return
     # Without an address Ray would join any cluster that runs on this machine.

@@ -227,5 +227,5 @@ def _stack_after(seconds: float | None) -> Iterator[None]:
 
 def read_artifacts(store: Store, run: Run) -> FileContents:
     """Read the files that a run left, by name."""
-    folder = store.artifact_folder(run.key)
+    folder = store.fetch_artifacts(run.key)
     return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.is_dir() else {}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.text import pluralize
 
 if TYPE_CHECKING:
     from hgmvae_bench.execution.plan import ExecutionPlan
@@ -35,7 +36,7 @@ class Tracker(Protocol):
     """A tool that logs runs. An error in its methods ends the tracking of that run only."""
 
     def started(self, run: Run) -> None:
-        """Log the start of a run."""
+        """Log the start of a run; a run that is re-queued starts more than once."""
 
     def epoch_ended(self, run: Run, epoch: int, terms: Mapping[str, float]) -> None:
         """Log the mean of every loss term over an epoch."""
@@ -129,7 +130,7 @@ class TrackingReporter:
     def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], None]) -> None:
         self._name, self._tracker, self._warn = name, tracker, warn
         self._calls: queue.SimpleQueue[tuple[str, Call] | None] = queue.SimpleQueue()
-        self._untracked: dict[str, str] = {}
+        self._untracked: set[str] = set()
         self._thread = threading.Thread(target=self._work, name=f"track {name}", daemon=True)
         self._thread.start()
 
@@ -158,10 +159,8 @@ class TrackingReporter:
                 "the records are complete"
             )
         elif self._untracked:
-            self._warn(
-                f"{self._name} has no complete log of {len(self._untracked)} runs; the records are "
-                "complete"
-            )
+            runs = pluralize(len(self._untracked), "run")
+            self._warn(f"{self._name} has no complete log of {runs}; the records are complete")
 
     def _queue(self, run: Run, call: Call) -> None:
         self._calls.put((run.key, call))
@@ -169,21 +168,26 @@ class TrackingReporter:
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:
             key, call = item
-            if key not in self._untracked:
-                self._attempt(key, call)
-        self._attempt("the end of the grid", self._tracker.close)
-
-    def _attempt(self, key: str, call: Call) -> None:
+            if key in self._untracked:
+                continue
+            try:
+                call()
+            except Exception as error:
+                if not self._untracked:
+                    self._warn(
+                        f"{self._name} failed at {key}, which continues untracked: "
+                        f"{_first_line(error)}"
+                    )
+                self._untracked.add(key)
         try:
-            call()
+            self._tracker.close()
         except Exception as error:
-            if not self._untracked:
-                reason = str(error).strip().splitlines()[:1]
-                self._warn(
-                    f"{self._name} failed at {key}, which continues untracked: "
-                    f"{type(error).__name__}: {''.join(reason)}"
-                )
-            self._untracked[key] = str(error)
+            self._warn(f"{self._name} could not be closed: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    """Type and first line of an error."""
+    return f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])}"
 
 
 @contextmanager

@@ -24,7 +24,8 @@ class TensorBoardTracker:
 
     def started(self, run: Run) -> None:
         """Open the run's folder."""
-        self._writers[run.key] = SummaryWriter(self._root / run.key)
+        if run.key not in self._writers:
+            self._writers[run.key] = SummaryWriter(self._root / run.key)
 
     def epoch_ended(self, run: Run, epoch: int, terms: Mapping[str, float]) -> None:
         """Write the loss terms at their epoch."""

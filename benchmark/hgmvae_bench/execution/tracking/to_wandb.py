@@ -31,6 +31,8 @@ class WandbTracker:
 
     def started(self, run: Run) -> None:
         """Open a W&B run, which continues an earlier one of the same key."""
+        if run.key in self._runs:
+            return
         self._runs[run.key] = wandb.init(
             project=self._project,
             group=self._group,
