@@ -107,7 +107,7 @@ def format_claims(results: list[ClaimResult]) -> render.FormattedTable:
         index=pd.Index(statements, name="Claim"),
         dtype=object,
     )
-    widths = (0.34, 0.14, 0.2, 0.12, 0.15)
+    widths: tuple[float, ...] = (0.34, 0.14, 0.2, 0.12, 0.15)
     if not any(each.published for each in results):
         frame, widths = frame.drop(columns=PUBLISHED), (0.4, 0.25, 0.14, 0.16)
     return render.FormattedTable(

@@ -35,6 +35,7 @@ ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.slow
 
+from hgmvae_bench.execution.ray import driver  # noqa: E402
 from hgmvae_bench.execution.ray.driver import RayExecutor  # noqa: E402
 from hgmvae_bench.execution.ray.worker import Images  # noqa: E402
 
@@ -416,6 +417,14 @@ def test_an_unreachable_cluster_is_named(tiny_grid, tmp_path, monkeypatch):
     with pytest.raises(ExecutorError, match=r"no Ray cluster can be reached at 10\.0\.0\.1:6379"):
         run(tiny_grid, tmp_path, RayExecutor("10.0.0.1:6379"))
     assert not (Path(tmp_path) / "records").exists()
+
+
+def test_an_address_that_is_not_used_is_reported(monkeypatch, caplog):
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with driver._connected(None):
+        assert caplog.text == ""
+    with driver._connected("10.0.0.1:6379"):
+        assert "the address 10.0.0.1:6379 is not used" in caplog.text
 
 
 def _refuse(*_, **__):
