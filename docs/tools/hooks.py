@@ -1,7 +1,8 @@
 """Hooks of the documentation's build.
 
-Links to the READMEs below ``results/`` work in the repository as they are written, and are changed
-to links to the pages that the site makes of these files.
+Links work in the repository as they are written. Links to the READMEs below ``results/``, and full
+addresses of pages of this site, which generated pages need, become relative links. The strict build
+checks those.
 
 The theme draws Mermaid diagrams with a script from a content delivery network unless the page has
 loaded one. This site loads nothing from elsewhere: the script is taken from the npm package
@@ -43,13 +44,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links to ``results/NAME/README.md`` at the site's page of that file."""
-    folder = posixpath.dirname(page.file.src_uri)
+    """Make links to ``results/NAME/README.md`` and to addresses of this site relative."""
+    folder = posixpath.dirname(page.file.src_uri) or "."
+
+    def result_link(match: re.Match[str]) -> str:
+        return f"]({posixpath.relpath(f'results/{match[1]}.md', folder)}"
 
     def site_link(match: re.Match[str]) -> str:
-        return f"]({posixpath.relpath(f'results/{match[1]}.md', folder or '.')}"
+        return f"]({posixpath.relpath(f'{match[1]}.md', folder)}"
 
-    return re.sub(r"\]\((?:\.\./)+results/(\w+)/README\.md", site_link, markdown)
+    markdown = re.sub(r"\]\((?:\.\./)+results/(\w+)/README\.md", result_link, markdown)
+    site = re.escape((config.site_url or "").rstrip("/"))
+    return re.sub(rf"\]\({site}/([\w/-]+)/(?=[#)])", site_link, markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -36,6 +36,11 @@ def rows(text: str) -> dict[str, list[str]]:
     return {first.strip(" *"): [cell.strip(" *") for cell in rest] for first, *rest in lines[2:]}
 
 
+def front_page(path: str) -> str:
+    """Text of a page of the repository, on one line."""
+    return " ".join((FOLDER.parents[1] / path).read_text(encoding="utf-8").split())
+
+
 def as_written(written: str, *values: float) -> str:
     """Format values with as many decimals as the page has."""
     parts = written.split(" ± ")
@@ -94,19 +99,26 @@ def test_the_measured_cells_and_the_ablations_have_generated_pages():
 
 @pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.parent.name)
 def test_the_generated_parts_of_a_page_are_those_of_its_records(path):
-    """If this fails, `hgmvae-bench page PAGE --results FOLDER` writes them anew."""
+    """If this fails, `hgmvae-bench page PAGE --results FOLDER` regenerates them."""
     results = Results(path.parent)
     page = path.read_text(encoding="utf-8")
     assert update_page(page, results.grid, results.runs) == page
 
 
-def test_the_readme_counts_cells_and_values_as_the_measured_page_does():
-    readme = " ".join((FOLDER.parents[1] / "README.md").read_text(encoding="utf-8").split())
+@pytest.mark.parametrize("path", ["README.md", "docs/index.md"])
+def test_the_front_pages_count_values_as_the_measured_page_does(path):
+    text = front_page(path)
+    total, published = re.search(r"^(\d+) of (\d+) published values", MEASURED_PAGE, re.M).groups()
+    assert f"Of the paper's {published} published values, {total} have been measured" in text
     by_verdict = rows(MEASURED_PAGE[MEASURED_PAGE.index("| Verdict |") :])
     counts = {verdict: levels[0] for verdict, levels in by_verdict.items()}
-    assert f"the {counts.pop('all')} distinct published values with a measured seed" in readme
+    assert counts.pop("all") == total
     for verdict, count in counts.items():
-        assert f"{count} {verdict}" in readme
+        assert f"{count} {verdict}" in text
+
+
+def test_the_readme_counts_cells_as_the_measured_page_does():
+    readme = front_page("README.md")
     by_seeds = {seeds: n for n, seeds in re.findall(r"(\d+) with (\d+) seeds", MEASURED_PAGE)}
     assert (
         f"{by_seeds['10']} of the paper's 83 cells are measured with all ten seeds and " in readme
