@@ -46,7 +46,7 @@ def run(
     stack_seeds: StackSeeds = False,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Repeat runs recorded as failed or diverged."),
+        typer.Option("--retry-failed", help="Retry runs recorded as failed or diverged."),
     ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Move damaged records aside and repeat their runs.")

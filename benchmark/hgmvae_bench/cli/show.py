@@ -175,7 +175,7 @@ def page(
     grid: GridOfResults = None,
     plugins: Plugins = None,
 ) -> None:
-    """Write the generated parts of a Markdown page anew from the records.
+    """Regenerate the marked parts of a Markdown page from the records.
 
     Each part is between the lines `<!-- begin: NAME, generated -->` and `<!-- end: NAME -->`. NAME
     is `summary of the records` (verdicts on the paper's values and claims) or `measured values`.
