@@ -220,7 +220,7 @@ class HasPriorDensity(Protocol):
 
 @runtime_checkable
 class HasComponents(Protocol):
-    """A model with mixture components, which metrics of collapse use."""
+    """A model with mixture components, which metrics of collapse and of own clusters use."""
 
     def component_probabilities(self, data: Tensor) -> Tensor:
         """Return p(component | image) (B, K) of images (B, C, H, W); rows sum to 1."""
