@@ -140,13 +140,19 @@ def _cell_counts(grid: Grid, runs: Sequence[StoredRun]) -> str:
 
 def _legend(values: Iterable[DatasetValues]) -> str:
     """Legend of the values, with the symbols of the verdicts that occur."""
-    found = {
-        each.verdict
+    of_values = [
+        {each.verdict for each in compared}
         for of_dataset in values
         for key, compared in of_dataset.compared.items()
         if key in of_dataset.entries
-        for each in compared
-    }
-    symbols = [f"{mark} {name}" for name, mark in VERDICT_SYMBOLS.items() if name in found]
-    verdicts = f" Verdicts: {', '.join(symbols)}." if symbols else ""
-    return f"Means ± standard deviations over n seeds.{verdicts}"
+    ]
+    found = {verdict for verdicts in of_values for verdict in verdicts}
+    sentences = ["Means ± standard deviations over n seeds."]
+    if symbols := [f"{mark} {name}" for name, mark in VERDICT_SYMBOLS.items() if name in found]:
+        sentences.append(f"Verdicts: {', '.join(symbols)}.")
+    if any(len(verdicts) > 1 for verdicts in of_values):
+        sentences.append(
+            "Two symbols: the value is in two tables of the paper, whose corrections give "
+            "different verdicts."
+        )
+    return " ".join(sentences)

@@ -25,7 +25,7 @@ class PageError(UserError, ValueError):
 
 
 def update_page(page: str, grid: Grid, runs: Iterable[StoredRun]) -> str:
-    """Write the generated parts of a page anew, and leave the rest as it is.
+    """Regenerate the marked parts of a page, and leave the rest as it is.
 
     Args:
         page: Markdown with one or more of the parts in `PARTS`.

@@ -1,9 +1,11 @@
 """Generated parts of pages: their values, and pages that cannot have them."""
 
+import dataclasses
 import statistics
 
 import pytest
 
+from hgmvae_bench.analysis.comparison import compare_with_paper
 from hgmvae_bench.analysis.measured_values import measured_values
 from hgmvae_bench.analysis.page import PARTS, PageError, update_page
 from hgmvae_bench.grid import load_grid
@@ -65,6 +67,23 @@ def test_cells_are_counted_by_their_seeds(grid, runs):
     assert f"3 of the grid's {n_cells} cells" in text
     assert "1 with 10 seeds, 1 with 4 seeds, 1 with 1 seed." in text
     assert f"0 of the grid's {n_cells} cells" in measured_values(grid, [])
+
+
+def test_the_legend_explains_two_verdicts_on_one_value(grid, runs, monkeypatch):
+    assert "Two symbols" not in measured_values(grid, runs)
+
+    def worse_in_table_4(grid, tables):
+        return [
+            dataclasses.replace(each, verdict="worse") if each.table == "4" else each
+            for each in compare_with_paper(grid, tables)
+        ]
+
+    monkeypatch.setattr(
+        "hgmvae_bench.analysis.measured_values.compare_with_paper", worse_in_table_4
+    )
+    text = measured_values(grid, runs)
+    assert "?/▼" in text
+    assert "Two symbols" in text
 
 
 def test_a_page_keeps_what_is_not_generated(grid, runs):
