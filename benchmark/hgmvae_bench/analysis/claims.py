@@ -261,19 +261,20 @@ ABLATION_CLAIMS: tuple[Claim, ...] = (
     _ABLATIONS.claim(
         "single-beats-vade",
         "HGMVAE-U with one Gaussian for each image and without the Fisher term clusters better "
-        "than VaDE started from HGMVAE's clusters",
+        "than VaDE initialised with HGMVAE's clusters",
         ["hgmvae-u-single-nofisher"],
         "vade-merged",
     ),
     _ABLATIONS.claim(
         "fisher-helps-vade",
-        "The Fisher term improves the clustering of VaDE started from HGMVAE's clusters",
+        "The Fisher term improves the clustering of VaDE initialised with HGMVAE's clusters",
         ["vade-fisher"],
         "vade-merged",
     ),
     _ABLATIONS.claim(
         "gain-over-vade-with-fisher",
-        "HGMVAE-U clusters better than VaDE started from HGMVAE's clusters, with the Fisher term",
+        "HGMVAE-U clusters better than VaDE initialised with HGMVAE's clusters, with the Fisher "
+        "term",
         ["hgmvae-u"],
         "vade-fisher",
     ),
