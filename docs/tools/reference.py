@@ -29,7 +29,7 @@ from hgmvae_bench.storage.store import Store
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "https://github.com/hgmvae-bench/hgmvae-bench/blob/main"
 TREE = "https://github.com/hgmvae-bench/hgmvae-bench/tree/main"
-RESULTS = ("measured", "ablations", "study")
+RESULTS = ("measured", "ablations", "disentanglement", "study")
 PUBLIC_MODULES = (
     "hgmvae_bench.plugins.protocols",
     "hgmvae_bench.plugins.image_data",

@@ -94,7 +94,7 @@ def test_the_measured_cells_are_cells_of_the_paper_grid():
 
 
 def test_the_measured_cells_and_the_ablations_have_generated_pages():
-    assert {page.parent.name for page in GENERATED} >= {"measured", "ablations"}
+    assert {page.parent.name for page in GENERATED} >= {"measured", "ablations", "disentanglement"}
 
 
 @pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.parent.name)
