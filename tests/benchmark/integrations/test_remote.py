@@ -87,7 +87,7 @@ def test_another_machine_reads_what_one_has_uploaded(url, tiny_grid, tmp_path):
     assert store.grid().spec.name == "tiny"
     # Weights are downloaded only when they are needed.
     assert not (there.root / "artifacts").exists()
-    weights = store.artifact_folder(written.key) / "model.safetensors"
+    weights = store.fetch_artifacts(written.key) / "model.safetensors"
     assert weights.read_bytes() == b"weights"
 
 
@@ -105,7 +105,7 @@ def test_the_first_upload_of_a_run_counts_for_both_machines(url, tiny_grid, tmp_
         ((key, run),) = Store(one.root).runs().items()
         assert run.record.n_parameters == 1
         # The weights belong to the record that counts.
-        assert (Store(one.root).artifact_folder(key) / "model.safetensors").read_bytes() == b"first"
+        assert (Store(one.root).fetch_artifacts(key) / "model.safetensors").read_bytes() == b"first"
     assert objects(url)[f"artifacts/{key}/model.safetensors"] == b"first"
     third = machine(url, tmp_path / "third")
     third.pull()
@@ -146,7 +146,7 @@ def test_a_key_with_a_dot_is_uploaded_completely(url, tiny_grid, tmp_path):
         f"artifacts/{written.key}/model.safetensors",
     }
     there.pull()
-    weights = Store(there.root).artifact_folder(written.key) / "model.safetensors"
+    weights = Store(there.root).fetch_artifacts(written.key) / "model.safetensors"
     assert weights.read_bytes() == b"weights"
 
 
