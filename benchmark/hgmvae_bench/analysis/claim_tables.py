@@ -23,7 +23,7 @@ LEGEND = (
     "not hold if half or more fail."
 )
 
-PUBLISHED = "By the paper's numbers"
+PUBLISHED_COLUMN = "By the paper's numbers"
 """Heading of the verdicts by the paper's own numbers."""
 
 CLAIM_COLUMNS = [
@@ -97,7 +97,7 @@ def format_claims(results: list[ClaimResult]) -> render.FormattedTable:
     frame = pd.DataFrame(
         {
             "Source": [render.FormattedEntry(each.claim.source) for each in results],
-            PUBLISHED: [render.FormattedEntry(_published_text(each)) for each in results],
+            PUBLISHED_COLUMN: [render.FormattedEntry(_published_text(each)) for each in results],
             "Measured": [
                 render.FormattedEntry(each.verdict, note=marks.get(footnotes[each.claim.name], ""))
                 for each in results
@@ -109,7 +109,7 @@ def format_claims(results: list[ClaimResult]) -> render.FormattedTable:
     )
     widths: tuple[float, ...] = (0.34, 0.14, 0.2, 0.12, 0.15)
     if not any(each.published for each in results):
-        frame, widths = frame.drop(columns=PUBLISHED), (0.4, 0.25, 0.14, 0.16)
+        frame, widths = frame.drop(columns=PUBLISHED_COLUMN), (0.4, 0.25, 0.14, 0.16)
     return render.FormattedTable(
         name="claims",
         title="Claims",

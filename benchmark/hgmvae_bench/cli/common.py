@@ -117,7 +117,7 @@ def execution_options(
         chosen["executor"] = executor.executor
         chosen["time_limit"] = executor.time_limit
         chosen["track"] = executor.track or []
-        if executor.executor != "ray" and (given := ray_options(executor)):
+        if executor.executor != "ray" and (given := _given_ray_options(executor)):
             raise typer.BadParameter("needs --executor ray", param_hint=", ".join(given))
         if executor.executor == "ray":
             if stack_seeds:
@@ -137,7 +137,7 @@ def execution_options(
     return chosen
 
 
-def ray_options(options: ExecutorOptions) -> list[str]:
+def _given_ray_options(options: ExecutorOptions) -> list[str]:
     """List the options for Ray that differ from their defaults."""
     return [
         f"--{each.name.replace('_', '-')}"

@@ -133,7 +133,7 @@ class Checkpoint:
             return None
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             logger.warning(
-                "%s: the checkpoint cannot be used, and the training starts anew: %s",
+                "%s: the checkpoint cannot be used, so the training restarts: %s",
                 self.key,
                 error,
             )

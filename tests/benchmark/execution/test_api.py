@@ -11,10 +11,9 @@ import hgmvae_bench as hb
 from hgmvae_bench.analysis.regression.check import CheckResult
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution import check
-from hgmvae_bench.execution.backends import LocalExecutor, local_executor
 from hgmvae_bench.execution.plan import PlanError
 from hgmvae_bench.execution.signals import StoppedError
-from hgmvae_bench.execution.tasks import EpochEnded, ExecutorError, Finished, Started
+from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
 from hgmvae_bench.grid import GridError
 from hgmvae_bench.plugins.objects import wrap_plugins
 from hgmvae_bench.plugins.protocols import PluginError
@@ -362,52 +361,6 @@ def test_numbers_out_of_bounds_are_refused_before_anything_is_trained(
         with pytest.raises(BoundsError, match=f"^{option}: expected {expected}$"):
             call(TINY, results=tmp_path / "r", device="cpu", **{option: value})
     assert not (tmp_path / "r").exists()
-
-
-def test_executors_refuse_numbers_out_of_bounds():
-    with pytest.raises(BoundsError, match="max_workers: expected an integer of at least 1, got 0"):
-        LocalExecutor(1, 0)
-    driver = pytest.importorskip("hgmvae_bench.execution.ray.driver", exc_type=ImportError)
-    for options in ({"cpus": 0}, {"gpus": -0.5}, {"gpus": float("nan")}, {"max_concurrent": 0}):
-        (name,) = options
-        with pytest.raises(BoundsError, match=f"^{name}: expected "):
-            driver.RayExecutor(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"workers": 2}, "^workers cannot be passed beside an executor object"),
-        ({"workers": 2, "stack_seeds": True}, "^workers and stack_seeds cannot .* LocalExecutor"),
-        ({"device": "cuda"}, "no CUDA device"),
-    ],
-)
-def test_options_that_an_executor_object_would_ignore_are_refused(
-    tmp_path, monkeypatch, options, message
-):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ExecutorError, match=message):
-        hb.run_grid(TINY, results=tmp_path / "r", executor=LocalExecutor(1), **options)
-    assert not (tmp_path / "r").exists()
-
-
-def test_an_executor_on_ray_uses_a_gpu_if_runs_take_a_share_of_one():
-    driver = pytest.importorskip("hgmvae_bench.execution.ray.driver", exc_type=ImportError)
-    with_gpu, without = driver.RayExecutor(gpus=0.5), driver.RayExecutor()
-    assert [with_gpu.choose_device(asked) for asked in ("auto", "cuda", "cpu")] == [
-        "cuda",
-        "cuda",
-        "cpu",
-    ]
-    assert [without.choose_device(asked) for asked in ("auto", "cpu")] == ["cpu", "cpu"]
-    with pytest.raises(ExecutorError, match="take no share of a GPU; set gpus"):
-        without.choose_device("cuda")
-
-
-def test_a_stack_has_at_least_two_seeds():
-    with pytest.raises(BoundsError, match="at least two seeds must be trained jointly, got 1"):
-        local_executor("cuda", 1, stacked=True)
-    assert local_executor("cuda", 2, stacked=True).joint_seeds == 2
 
 
 def test_an_option_that_does_not_exist_is_refused(tmp_path):

@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, damage, caplog
     path = tmp_path / "checkpoints" / "run.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     assert checkpoint.load() is None
-    assert "run: the checkpoint cannot be used, and the training starts anew" in caplog.text
+    assert "run: the checkpoint cannot be used, so the training restarts" in caplog.text
 
 
 def test_a_missing_checkpoint_is_no_reason_to_warn(tmp_path, caplog):

@@ -1,9 +1,8 @@
 """Execution on a Ray cluster; all results are stored in the driver's results folder.
 
-The driver reads the data and puts each dataset into Ray's object store once. A node fetches it once
-and its workers read it from shared memory. `worker` executes a task on a node, `mailbox` carries
-the messages meanwhile. A run on a lost node is repeated elsewhere from its last checkpoint. Its
-results are the return value of the Ray task, so they are stored once.
+`shared_objects` puts the data into Ray's object store, `worker` executes a task on a node, and
+`mailbox` carries the messages meanwhile. A run on a lost node is repeated elsewhere from its last
+checkpoint. Its results are the return value of the Ray task, so they are stored once.
 """
 
 from __future__ import annotations
@@ -18,16 +17,12 @@ from itertools import islice
 from typing import Any, Literal
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hgmvae_bench.data import ImageData
-from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.execution.ray.mailbox import Mailbox, pop_log
+from hgmvae_bench.execution.ray.shared_objects import SharedObjects
 from hgmvae_bench.execution.ray.worker import (
-    FileContents,
-    Images,
     TaskCompleted,
     execute_on_node,
     read_artifacts,
@@ -45,8 +40,6 @@ from hgmvae_bench.execution.tasks import (
     Task,
 )
 from hgmvae_bench.grid import Cell, Run
-from hgmvae_bench.plugins.protocols import PreparingMetric
-from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.record_file import as_store_errors
 from hgmvae_bench.training.checkpoints import Checkpoint
 from hgmvae_bench.utils.bounds import Device, check_count, check_share
@@ -172,7 +165,7 @@ class _Driver:
 
     def __post_init__(self) -> None:
         self.gpus = self.executor.gpus
-        self.shared = _SharedObjects(self.context)
+        self.shared = SharedObjects(self.context)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here)
         store = self.context.store
@@ -336,51 +329,6 @@ class _Driver:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("ab") as file:
                     file.write(content)
-
-
-class _SharedObjects:
-    """Objects that runs share, put into Ray's object store when they are first needed."""
-
-    def __init__(self, context: RunContext) -> None:
-        self._context = context
-        self._images: dict[tuple[str, int], Any] = {}
-        self._cache: dict[tuple[Any, ...], Any] = {}
-
-    def images(self, task: Task) -> Any:
-        """Return the reference to the task's dataset."""
-        cell = task.run.cell
-        key = cell.dataset, cell.image_size
-        if key not in self._images:
-            self._images[key] = ray.put(Images.of(self._load(task)))
-        return self._images[key]
-
-    def cache(self, task: Task) -> Any:
-        """Return the reference to the files that the task's metrics prepare from the dataset.
-
-        The driver prepares them, so that all nodes use the same.
-        """
-        cell = task.run.cell
-        preparing = [name for name in task.metrics if isinstance(METRICS[name], PreparingMetric)]
-        key = cell.dataset, cell.image_size, cell.training.train_images, *sorted(preparing)
-        if key not in self._cache:
-            files: dict[str, bytes] = {}
-            if preparing:
-                data = self._load(task).first_train_images(cell.training.train_images)
-                for name in preparing:
-                    files |= self._prepare(METRICS[name], data, cell.dataset)
-            self._cache[key] = ray.put(files)
-        return self._cache[key]
-
-    def _prepare(self, metric: Any, data: ImageData, dataset: str) -> FileContents:
-        root = self._context.store.root / "cache"
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        paths = metric.prepare(data, dataset, root, device)
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
-
-    def _load(self, task: Task) -> ImageData:
-        cell = task.run.cell
-        dataset = resolve_dataset(cell.dataset)
-        return dataset.load(self._context.data_root, image_size=cell.image_size)
 
 
 @contextmanager
