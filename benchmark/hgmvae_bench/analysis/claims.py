@@ -241,14 +241,14 @@ DISENTANGLEMENT_CLAIMS: tuple[Claim, ...] = (
 ABLATION_CLAIMS: tuple[Claim, ...] = (
     _ABLATIONS.claim(
         "mixture-helps",
-        "HGMVAE-U's mixture of an image clusters better than one Gaussian",
+        "HGMVAE-U clusters better with ten Gaussians per image than with one",
         ["hgmvae-u"],
         "hgmvae-u-single",
     ),
     _ABLATIONS.claim(
         "mixture-helps-without-fisher",
-        "Without the Fisher term, too, HGMVAE-U's mixture of an image clusters better than one "
-        "Gaussian",
+        "Without the Fisher term, too, HGMVAE-U clusters better with ten Gaussians per image than "
+        "with one",
         ["hgmvae-u-nofisher"],
         "hgmvae-u-single-nofisher",
     ),

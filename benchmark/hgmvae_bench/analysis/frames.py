@@ -63,7 +63,7 @@ def load_results(path: Folder) -> pd.DataFrame:
     ``error``           reason why the run diverged or failed
     ``cell``            hash of all settings: the same for the seeds of a cell
     ``settings``        all settings, as JSON
-    ``data_digest``     SHA-256 of the images and labels
+    ``data_digest``     SHA-256 of the images, labels and factors
     ``finished_at``     UTC
     ``device``, ``gpu``, ``cpu``, ``python``, ``torch``, ``version``, ``commit``, ``dirty``
                         provenance: hardware, versions, git commit, and whether it had changes

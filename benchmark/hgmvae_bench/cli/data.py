@@ -57,7 +57,8 @@ def check_command(name: Name, data: Data = None, plugins: Plugins = None) -> Non
         typer.echo(f"{file.state:8} {file.path}  {file.detail}")
     typer.echo(f"{report.title} is {'complete' if report.complete else 'incomplete'}")
     if not report.complete:
-        typer.echo(report.advice, err=True)
+        if report.advice:
+            typer.echo(report.advice, err=True)
         raise typer.Exit(1)
 
 

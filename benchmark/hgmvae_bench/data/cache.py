@@ -38,7 +38,7 @@ BELOW_ROOT = ".hgmvae-bench-cache"
 SIDECAR = "entry.json"
 FORMAT = 1
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _open(folder: Path, source: str) -> CacheEntry | None:
         if sidecar["format"] != FORMAT or sidecar["source"] != source:
             return None
         if sidecar["arrays"] != _array_states(folder):
-            log.warning("%s was changed after it was written; decoding again", folder)
+            logger.warning("%s was changed after it was written; decoding again", folder)
             return None
         data = _read_arrays(folder, tuple(sidecar["class_names"]))
         # Set the value of the `cached_property`; `dataclasses.replace` does not copy it.
@@ -188,7 +188,7 @@ def _open(folder: Path, source: str) -> CacheEntry | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s cannot be used (%s); decoding again", folder, error_reason(error))
+        logger.warning("%s cannot be used (%s); decoding again", folder, error_reason(error))
         return None
     return CacheEntry(folder, data)
 
@@ -223,7 +223,7 @@ def _write(images: ImageFiles, source: str, folder: Path) -> CacheEntry:
     """Decode all images into a new entry. The caller holds the entry's lock."""
     import numpy as np
 
-    log.info("decoding %s images of %s once, into %s", f"{images.count:,}", images.title, folder)
+    logger.info("decoding %s images of %s once, into %s", f"{images.count:,}", images.title, folder)
     partial = folder.with_name(f".{folder.name}.partial")
     _remove(partial)  # left by a killed process
     try:

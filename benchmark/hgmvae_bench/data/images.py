@@ -301,4 +301,6 @@ def common_size(
 
 def _threads() -> int:
     """Number of decoding threads. Pillow releases the interpreter lock; 8 saturate the disk."""
-    return min(8, os.cpu_count() or 1)
+    from hgmvae_bench.utils.threads import available_cores
+
+    return min(8, available_cores())

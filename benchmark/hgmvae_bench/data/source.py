@@ -83,7 +83,7 @@ class DatasetReport:
     Attributes:
         title: title of the dataset.
         files: every file or folder that was checked.
-        advice: instructions if the dataset is incomplete; empty otherwise.
+        advice: what to do if the dataset is incomplete; empty if there is no advice.
     """
 
     title: str

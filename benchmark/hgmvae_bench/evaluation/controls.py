@@ -259,7 +259,7 @@ def build_controls(
     pca_seed = derive_seed(_identity("pca", data), "fit")
     samples: frozenset[Need] = frozenset({"samples", "labels"})
     images: frozenset[Need] = samples | {"reconstructions"}
-    everything: frozenset[Need] = images | {"codes"}
+    with_codes: frozenset[Need] = images | {"codes", "factors"}
 
     def control(
         name: str,
@@ -283,7 +283,7 @@ def build_controls(
     yield control("pixel-noise", "Pixel noise", images, PixelNoise(data.input_dim, noise_seed))
     for latent_dim in latent_dims:
         codec = PrincipalComponents(data.train_images, latent_dim, pca_seed)
-        yield control("pca", "PCA", everything, codec, latent_dim)
+        yield control("pca", "PCA", with_codes, codec, latent_dim)
 
 
 def _identity(name: str, data: ImageData) -> str:

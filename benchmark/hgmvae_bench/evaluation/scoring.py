@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
@@ -35,9 +36,14 @@ def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
         except torch.OutOfMemoryError:
             raise  # The caller can retry with fewer concurrent runs.
         except MetricMissingError as error:
-            values[name] = MetricValue(missing=shorten_message(str(error)))
+            values[name] = MetricValue(missing=_publishable(str(error)))
         except (Exception, SystemExit) as error:  # A metric may call sys.exit.
             message = " ".join(str(error).split())  # One line, for the notes of tables.
-            reason = shorten_message(f"error: {type(error).__name__}: {message}")
+            reason = _publishable(f"error: {type(error).__name__}: {message}")
             values[name] = MetricValue(missing=reason)
     return values
+
+
+def _publishable(message: str) -> str:
+    """Shorten a message and the home folder in it: records keep it, and records are published."""
+    return shorten_message(message.replace(str(Path.home()), "~"))

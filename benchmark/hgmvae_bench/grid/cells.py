@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from hgmvae_bench.data.catalogue import resolve_dataset
-from hgmvae_bench.grid.errors import GridError, check_name, describe_validation_error
+from hgmvae_bench.grid.errors import GridError, check_name, describe_spec_error
 from hgmvae_bench.grid.spec import (
     Axis,
     DatasetVariant,
@@ -23,7 +23,7 @@ from hgmvae_bench.grid.spec import (
     TableSpec,
     TrainingSettings,
 )
-from hgmvae_bench.grid.yaml12 import Location, dump
+from hgmvae_bench.grid.yaml12 import Location, dump, format_location
 from hgmvae_bench.plugins.protocols import HasAddedSettings, ModelPlugin, Setting, UnknownNameError
 from hgmvae_bench.plugins.registry import resolve_model
 from hgmvae_bench.utils.seeding import digest
@@ -31,6 +31,9 @@ from hgmvae_bench.utils.text import distinct_titles
 
 PROTOCOL_VERSION = 1
 """Part of every run key, raised when a change of code changes results but no setting."""
+
+MAX_SLUG = 80
+"""Characters of a slug. File names, of at most 255 bytes, hold those of a dataset and a model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +100,7 @@ class Run(NamedTuple):
     Attributes:
         cell: dataset, model and settings.
         seed: 0, 1, … within the cell.
-        data_digest: SHA-256 of the images and labels.
+        data_digest: SHA-256 of the images, labels and factors.
     """
 
     cell: Cell
@@ -329,7 +332,7 @@ def changed_spec(spec: GridSpec, changes: Mapping[str, Any]) -> GridSpec:
         return GridSpec.model_validate({**dict(spec), **changes})
     except ValidationError as error:
         lines = [
-            f"{'.'.join(map(str, each['loc']))}: {describe_validation_error(each)}"
+            f"{format_location(each['loc'])}: {describe_spec_error(each)}"
             for each in error.errors()
         ]
         raise GridError(f"grid {spec.name}: {'; '.join(dict.fromkeys(lines))}") from error
@@ -361,9 +364,10 @@ def _distinct_title(name: str, names: Iterable[str], title_of: Callable[[str], s
 def slugify(name: str) -> str:
     """Convert a registered name, which may contain a path, to a part of a file name.
 
-    Different names may have the same slug; the hash in a run key distinguishes them.
+    Different names may have the same slug; the hash in a run key distinguishes them. A long name
+    is cut to its last `MAX_SLUG` characters.
     """
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name)[-MAX_SLUG:].strip("-")
 
 
 def different_settings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from hgmvae_bench.data.catalogue import resolve_dataset
 from hgmvae_bench.grid.spec import GridSpec, TableSpec
@@ -59,6 +59,27 @@ def describe_validation_error(error: Any) -> str:
         message = message[0].lower() + message[1:]
     value = "nothing" if error["input"] is None else quote(error["input"])
     return f"{message}, got {value}"
+
+
+def describe_spec_error(error: Any) -> str:
+    """Describe one of pydantic's errors in a grid, with the keys that it may have."""
+    kind, location = error["type"], error["loc"]
+    if kind == "missing":
+        return "this key is required"
+    if kind == "extra_forbidden":
+        return str(UnknownNameError("key", str(location[-1]), _keys(location[:-1])))
+    if kind == "model_type":
+        error = {**error, "msg": f"expected keys with values ({', '.join(_keys(location))})"}
+    return describe_validation_error(error)
+
+
+def _keys(location: Location) -> list[str]:
+    """Keys that a section of a grid may have."""
+    section: Any = GridSpec
+    if location:
+        annotation = GridSpec.model_fields[str(location[0])].annotation
+        *_, section = get_args(annotation) or (annotation,)
+    return list(section.model_fields)
 
 
 def join_lines(lines: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from pydantic import ValidationError
 from hgmvae_bench.grid.cells import Grid
 from hgmvae_bench.grid.errors import (
     GridError,
-    describe_validation_error,
+    describe_spec_error,
     find_errors,
     join_lines,
 )
 from hgmvae_bench.grid.files import load_grid
 from hgmvae_bench.grid.spec import GridSpec
+from hgmvae_bench.grid.yaml12 import located
 
 GridLike = str | Path | Mapping[str, object] | GridSpec | Grid
 """A grid's name, a YAML file, the content of one as a mapping, or a grid."""
@@ -45,14 +47,11 @@ def make_grid(grid: GridLike) -> Grid:
     try:
         spec = grid if isinstance(grid, GridSpec) else GridSpec.model_validate(grid)
     except ValidationError as error:
-        lines = [
-            _format_error(each["loc"], describe_validation_error(each)) for each in error.errors()
-        ]
+        lines = [_format_error(each["loc"], describe_spec_error(each)) for each in error.errors()]
         raise GridError(join_lines(lines)) from error
     if errors := list(find_errors(spec)):
         raise GridError(join_lines(_format_error(*each) for each in errors))
     return Grid(spec, spec, _format_error)
 
 
-def _format_error(location: tuple[str | int, ...], message: str) -> str:
-    return f"grid: {'.'.join(map(str, location))}: {message}" if location else f"grid: {message}"
+_format_error = functools.partial(located, "grid")

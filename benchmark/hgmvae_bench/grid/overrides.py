@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
+from hgmvae_bench.grid import yaml12
 from hgmvae_bench.grid.cells import Grid, changed_spec
 from hgmvae_bench.grid.errors import GridError, find_errors, join_lines
 from hgmvae_bench.grid.spec import ModelVariant, NetworkSettings, TrainingSettings
-from hgmvae_bench.grid.yaml12 import Loader, Location, compose
+from hgmvae_bench.grid.yaml12 import Location, format_location, located
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.plugins.registry import resolve_model
 from hgmvae_bench.utils.text import quote
@@ -32,17 +32,14 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise GridError(f"expected KEY=VALUE, such as training.epochs=5, got {quote(text)}")
         try:
-            loader = Loader(value)
-            node = compose(loader)
-            changes[key] = None if node is None else loader.construct_document(node)
-        except RecursionError as error:
+            document = yaml12.load(value)
+        except yaml12.YamlError as error:
             raise GridError(
-                f"{key}: the value {quote(value)} is not valid YAML: nested too deeply"
+                f"{key}: the value {quote(value)} is not valid YAML: {error.problem}"
             ) from error
-        except yaml.YAMLError as error:
-            raise GridError(
-                f"{key}: the value {quote(value)} is not valid YAML: {error}"
-            ) from error
+        for location in document.duplicates:
+            raise GridError(located(key, location, "this key occurs twice"))
+        changes[key] = document.content
     return changes
 
 
@@ -114,9 +111,13 @@ def _model_change(grid: Grid, setting: str, value: Any) -> dict[str, Any]:
 
 
 def _check_types(grid: Grid) -> Grid:
-    """Return the grid if the values of its settings have the types of the models' defaults."""
+    """Check the settings of a grid and return the grid.
+
+    Raises:
+        GridError: if a setting is unknown or has another type than the model's default.
+    """
     errors = list(find_errors(grid.full_spec))
     if errors:
-        lines = (f"{'.'.join(map(str, location))}: {text}" for location, text in errors)
+        lines = (f"{format_location(location)}: {text}" for location, text in errors)
         raise GridError(join_lines(lines))
     return grid

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -37,6 +37,19 @@ _CORE_SCHEMA = [
     ("float", _FLOAT, list("-+.0123456789")),
     ("merge", re.compile(r"<<"), ["<"]),
 ]
+
+
+class YamlError(ValueError):
+    """Text that is not YAML 1.2.
+
+    Attributes:
+        line: line (from 1) of the problem; None if it is not at one line.
+        problem: what is wrong.
+    """
+
+    def __init__(self, line: int | None, problem: str) -> None:
+        super().__init__(problem)
+        self.line, self.problem = line, escape_controls(problem)
 
 
 class Loader(yaml.SafeLoader):
@@ -101,16 +114,44 @@ def dump(content: object) -> str:
     return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
-def compose(loader: Loader) -> yaml.Node | None:
-    """Parse a document into nodes, in which an alias is the node that it refers to.
+class Document(NamedTuple):
+    """A parsed document.
+
+    Attributes:
+        content: its Python objects; None if it is empty.
+        node: its top node, in which an alias is the node that it refers to; None if it is empty.
+        duplicates: keys that a mapping has twice, which YAML forbids.
+    """
+
+    content: Any
+    node: yaml.Node | None
+    duplicates: tuple[Location, ...]
+
+
+def load(text: str) -> Document:
+    """Parse a document.
 
     Raises:
-        YAMLError: if the text is not YAML, refers to itself or exceeds `MAX_VALUES`.
+        YamlError: if the text is not YAML, refers to itself or exceeds `MAX_VALUES`.
     """
-    node: yaml.Node | None = loader.get_single_node()
-    if node is not None:
+    try:
+        loader = Loader(text)
+        node: yaml.Node | None = loader.get_single_node()
+        if node is None:
+            return Document(None, None, ())
         _count_values(node, {})
-    return node
+        # Construction merges the keys of `<<` into the mappings, so duplicates are found before.
+        duplicates = tuple(_duplicate_keys(node))
+        return Document(loader.construct_document(node), node, duplicates)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlError(line, f"the character {chr(error.character)!r} is not allowed") from error
+    except RecursionError as error:
+        raise YamlError(None, "nested too deeply") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = str(getattr(error, "problem", None) or error)
+        raise YamlError(mark.line + 1 if mark else None, problem) from error
 
 
 def _count_values(node: yaml.Node, counted: dict[yaml.Node, int | None]) -> int:
@@ -139,13 +180,13 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
         yield from node.value
 
 
-def duplicate_keys(node: yaml.Node | None) -> Iterator[Location]:
-    """Keys that a mapping has twice, which YAML forbids; PyYAML silently keeps the last."""
-    stack: list[tuple[Location, yaml.Node | None]] = [((), node)]
+def _duplicate_keys(node: yaml.Node) -> Iterator[Location]:
+    """Keys that a mapping has twice, of which PyYAML silently keeps the last."""
+    stack: list[tuple[Location, yaml.Node]] = [((), node)]
     visited: set[yaml.Node] = set()  # an alias leads to a node again
     while stack:
         location, current = stack.pop()
-        if current is None or current in visited:
+        if current in visited:
             continue
         visited.add(current)
         if isinstance(current, yaml.MappingNode):
@@ -163,7 +204,13 @@ def duplicate_keys(node: yaml.Node | None) -> Iterator[Location]:
 
 def format_error(filename: str, node: yaml.Node | None, location: Location, message: str) -> str:
     """Format an error as ``FILE:LINE: KEY: MESSAGE``."""
-    return escape_controls(f"{filename}:{_line(node, location)}: {_dotted(location)}{message}")
+    return located(f"{filename}:{_line(node, location)}", location, message)
+
+
+def located(source: str, location: Location, message: str) -> str:
+    """Format an error as ``SOURCE: KEY: MESSAGE``, without the key at the top."""
+    parts = (source, format_location(location), message)
+    return escape_controls(": ".join(part for part in parts if part))
 
 
 def _line(node: yaml.Node | None, location: Location) -> int:
@@ -184,11 +231,12 @@ def _line(node: yaml.Node | None, location: Location) -> int:
     return line
 
 
-def _dotted(location: Location) -> str:
+def format_location(location: Location) -> str:
+    """Format a location as ``tables[0].columns``; empty at the top."""
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
         elif part != "[key]":  # pydantic's mark of an error in the key itself
             path += f".{shorten(part)}" if path else shorten(part)
-    return f"{path}: " if path else ""
+    return path

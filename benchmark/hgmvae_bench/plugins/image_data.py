@@ -155,25 +155,32 @@ class ImageData:
         Raises:
             ValueError: if there are fewer images, or more classes than ``count``.
         """
-        if self.validation_images is not None:
-            held_out, labels = self.validation_images, self.validation_labels
-            if count is not None and not 0 < count <= len(held_out):
-                raise ValueError(
-                    f"{count} validation images were requested, but the dataset's validation split "
-                    f"has {len(held_out)}"
-                )
-            factors = self.factors
-            if factors is not None and factors.validation is not None:
-                factors = replace(factors, test=factors.validation[:count], validation=None)
-            return replace(
-                self,
-                test_images=held_out[:count],
-                test_labels=None if labels is None else labels[:count],
-                validation_images=None,
-                validation_labels=None,
-                factors=factors,
-            )
+        if self.validation_images is None:
+            return self._with_drawn_validation(count)
+        return self._with_given_validation(self.validation_images, count)
 
+    def _with_given_validation(self, held_out: Tensor, count: int | None) -> ImageData:
+        """Test on the first ``count`` images (N, C, H, W) of the validation split."""
+        labels = self.validation_labels
+        if count is not None and not 0 < count <= len(held_out):
+            raise ValueError(
+                f"{count} validation images were requested, but the dataset's validation split "
+                f"has {len(held_out)}"
+            )
+        factors = self.factors
+        if factors is not None and factors.validation is not None:
+            factors = replace(factors, test=factors.validation[:count], validation=None)
+        return replace(
+            self,
+            test_images=held_out[:count],
+            test_labels=None if labels is None else labels[:count],
+            validation_images=None,
+            validation_labels=None,
+            factors=factors,
+        )
+
+    def _with_drawn_validation(self, count: int | None) -> ImageData:
+        """Test on ``count`` training images, which are no longer trained on."""
         import torch
         from sklearn.model_selection import train_test_split
 

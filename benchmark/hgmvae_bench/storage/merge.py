@@ -25,7 +25,7 @@ from hgmvae_bench.storage.record_folder import RECORDS
 from hgmvae_bench.storage.schema import ControlRecord, MetricValue, ScoreRecord
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
-from hgmvae_bench.utils.atomic_files import write_atomically
+from hgmvae_bench.utils.atomic_files import LocalFiles, complete_files, write_atomically
 from hgmvae_bench.utils.errors import UserError
 
 Scored = TypeVar("Scored", ScoreRecord, ControlRecord)
@@ -115,9 +115,9 @@ class _Merger:
                 self.report.differing_grids.append(path.stem)
 
     def copy_cache(self) -> None:
-        for path in (self.source.root / "cache").glob("**/*"):
-            if path.is_file() and not path.name.startswith("."):
-                _copy_new_file(path, self.target.root / path.relative_to(self.source.root))
+        cache = self.target.root / "cache"
+        for path in complete_files(self.source.root / "cache"):
+            _copy_new_file(path, cache / path.relative_to(self.source.root / "cache"))
 
     def _copy_run(self, names: list[str], key: str, leases: Leases) -> None:
         """Copy a run that the target lacks, with the record files of these names."""
@@ -238,7 +238,7 @@ def _copy_new_file(path: Path, target: Path) -> bool:
     with as_store_errors(path, "read"):
         content = path.read_bytes()
     with as_store_errors(target):
-        if Store(target.parent).files.create(target.name, content):
+        if LocalFiles(target.parent).create(target.name, content):
             return True
     with as_store_errors(target, "read"):
         return target.read_bytes() == content

@@ -26,6 +26,7 @@ from hgmvae_bench.utils.text import first_few
 
 RECORDS = "records"
 CONTROLS = "controls"
+ARTIFACTS = "artifacts"
 DAMAGED = "damaged"
 
 OnInvalid = Literal["raise", "warn"]
@@ -33,7 +34,7 @@ OnInvalid = Literal["raise", "warn"]
 
 _MAX_LISTED_FILES = 10
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -206,7 +207,7 @@ def report_invalid(
         )
     if on_invalid == "raise":
         raise StoreError("\n".join(lines))
-    _logger.warning("warning: invalid record files are skipped:\n%s", "\n".join(lines))
+    logger.warning("warning: invalid record files are skipped:\n%s", "\n".join(lines))
 
 
 def _names(files: LocalFiles, folder: str) -> Iterator[str]:

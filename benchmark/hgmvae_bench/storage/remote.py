@@ -19,13 +19,14 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from platformdirs import user_cache_path
 
 from hgmvae_bench.storage.record_file import RecordFileError, parse_file_name
-from hgmvae_bench.utils.atomic_files import LocalFiles
+from hgmvae_bench.storage.record_folder import ARTIFACTS, CONTROLS, RECORDS
+from hgmvae_bench.utils.atomic_files import LocalFiles, complete_files
 from hgmvae_bench.utils.errors import UserError
 
 URL_FILE = "remote.url"
@@ -34,10 +35,9 @@ URL_FILE = "remote.url"
 SYNC_STATE_FILE = "remote.json"
 """File of a local copy that holds the last synchronized version of each mutable file."""
 
-RECORDS = "records"
-IMMUTABLE_FOLDERS = (RECORDS, "controls")
+IMMUTABLE_FOLDERS = (RECORDS, CONTROLS)
 MUTABLE_FOLDERS = ("grids", "tables", "figures", "logs")
-ARTIFACTS = "artifacts"
+SYNCED_FOLDERS = (*IMMUTABLE_FOLDERS, *MUTABLE_FOLDERS, ARTIFACTS)
 
 # Objects in one download request.
 DOWNLOAD_BATCH_SIZE = 200
@@ -101,15 +101,14 @@ class RemoteResults:
             missing = [
                 name
                 for name in sorted(present)
-                if name.startswith((*IMMUTABLE_FOLDERS, *MUTABLE_FOLDERS))
-                and files.version(name) in (None, known.get(name))
+                if _top_folder(name) != ARTIFACTS and files.version(name) in (None, known.get(name))
             ]
             for start in range(0, len(missing), DOWNLOAD_BATCH_SIZE):
                 batch = missing[start : start + DOWNLOAD_BATCH_SIZE]
                 contents = fs.cat([f"{base}/{name}" for name in batch])
                 for name in batch:
                     self._write(name, contents[f"{base}/{name}"])
-                    if name.startswith(MUTABLE_FOLDERS):
+                    if _top_folder(name) in MUTABLE_FOLDERS:
                         known[name] = str(files.version(name))
             self._write_sync_state(known)
 
@@ -124,7 +123,7 @@ class RemoteResults:
             paths = _find(fs, f"{base}/{ARTIFACTS}/{key}")
             if not paths:
                 return
-            temporary = LocalFiles(self.root, self.owner).temporary_folder(ARTIFACTS)
+            temporary = LocalFiles(self.root, self.owner).make_temporary_folder(ARTIFACTS)
             try:
                 for path in paths:
                     file = temporary / path.rpartition("/")[2]
@@ -188,7 +187,7 @@ class RemoteResults:
             shutil.rmtree(self.root / ARTIFACTS / key, ignore_errors=True)
 
     def _push_artifacts(self, fs: Any, base: str, key: str, present: set[str]) -> None:
-        for path in _files(self.root / ARTIFACTS / key):
+        for path in complete_files(self.root / ARTIFACTS / key):
             name = path.relative_to(self.root).as_posix()
             if name not in present:
                 fs.pipe_file(f"{base}/{name}", path.read_bytes())
@@ -217,14 +216,23 @@ class RemoteResults:
             raise RemoteError(f"{self.root / name}: cannot be written: {error.strerror}") from error
 
     def _list_remote(self, fs: Any, base: str) -> set[str]:
-        """List the names of all remote files again."""
-        self.remote_files = {path.removeprefix(f"{base}/") for path in _find(fs, base)}
+        """List the names of all remote files again, except files that no results folder has.
+
+        An object store accepts any name, such as ``records/../../file``, which would be outside
+        the local copy.
+        """
+        names = {path.removeprefix(f"{base}/") for path in _find(fs, base)}
+        self.remote_files = {
+            name
+            for name in names
+            if _top_folder(name) in SYNCED_FOLDERS and ".." not in PurePosixPath(name).parts
+        }
         return self.remote_files
 
     def _local_files(self, folders: Iterable[str]) -> Iterator[tuple[str, Path]]:
         """Name and path of the complete files in these folders of the local copy."""
         for folder in folders:
-            for path in _files(self.root / folder):
+            for path in complete_files(self.root / folder):
                 yield path.relative_to(self.root).as_posix(), path
 
     def _open(self) -> tuple[Any, str]:
@@ -297,9 +305,5 @@ def _create(fs: Any, path: str, content: bytes) -> bool:
     return True
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Complete files below a folder, without temporary ones."""
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.is_file() and not any(part.startswith(".") for part in parts):
-            yield path
+def _top_folder(name: str) -> str:
+    return name.partition("/")[0]

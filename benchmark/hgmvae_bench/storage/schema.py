@@ -54,7 +54,7 @@ MAX_COUNT = 2**63 - 1
 Count = Annotated[NonNegativeInt, Field(le=MAX_COUNT)]
 PositiveCount = Annotated[PositiveInt, Field(le=MAX_COUNT)]
 
-Seconds = Annotated[FiniteFloat, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=MAX_NUMBER)]
 
 
 def _to_utc(moment: datetime) -> datetime:
@@ -210,7 +210,7 @@ class Record(_Frozen):
         cell: identity of the run's cell (its settings, without data content and seed).
         seed: number of the run within the cell.
         settings: everything that decides the result, defaults included.
-        data_digest: SHA-256 of the images and labels.
+        data_digest: SHA-256 of the images, labels and factors.
         status: ``complete``; ``diverged`` if the loss, another term of the history, the weights or
             the codes became non-finite; ``failed`` after an error.
         error: reason why the run diverged or failed; None if it is complete.
@@ -312,7 +312,7 @@ class ControlRecord(_Frozen):
         dataset: registered name.
         image_size: side in pixels.
         train_images: number of training images that the control uses; None for all.
-        data_digest: SHA-256 of the whole dataset's images and labels.
+        data_digest: SHA-256 of the whole dataset's images, labels and factors.
         latent_dim: L of a control that has codes; None for the others.
         comparable: whether its values are comparable with those of models; False if it is computed
             on other images.

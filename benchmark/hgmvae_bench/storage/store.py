@@ -12,7 +12,7 @@
       logs/<run key>.log                 terminal output of the run
       checkpoints/<run key>.safetensors  unfinished trainings (`training.checkpoints`)
       leases/                            which process works on which run (`storage.leases`)
-      cache/                             classifiers that metrics trained
+      cache/                             classifiers that metrics trained, features of test images
       damaged/                           files that ``run --repair`` moved aside
 
 A run writes its record last, to a temporary file that is synced and then linked under a new name.
@@ -42,6 +42,7 @@ from hgmvae_bench.storage.record_file import (
     serialize,
 )
 from hgmvae_bench.storage.record_folder import (
+    ARTIFACTS,
     CONTROLS,
     RECORDS,
     OnInvalid,
@@ -216,7 +217,7 @@ class Store:
 
     def artifact_folder(self, key: str) -> Path:
         """Folder of the files that a run saved; of remote results it may not have been fetched."""
-        return self.root / "artifacts" / key
+        return self.root / ARTIFACTS / key
 
     def fetch_artifacts(self, key: str) -> Path:
         """Folder of the files that a run saved, which are downloaded first if they are remote.
@@ -248,7 +249,7 @@ class Store:
         """
         target = self.artifact_folder(key)
         with as_store_errors(target):
-            temporary = self.files.temporary_folder("artifacts")
+            temporary = self.files.make_temporary_folder(ARTIFACTS)
             try:
                 yield temporary
                 self._replace_folder(target, temporary)
@@ -296,7 +297,7 @@ class Store:
 
     def remove_temporaries(self, living: set[str] | None = None) -> None:
         """Remove temporary files of killed processes; those of ``living`` owners stay."""
-        folders = [RECORDS, CONTROLS, "artifacts", "grids", "cache", "checkpoints", "leases"]
+        folders = [RECORDS, CONTROLS, ARTIFACTS, "grids", "cache", "checkpoints", "leases"]
         folders += [f"tables/{path.name}" for path in self.root.glob("tables/*")]
         for folder in folders:
             self.files.remove_temporaries(folder, living or set())

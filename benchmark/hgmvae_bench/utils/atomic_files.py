@@ -83,11 +83,8 @@ class LocalFiles:
 
     def read(self, path: str) -> bytes:
         """Return the content of a file."""
-        try:
-            with open(f"{self.root}/{path}", "rb", buffering=0, opener=_open_file) as file:
-                return file.readall()
-        except IsADirectoryError as error:
-            raise NotAFileError(errno.EINVAL, "not a regular file") from error
+        with open(f"{self.root}/{path}", "rb", buffering=0, opener=_open_file) as file:
+            return file.readall()
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file atomically and durably, replacing an existing one."""
@@ -127,7 +124,7 @@ class LocalFiles:
         """Remove a file if it exists."""
         (self.root / path).unlink(missing_ok=True)
 
-    def temporary_folder(self, parent: str) -> Path:
+    def make_temporary_folder(self, parent: str) -> Path:
         """Create a hidden folder, to be filled and then renamed."""
         folder = self.root / parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -219,3 +216,11 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def complete_files(folder: Path) -> Iterator[Path]:
+    """Iterate over the files below a folder, without hidden ones and those in hidden folders."""
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(part.startswith(".") for part in parts):
+            yield path

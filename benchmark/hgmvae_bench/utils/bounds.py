@@ -50,14 +50,16 @@ def check_seconds(name: str, value: object) -> None:
         )
 
 
-def check_share(name: str, value: object) -> None:
-    """Check that an option is a finite number that is not negative.
+def check_not_negative(name: str, value: object) -> None:
+    """Check that an option is a finite number of at least 0.
 
     Raises:
         BoundsError: if it is not.
     """
     if not _is_finite(value) or value < 0:  # type: ignore[operator]
-        raise BoundsError(f"{name}: expected a number such as 0.25, got {quote(value)}")
+        raise BoundsError(
+            f"{name}: expected a number of at least 0, such as 0.25, got {quote(value)}"
+        )
 
 
 def _is_finite(value: object) -> bool:

@@ -28,7 +28,7 @@ MAX_SOCKET_PATH = 104
 
 SOCKET_NAME_LENGTH = len("/pymp-12345678/listener-12345678")
 
-CACHE_TEMPORARY = "tmp"
+CACHE_TEMPORARY = ".tmp"
 """Folder of temporary folders within the cache of a results folder."""
 
 _folders: dict[int, tuple[Path, FileLock]] = {}

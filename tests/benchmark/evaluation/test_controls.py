@@ -138,6 +138,11 @@ def test_controls_without_codes_still_have_reconstructions(by_name) -> None:
             getattr(outputs, name)
 
 
+def test_only_pca_has_codes_for_the_metrics_of_disentanglement(by_name) -> None:
+    scored = [name for name, each in by_name.items() if set(METRICS["mig"].needs) <= each.provides]
+    assert scored == ["pca 2", "pca 16"]
+
+
 def test_pixel_noise_is_uniform() -> None:
     noise = PixelNoise((3, 16, 16), seed=1).sample(200, 0).double()
     assert noise.shape == (200, 3, 16, 16)

@@ -274,8 +274,13 @@ def test_a_grid_can_be_made_of_a_mapping_and_names_the_key_of_an_error():
     assert hb.make_grid(spec) == hb.make_grid(spec)
     with pytest.raises(GridError, match="grid: seeds: "):
         hb.make_grid({**TINY, "seeds": 0})
-    with pytest.raises(GridError, match=r"grid: tables\.0\.models\.0: unknown model 'vea'"):
+    with pytest.raises(GridError, match=r"grid: tables\[0\]\.models\[0\]: unknown model 'vea'"):
         hb.make_grid({**TINY, "tables": [{**TINY["tables"][0], "models": ["vea"]}]})
+    with pytest.raises(GridError, match=r"grid: seed: unknown key 'seed'; did you mean seeds\?"):
+        hb.make_grid({**TINY, "seed": 3})
+    with pytest.raises(GridError, match=r"grid: tables\[0\]\.models: this key is required"):
+        table = {key: value for key, value in TINY["tables"][0].items() if key != "models"}
+        hb.make_grid({**TINY, "tables": [table]})
 
 
 def test_check_grid_returns_the_outcome_or_raises_with_it(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import random
 import pytest
 import yaml
 
-from hgmvae_bench.grid import GridError, Run, flatten, grid_names, load_grid, parse_grid
+from hgmvae_bench.grid import GridError, Run, flatten, grid_names, load_grid, parse_grid, slugify
 from hgmvae_bench.grid.cells import keyed_settings
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.plugins.registry import MODELS
@@ -248,6 +248,15 @@ def test_an_invalid_model_argument_is_refused_with_the_reason(tiny_text, tiny_gr
         tiny_grid.with_models([name])
     with pytest.raises(GridError, match=rf"g.yaml:11: tables\[0\].models\[0\]: {message}"):
         parse_grid(tiny_text.replace("[vae, wae-imq]", f"['{name}', wae-imq]"), "g.yaml")
+
+
+def test_long_names_give_keys_that_fit_into_a_file_name(tiny_grid):
+    (first, *_) = tiny_grid.cells
+    path = "folder:/" + "/".join(f"level-{i}" for i in range(60)) + "/faces"
+    cell = dataclasses.replace(first, dataset=path)
+    assert cell.slug == f"{slugify(path)}_vae_L2"
+    assert slugify(path).endswith("level-59-faces")
+    assert len(slugify(path)) <= 80
 
 
 def test_models_are_added_to_every_table_once(tiny_grid):

@@ -24,8 +24,11 @@ def test_texts_without_a_key_and_a_value_are_refused(text):
 
 
 def test_values_that_are_no_yaml_are_refused_with_their_key():
-    with pytest.raises(GridError, match=r"model\.x.*not valid YAML"):
+    with pytest.raises(GridError, match=r"model\.x.*not valid YAML") as error:
         parse_assignments(["model.x=[1"])
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(GridError, match=r"^model\.x: a: this key occurs twice$"):
+        parse_assignments(["model.x={a: 1, a: 2}"])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
 from hgmvae_bench.grid import Run
 from hgmvae_bench.storage.remote import RemoteError, RemoteResults, is_url, local_copy
@@ -64,6 +65,17 @@ def objects(url):
 def test_urls_are_distinguished_from_folders():
     assert is_url("s3://bucket/results")
     assert not is_url("results/local")
+
+
+def test_objects_outside_the_folders_of_results_are_not_downloaded(tmp_path):
+    url = f"memory://bucket/{tmp_path.name}"
+    fs, base = fsspec.core.url_to_fs(url)
+    for name in ("records/../../outside.txt", "records-old/x.json", "notes.txt", "records/a.json"):
+        fs.store[f"{base}/{name}"] = MemoryFile(fs, f"{base}/{name}", b"content")
+    machine(url, tmp_path / "copies" / "here").pull()
+    assert [path.name for path in (tmp_path / "copies").iterdir()] == ["here"]
+    files = {path.name for path in (tmp_path / "copies").rglob("*") if path.is_file()}
+    assert files == {"a.json", "remote.url", "remote.json"}
 
 
 def test_another_machine_reads_what_one_has_uploaded(url, tiny_grid, tmp_path):

@@ -10,6 +10,7 @@ from hgmvae_bench.storage.merge import MergeError, merge
 from hgmvae_bench.storage.record_file import StoreError
 from hgmvae_bench.storage.schema import ControlRecord, MetricValue, Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
+from hgmvae_bench.utils.temporary import CACHE_TEMPORARY
 
 
 class Data:
@@ -84,6 +85,22 @@ def test_precedence_does_not_depend_on_the_order_of_merging(
         assert len(reports[1].superseded if order[1] == winner else reports[1].kept) == 1
         artifact = Store(tmp_path / target).artifact_folder(records[0].key) / "model"
         assert artifact.read_text() == str(records[winner].metrics)
+
+
+def test_files_that_a_process_is_writing_to_the_cache_are_not_copied(tiny_grid, tmp_path):
+    source = machine(tmp_path / "a", tiny_grid, record(tiny_grid, 0))
+    for name in (
+        "features/whole.safetensors",
+        f"{CACHE_TEMPORARY}/12-ab/half.safetensors",
+        f"{CACHE_TEMPORARY}/12-ab.lock",
+        "classifiers/.digits.lock",
+    ):
+        path = source / "cache" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"content")
+    merge(source, tmp_path / "b")
+    copied = [path for path in (tmp_path / "b" / "cache").rglob("*") if path.is_file()]
+    assert [path.name for path in copied] == ["whole.safetensors"]
 
 
 def test_later_scores_are_copied_once(tiny_grid, tmp_path):

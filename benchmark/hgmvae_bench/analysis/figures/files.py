@@ -93,4 +93,4 @@ def _paths(output: Path, name: str) -> list[Path]:
 
 def _slug(kind: FigureKind, values: dict[ScopeAxis, Any]) -> str:
     parts = [f"L{value}" if axis == "latent_dim" else value for axis, value in values.items()]
-    return slugify("-".join(["figure", kind.name, *parts]))
+    return "-".join(["figure", kind.name, *map(slugify, parts)])

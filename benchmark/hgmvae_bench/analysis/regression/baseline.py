@@ -67,7 +67,7 @@ class BaselineCell(_StrictModel):
         name: readable name, for messages.
         identity: identity of the cell.
         settings: everything that determines the results, except the data's content and the seed.
-        data_digest: SHA-256 of the images and labels.
+        data_digest: SHA-256 of the images, labels and factors.
         seeds: seeds of the runs.
         measures: values by name of the measure, one per seed.
         fingerprints: fingerprints of the metrics among the measures.

@@ -22,6 +22,7 @@ from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.data.pixels import to_unit
+from hgmvae_bench.grid import slugify
 from hgmvae_bench.plugins.protocols import MetricMissingError
 from hgmvae_bench.utils.atomic_files import write_durably
 from hgmvae_bench.utils.seeding import derive_seed
@@ -129,7 +130,7 @@ class ClassifierDescription:
 
     Attributes:
         dataset: registered name of the dataset.
-        data_digest: SHA-256 of its images and labels.
+        data_digest: SHA-256 of its images, labels and factors.
         protocol: version of the network and its training.
         n_train_images: number of training images.
         test_accuracy: accuracy on the test images, 4 digits; None if they have no classes.
@@ -153,14 +154,18 @@ def trained_classifier(
         MetricMissingError: if the dataset has fewer than two classes, or the cache is damaged or
             not writable.
     """
-    folder = cache / "classifiers" / f"{dataset}-{data.digest[:16]}-{PROTOCOL}"
+    folder = cache / "classifiers" / f"{slugify(dataset)}-{data.digest[:16]}-{PROTOCOL}"
     try:
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             # One process trains while the others wait for its files.
             with FileLock(folder.with_name(f".{folder.name}.lock")):
                 if not folder.exists():
-                    _train_into(folder, data, dataset, device)
+                    with temporary_folder(cache / CACHE_TEMPORARY) as temporary:
+                        complete = temporary / "complete"
+                        complete.mkdir()
+                        _train_into(complete, data, dataset, device)
+                        complete.rename(folder)
         content = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
         description = ClassifierDescription(**content)
         weights = (folder / WEIGHTS_FILE).read_bytes()
@@ -179,7 +184,7 @@ def trained_classifier(
 
 
 def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.device) -> None:
-    """Train the classifier and store it in ``folder`` atomically."""
+    """Train the classifier and store it in an empty folder."""
     if data.train_labels is None:
         raise MetricMissingError("the dataset has no classes")
     classes, targets = data.train_labels.unique(return_inverse=True)
@@ -195,13 +200,8 @@ def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.devic
         test_accuracy=_test_accuracy(classifier, classes, data, device),
         weights_sha256=hashlib.sha256(content).hexdigest(),
     )
-    with temporary_folder(folder.parent.parent / CACHE_TEMPORARY) as temporary:
-        complete = temporary / "complete"
-        complete.mkdir()
-        write_durably(complete / WEIGHTS_FILE, content)
-        text = json.dumps(asdict(description), indent=2)
-        write_durably(complete / DESCRIPTION_FILE, text.encode())
-        complete.rename(folder)
+    write_durably(folder / WEIGHTS_FILE, content)
+    write_durably(folder / DESCRIPTION_FILE, json.dumps(asdict(description), indent=2).encode())
 
 
 def _test_accuracy(

@@ -48,13 +48,7 @@ def ms_ssim(originals: Tensor, images: Tensor) -> Tensor:
 
     Images with a side below 161 px are enlarged by pixel repetition.
     """
-    from pytorch_msssim import ms_ssim as pytorch_ms_ssim
-
-    factor = upsampling_factor(min(originals.shape[2:]))
-    if factor > 1:
-        return repeated_ms_ssim(originals, images, factor)
-    value: Tensor = pytorch_ms_ssim(originals, images, data_range=255, size_average=False)
-    return value
+    return repeated_ms_ssim(originals, images, upsampling_factor(min(originals.shape[2:])))
 
 
 def ms_ssim_bilinear(originals: Tensor, images: Tensor) -> Tensor:

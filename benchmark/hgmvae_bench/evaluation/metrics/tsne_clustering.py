@@ -18,21 +18,20 @@ if TYPE_CHECKING:
     from hgmvae_bench.plugins.image_data import Codes
     from hgmvae_bench.plugins.protocols import Outputs
 
-PERPLEXITY = 30.0
-"""scikit-learn's default."""
+
+def perplexity(n_codes: int) -> float:
+    """Perplexity of a projection: 30 (scikit-learn's default), less for fewer than 91 codes."""
+    return min(30.0, (n_codes - 1) / 3)
 
 
 def project(codes: Codes, seed: int) -> Codes:
-    """Project codes (N, L) to points (N, 2) by t-SNE; codes with L = 2 are returned unchanged.
-
-    The perplexity is 30, or (N - 1) / 3 for fewer than 91 codes.
-    """
+    """Project codes (N, L) to points (N, 2) by t-SNE; codes with L = 2 are returned unchanged."""
     if codes.shape[1] == 2:
         return codes
     from sklearn.manifold import TSNE
 
     projection = TSNE(
-        perplexity=min(PERPLEXITY, (len(codes) - 1) / 3),
+        perplexity=perplexity(len(codes)),
         # Codes of one dimension have no second principal component.
         init="pca" if codes.shape[1] > 1 else "random",
         random_state=seed,
@@ -59,8 +58,15 @@ class TsneClusterIndex(ClusterIndex):
         return outputs.shared("t-SNE", lambda: project(outputs.test_codes, outputs.seed("t-SNE")))
 
     def fingerprint(self, outputs: Outputs) -> Mapping[str, str | int | float]:
-        """Return split, number of images, source and number of the labels, and perplexity."""
-        return {**super().fingerprint(outputs), "perplexity": PERPLEXITY}
+        """Return split, number of images, source and number of the labels, and perplexity.
+
+        Codes with L = 2 are not projected and have no perplexity.
+        """
+        fingerprint = dict(super().fingerprint(outputs))
+        n_codes, latent_dim = outputs.test_codes.shape
+        if latent_dim != 2:
+            fingerprint["perplexity"] = perplexity(n_codes)
+        return fingerprint
 
 
 _INFINITY = float("inf")

@@ -59,7 +59,7 @@ class PretrainedWeights:
         if failure := download(self.url, cache / self.filename):
             raise MetricMissingError(
                 f"{self.title}: {self.filename} was not found and cannot be downloaded "
-                f"({failure}); download {self.url} into {_anonymous(folder or cache)}"
+                f"({failure}); download {self.url} into {folder or cache}"
             )
         return self._read(cache / self.filename)
 
@@ -68,27 +68,21 @@ class PretrainedWeights:
             content = path.read_bytes()
         except OSError as error:
             raise MetricMissingError(
-                f"{self.title}: cannot read {_anonymous(path)}: {error.strerror}"
+                f"{self.title}: cannot read {path}: {error.strerror}"
             ) from error
         found = hashlib.sha256(content).hexdigest()
         if not found.startswith(self.sha256):
             raise MetricMissingError(
-                f"{self.title}: {_anonymous(path)} is not the published file: its SHA-256 starts "
+                f"{self.title}: {path} is not the published file: its SHA-256 starts "
                 f"with {found[: len(self.sha256)]}, not {self.sha256}; "
                 f"delete it, or replace it with the file from {self.url}"
             )
-        return read_state(content, f"{self.title}: {_anonymous(path)}")
+        return read_state(content, f"{self.title}: {path}")
 
 
 def hub_folder() -> Path:
     """Folder in which ``torch.hub`` caches downloaded weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _anonymous(path: Path) -> str:
-    """Shorten the home folder to ``~``: records keep the message, and records are published."""
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def read_state(content: bytes, source: str) -> Mapping[str, Tensor]:
@@ -116,5 +110,5 @@ def download(url: str, target: Path) -> str | None:
     try:
         fetch_file([url], target, md5=None, progress=no_progress, by_hand="")
     except DataError as error:
-        return str(error).removesuffix("; ").replace(f"{Path.home()}/", "~/")
+        return str(error).removesuffix("; ")
     return None

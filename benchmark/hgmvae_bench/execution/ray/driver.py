@@ -42,7 +42,7 @@ from hgmvae_bench.execution.tasks import (
 from hgmvae_bench.grid import Cell, Run
 from hgmvae_bench.storage.record_file import as_store_errors
 from hgmvae_bench.training.checkpoints import Checkpoint
-from hgmvae_bench.utils.bounds import Device, check_count, check_share
+from hgmvae_bench.utils.bounds import Device, check_count, check_not_negative
 from hgmvae_bench.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class RayExecutor:
 
     def __post_init__(self) -> None:
         check_count("cpus", self.cpus)
-        check_share("gpus", self.gpus)
+        check_not_negative("gpus", self.gpus)
         check_count("retries", self.retries, minimum=0)
         if self.max_concurrent is not None:
             check_count("max_concurrent", self.max_concurrent)

@@ -68,6 +68,16 @@ def test_is_trained_once(digits, cache) -> None:
     assert folders == [path.parent.name]
 
 
+@pytest.mark.parametrize("dataset", ["folder:/data/faces", "folder:../../../../faces"])
+def test_a_path_in_a_datasets_name_does_not_leave_the_cache(
+    dataset, digits, tmp_path, few_steps
+) -> None:
+    path, description = trained_classifier(digits, dataset, tmp_path / "cache", CPU)
+    assert path.parent.parent == tmp_path / "cache" / "classifiers"
+    assert description.dataset == dataset
+    assert [child.name for child in (tmp_path / "cache").iterdir()] == ["classifiers"]
+
+
 def test_leaves_the_global_generator_alone(trained_cache) -> None:
     _, before, after = trained_cache
     assert torch.equal(before, after)

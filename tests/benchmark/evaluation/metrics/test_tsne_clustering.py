@@ -89,5 +89,8 @@ def test_missing_values_have_a_reason(metric, make_outputs) -> None:
 
 def test_fingerprint_names_the_perplexity(make_outputs) -> None:
     fingerprint = SC_TSNE.fingerprint(make_outputs(*blobs(1)))
-    assert fingerprint["perplexity"] == 30
+    assert fingerprint["perplexity"] == pytest.approx(89 / 3)
     assert fingerprint["n_images"] == 90
+    assert SC_TSNE.fingerprint(make_outputs(*blobs(1, n_codes=300)))["perplexity"] == 30
+    codes, labels = blobs(1)
+    assert "perplexity" not in SC_TSNE.fingerprint(make_outputs(codes[:, :2], labels))
