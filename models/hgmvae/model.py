@@ -1,4 +1,4 @@
-"""HGMVAE: a VAE in which the posterior of an image is a Gaussian mixture of its own.
+"""HGMVAE: a VAE whose latent vector is a weighted sum of Gaussians of the image.
 
 Shapes: B images, P components (Gaussians) of an image's posterior, K clusters and M Gaussians of
 the global mixture, L latent dimensions. P equals K by default. Equation numbers are the paper's.

@@ -1,4 +1,4 @@
-"""Posterior of HGMVAE: a Gaussian mixture per image (Eqs. 1 and 2)."""
+"""Posterior of HGMVAE: a weighted sum of an image's Gaussians (Eqs. 1 and 2)."""
 
 from __future__ import annotations
 
