@@ -260,11 +260,11 @@ def format_survey(survey: Survey) -> str:
     rows: list[tuple[str, ...]] = [
         ("dataset", "model", "L", "complete", "missing", "to score", "failed", "a run", "from")
     ]
-    for plan in survey.cells:
-        seconds = "" if plan.seconds is None else format_duration(plan.seconds)
-        counts = (plan.complete, plan.missing, plan.to_score, plan.unsuccessful)
-        names = (plan.dataset, plan.model, str(plan.cell.latent_dim), *map(str, counts))
-        rows.append((*names, seconds, plan.basis if plan.missing else ""))
+    for cell in survey.cells:
+        seconds = "" if cell.seconds is None else format_duration(cell.seconds)
+        counts = (cell.complete, cell.missing, cell.to_score, cell.unsuccessful)
+        names = (cell.dataset, cell.model, str(cell.cell.latent_dim), *map(str, counts))
+        rows.append((*names, seconds, cell.basis if cell.missing else ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -273,7 +273,7 @@ def format_survey(survey: Survey) -> str:
         ).rstrip()
         for row in rows
     ]
-    total = survey.as_json()["total"]
+    total = survey.totals
     unknown = f", without {pluralize(survey.not_estimated, 'run')} that cannot be estimated"
     lines += [
         "",

@@ -27,7 +27,6 @@ from hgmvae_bench.execution.session import Session
 from hgmvae_bench.execution.survey import Survey, survey
 from hgmvae_bench.grid import Grid, GridLike
 from hgmvae_bench.grid.errors import distinct_metrics
-from hgmvae_bench.utils.threads import available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +136,8 @@ def plan_grid(
         chosen = session.grid(grid)
         stored = session.store.runs(on_invalid="warn")
         session.refuse_changed_plugins(chosen, stored)
-        workers = options.get("workers") or (1 if session.device == "cuda" else available_cores())
         threads = torch.get_num_threads()
-        torch.set_num_threads(max(1, available_cores() // workers))
+        torch.set_num_threads(session.executor.threads)
         try:
             return survey(
                 chosen,
@@ -149,7 +147,6 @@ def plan_grid(
                 weights=session.weights,
                 executor=session.executor,
                 device=session.device,
-                workers=workers,
                 retry_failed=retry_failed,
                 progress=on_calibration,
             )

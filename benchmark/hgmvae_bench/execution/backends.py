@@ -28,6 +28,10 @@ class Executor(Protocol):
     """Executes tasks on this machine or on a cluster."""
 
     @property
+    def workers(self) -> int:
+        """Number of concurrent runs that an estimate of the time assumes."""
+
+    @property
     def threads(self) -> int:
         """CPU threads of one run."""
 

@@ -53,7 +53,7 @@ class CheckOutcome:
     Attributes:
         result: every comparison with the baseline, and what is missing.
         results: the new runs.
-        n_reused: runs that had been recorded before and say nothing about later changes.
+        n_reused: runs that had been trained before and do not show later changes of the training.
         n_runs: runs of the grid.
     """
 
@@ -124,7 +124,8 @@ def check_grid(
         result = compare_with_baseline(reference, chosen, runs, session.store.runs())
         if result.shifts:
             result = _confirm(session, result, reference, chosen, data)
-        outcome = CheckOutcome(result, session.results(chosen), len(plan.complete), plan.total)
+        n_reused = len(plan.complete) + len(plan.score)  # Both were trained before.
+        outcome = CheckOutcome(result, session.results(chosen), n_reused, plan.total)
     if not result.passed:
         raise RegressionError(outcome)
     return outcome

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -26,12 +27,14 @@ from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.training.build import build_model
 from hgmvae_bench.training.rng import RunRNG
 from hgmvae_bench.training.stacking import SingleModel
-from hgmvae_bench.training.trainer import Trainer
+from hgmvae_bench.training.trainer import WARM_UP_STEPS, Trainer
 from hgmvae_bench.utils.text import shorten
 
 T = TypeVar("T")
 
-WARM_UP_STEPS = 1
+CALIBRATION_WARM_UP_STEPS = 1
+"""Steps before the measured ones on a CPU."""
+
 MEASURED_STEPS = 2
 
 TRIAL_SECONDS = 120.0
@@ -146,11 +149,11 @@ class Estimates:
         ]
 
     def _bytes(self, cell: Cell, recorded: list[StoredRun]) -> int | None:
-        """Disk space of a run: that of a recorded one, else of the weights and the codes."""
-        if recorded:
-            folder = self.store.artifact_folder(recorded[0].record.key)
-            files = folder.glob("*") if folder.is_dir() else ()
-            return RECORD_BYTES + sum(path.stat().st_size for path in files)
+        """Disk space of a run: that of a recorded one with artifacts, else of weights and codes."""
+        # Remote results, or those of another machine, may have no artifacts here.
+        folders = (self.store.artifact_folder(run.record.key) for run in recorded)
+        if folder := next(filter(Path.is_dir, folders), None):
+            return RECORD_BYTES + sum(path.stat().st_size for path in folder.glob("*"))
         weights = _apply(_weight_bytes, cell, self.device)
         if isinstance(weights, NoResult):
             return None
@@ -216,15 +219,25 @@ def _weight_bytes(trial: Trial) -> int:
     return sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 
+def warm_up_steps(device: torch.device) -> int:
+    """Number of steps before the measured ones.
+
+    On a GPU they include the trainer's own: its warm-up, a step that tests for synchronisation, and
+    the capture of the CUDA graph that all further steps replay.
+    """
+    return WARM_UP_STEPS + 2 if device.type == "cuda" else CALIBRATION_WARM_UP_STEPS
+
+
 def time_step(trial: Trial) -> float:
     """Measure the seconds of a training step on random images."""
     cell, device = trial
+    n_warm_up = warm_up_steps(device)
     rng = RunRNG(0, device)
     with rng.activate():
         model = build_model(cell, _image_shape(cell))
     model.to(device)
     noise = torch.Generator().manual_seed(0)
-    count = cell.training.batch_size * (WARM_UP_STEPS + MEASURED_STEPS)
+    count = cell.training.batch_size * (n_warm_up + MEASURED_STEPS)
     images = torch.randint(256, (count, *_image_shape(cell)), dtype=torch.uint8, generator=noise)
     trainer = Trainer(
         SingleModel(model, rng),
@@ -235,7 +248,7 @@ def time_step(trial: Trial) -> float:
     )
     started_at = 0.0
     for number, _ in enumerate(trainer.steps(1), start=1):
-        if number == WARM_UP_STEPS:
+        if number == n_warm_up:
             _synchronize(device)
             started_at = time.perf_counter()
     _synchronize(device)

@@ -10,6 +10,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, TypeVar
 
+import torch
+
 from hgmvae_bench.execution.process_state import restored_process_state
 from hgmvae_bench.execution.signals import block_signals_in_children
 from hgmvae_bench.execution.worker_process import cause_of_death, process_context, with_environment
@@ -50,8 +52,8 @@ def map_isolated(
 ) -> Iterator[Result | NoResult]:
     """Apply a function to items in another process, and yield the results in order.
 
-    A new process continues after an item that ends or blocks the process. What the calls print is
-    discarded.
+    A new process continues after an item that ends or blocks the process. It has this process's
+    number of torch threads. What the calls print is discarded.
 
     Args:
         function: a function of a module; its results can be pickled.
@@ -88,8 +90,8 @@ def _process(
     """Start a process that applies a function and sends the results; kill it at the end."""
     context = process_context(device)
     ours, theirs = context.Pipe(duplex=False)
-    plugins = local_files.active_plugins()
-    arguments = dict(os.environ), _apply, theirs, function, items, plugins
+    call = torch.get_num_threads(), local_files.active_plugins(), function, items
+    arguments = dict(os.environ), _apply, theirs, *call
     process = context.Process(target=with_environment, args=arguments, daemon=True)
     with theirs, block_signals_in_children():
         process.start()
@@ -103,11 +105,13 @@ def _process(
 
 def _apply(
     pipe: Connection,
+    threads: int,
+    plugins: tuple[local_files.LocalPlugin, ...],
     function: Callable[[Item], Result],
     items: list[Item],
-    plugins: tuple[local_files.LocalPlugin, ...],
 ) -> None:
     """Send for each item a tuple with the result, the text of an error, or a `PluginError`."""
+    torch.set_num_threads(threads)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

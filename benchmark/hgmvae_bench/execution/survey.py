@@ -70,33 +70,36 @@ class Survey:
     @property
     def seconds(self) -> float:
         """Time of the missing runs that can be estimated, ``workers`` at a time."""
-        return sum(plan.missing * (plan.seconds or 0) for plan in self.cells) / self.workers
+        return sum(cell.missing * (cell.seconds or 0) for cell in self.cells) / self.workers
 
     @property
     def bytes(self) -> int:
         """Disk space of the missing runs that can be estimated."""
-        return sum(plan.missing * (plan.bytes or 0) for plan in self.cells)
+        return sum(cell.missing * (cell.bytes or 0) for cell in self.cells)
 
     @property
     def not_estimated(self) -> int:
         """Number of missing runs that ``seconds`` leaves out."""
-        return sum(plan.missing for plan in self.cells if plan.seconds is None)
+        return sum(cell.missing for cell in self.cells if cell.seconds is None)
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Number of runs in each state: complete, missing, to_score, unsuccessful."""
+        states = ("complete", "missing", "to_score", "unsuccessful")
+        return {state: sum(getattr(cell, state) for cell in self.cells) for state in states}
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {
             "cells": [
                 {
-                    "cell": plan.cell.identity,
-                    "latent_dim": plan.cell.latent_dim,
-                    **{name: value for name, value in vars(plan).items() if name != "cell"},
+                    "cell": cell.cell.identity,
+                    "latent_dim": cell.cell.latent_dim,
+                    **{name: value for name, value in vars(cell).items() if name != "cell"},
                 }
-                for plan in self.cells
+                for cell in self.cells
             ],
-            "total": {
-                name: sum(getattr(plan, name) for plan in self.cells)
-                for name in ("complete", "missing", "to_score", "unsuccessful")
-            },
+            "total": self.totals,
             "unsuccessful": [
                 {
                     "key": run.record.key,
@@ -124,7 +127,6 @@ def survey(
     weights: Path | None,
     executor: Executor,
     device: str,
-    workers: int,
     retry_failed: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Survey:
@@ -140,7 +142,6 @@ def survey(
         weights: folder of pretrained weights; None to search the default places.
         executor: executor of the runs, which checks whether they are possible.
         device: device of the runs.
-        workers: number of concurrent runs.
         retry_failed: whether runs recorded as failed or diverged count as missing.
         progress: called with a description of each calibration.
 
@@ -169,7 +170,9 @@ def survey(
     unsuccessful = [
         run for runs in recorded.values() for run in runs if run.record.status != "complete"
     ]
-    return Survey(cells, unsuccessful, missing_data, _missing_weights(needed, weights), workers)
+    return Survey(
+        cells, unsuccessful, missing_data, _missing_weights(needed, weights), executor.workers
+    )
 
 
 def _survey_cell(

@@ -6,11 +6,12 @@ import sys
 import threading
 
 import pytest
+import torch
 
 import hgmvae_bench as hb
 from hgmvae_bench.analysis.regression.check import CheckResult
 from hgmvae_bench.data import ImageData
-from hgmvae_bench.execution import check
+from hgmvae_bench.execution import backends, check, estimate
 from hgmvae_bench.execution.plan import PlanError
 from hgmvae_bench.execution.signals import StoppedError
 from hgmvae_bench.execution.tasks import EpochEnded, Finished, Started
@@ -298,6 +299,38 @@ def test_check_grid_returns_the_outcome_or_raises_with_it(tmp_path, monkeypatch)
         hb.check_grid(grid, baseline=tmp_path / "b.json", **options)
     assert error.value.outcome.missing == ["vae: not run"]
     assert error.value.exit_status == 1
+
+
+def test_check_grid_counts_runs_that_only_lacked_a_metric_as_reused(tmp_path):
+    trained = {**TINY, "seeds": 3}
+    table = {**TINY["tables"][0], "metrics": ["sc", "ch"]}
+    options = {"results": tmp_path / "r", "device": "cpu", "workers": 1}
+    hb.run_grid(trained, controls=False, **options)
+    grid = {**trained, "tables": [table]}
+    hb.update_baseline(grid, baseline=tmp_path / "b.json", **{**options, "results": tmp_path / "s"})
+    outcome = hb.check_grid(grid, baseline=tmp_path / "b.json", **options)
+    assert (outcome.n_reused, outcome.n_runs) == (3, 3)
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_plan_grid_asks_an_executor_object_for_its_workers_and_threads(
+    tmp_path, monkeypatch, workers
+):
+    monkeypatch.setattr(backends, "available_cores", lambda: 16)
+    before, threads = torch.get_num_threads(), []
+
+    def step_seconds(_):
+        threads.append(torch.get_num_threads())
+        return 1.0
+
+    monkeypatch.setattr(estimate, "time_step", step_seconds)
+    survey = hb.plan_grid(
+        TINY, results=tmp_path / "r", device="cpu", executor=backends.LocalExecutor(workers)
+    )
+    # Two steps of one second.
+    assert (survey.workers, survey.seconds) == (workers, 2 / workers)
+    assert threads == [16 // workers]
+    assert torch.get_num_threads() == before
 
 
 def test_plan_grid_trains_nothing(tmp_path):

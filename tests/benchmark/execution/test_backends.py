@@ -48,6 +48,19 @@ def test_an_executor_on_ray_uses_a_gpu_if_runs_take_a_share_of_one():
         without.choose_device("cuda")
 
 
+def test_an_executor_on_ray_assumes_as_many_workers_as_this_machine_has_room_for(monkeypatch):
+    driver = pytest.importorskip("hgmvae_bench.execution.ray.driver", exc_type=ImportError)
+    monkeypatch.setattr(driver, "available_cores", lambda: 16)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    executors = [
+        driver.RayExecutor(cpus=3),
+        driver.RayExecutor(cpus=32),
+        driver.RayExecutor(gpus=0.25),
+        driver.RayExecutor(gpus=0.25, max_concurrent=3),
+    ]
+    assert [executor.workers for executor in executors] == [5, 1, 8, 3]
+
+
 def test_a_stack_has_at_least_two_seeds():
     with pytest.raises(BoundsError, match="at least two seeds must be trained jointly, got 1"):
         local_executor("cuda", 1, stacked=True)

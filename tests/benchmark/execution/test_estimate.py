@@ -18,15 +18,18 @@ from hgmvae_bench.plugins.registry import MODELS
 from hgmvae_bench.storage.provenance import collect_provenance
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
+from hgmvae_bench.training.build import build_model
+from hgmvae_bench.training.rng import RunRNG
+from hgmvae_bench.training.stacking import SingleModel
+from hgmvae_bench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
 
 def look(grid, root, data=None, **options):
-    options = {"weights": None, "device": "cpu", "workers": 2, **options}
-    store, executor = Store(root), LocalExecutor(options["workers"])
-    stored = store.runs(on_invalid="warn")
-    return survey(grid, store, stored, data or root, executor=executor, **options)
+    options = {"weights": None, "device": "cpu", "executor": LocalExecutor(2), **options}
+    store = Store(root)
+    return survey(grid, store, store.runs(on_invalid="warn"), data or root, **options)
 
 
 def add_record(store, run, status="complete", metrics=("sc", "accuracy"), **content):
@@ -100,6 +103,52 @@ def test_the_time_is_the_median_of_the_cells_runs_on_this_machine(
     assert found.seconds == 15
     assert found.bytes == 25_000
     assert one_second_steps == [], "no calibration whose result is not used"
+
+
+def test_the_total_time_assumes_the_executors_number_of_workers(
+    vae_grid, tmp_path, one_second_steps
+):
+    surveys = [look(vae_grid, tmp_path, executor=LocalExecutor(n)) for n in (1, 8)]
+    assert [(found.workers, found.seconds) for found in surveys] == [(1, 4), (8, 0.5)]
+
+
+def test_the_disk_space_is_that_of_the_weights_if_no_recorded_run_has_artifacts_here(
+    vae_grid, digits, tmp_path, one_second_steps
+):
+    estimated = look(vae_grid, tmp_path).cells[0].bytes
+    (cell,), store = vae_grid.cells, Store(tmp_path)
+    for seed in range(2):
+        add_record(store, Run(cell, seed, digits.digest))
+    three_seeds = vae_grid.select(seeds=3)
+    assert look(three_seeds, tmp_path).cells[0].bytes == estimated > 40_000
+    with store.replacing_artifacts(Run(cell, 1, digits.digest).key) as folder:
+        (folder / "model.safetensors").write_bytes(b"x" * 5000)
+    assert look(three_seeds, tmp_path).cells[0].bytes == 25_000
+
+
+def test_on_a_gpu_the_measured_steps_replay_the_graph(vae_grid, digits, monkeypatch):
+    steps = []
+
+    class Graph:
+        def replay(self):
+            steps.append("replay")
+
+    def capture(trainer, epoch):
+        steps.append("capture")
+        return Graph()
+
+    monkeypatch.setattr(Trainer, "step", lambda *_: steps.append("eager"))
+    monkeypatch.setattr(Trainer, "try_without_sync", lambda *_: steps.append("test"))
+    monkeypatch.setattr(Trainer, "capture", capture)
+    (cell,) = vae_grid.cells
+    group = SingleModel(build_model(cell, digits.input_dim), RunRNG(0, CPU))
+    images = digits.train_images[: 10 * cell.training.batch_size]
+    trainer = Trainer(group, images, cell.training, batch_seeds=[0], device=CPU)
+    trainer.use_graphs = True
+    list(trainer.steps(1))
+    n_warm_up = estimate.warm_up_steps(torch.device("cuda"))
+    assert steps[n_warm_up - 1] == "capture"
+    assert set(steps[n_warm_up:]) == {"replay"}
 
 
 def test_runs_with_another_latent_dim_are_similar(tiny_text, digits, tmp_path, one_second_steps):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hgmvae_bench.execution.isolation import MAX_REASON_LENGTH, NoResult, map_isolated
 
@@ -26,3 +27,13 @@ def test_calls_continue_after_one_that_exits_or_raises():
     assert "\n" not in raises.reason
     assert raises.reason.startswith("ValueError: invalid literal")
     assert len(raises.reason) <= MAX_REASON_LENGTH
+
+
+def test_the_process_has_the_number_of_threads_of_its_parent():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        expression = "__import__('torch').get_num_threads()"
+        assert list(map_isolated(eval, [expression], seconds=120)) == [3]
+    finally:
+        torch.set_num_threads(before)

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import ray
+import torch
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -44,6 +45,7 @@ from hgmvae_bench.storage.record_file import as_store_errors
 from hgmvae_bench.training.checkpoints import Checkpoint
 from hgmvae_bench.utils.bounds import Device, check_count, check_not_negative
 from hgmvae_bench.utils.errors import UserError
+from hgmvae_bench.utils.threads import available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,19 @@ class RayExecutor:
         check_count("retries", self.retries, minimum=0)
         if self.max_concurrent is not None:
             check_count("max_concurrent", self.max_concurrent)
+
+    @property
+    def workers(self) -> int:
+        """Maximum number of concurrent runs, by default what this machine has cores and GPUs for.
+
+        The size of the cluster is unknown until it is connected.
+        """
+        if self.max_concurrent is not None:
+            return self.max_concurrent
+        workers = available_cores() // self.cpus
+        if self.gpus:
+            workers = min(workers, int(torch.cuda.device_count() / self.gpus))
+        return max(1, workers)
 
     @property
     def threads(self) -> int:
