@@ -40,17 +40,14 @@ def results_folder(results: str) -> Iterator[Path]:
     Raises:
         typer.BadParameter: if ``results`` is a file.
     """
-    from hgmvae_bench.storage.remote import is_url, local_copy
+    from hgmvae_bench.storage import remote
 
-    if is_url(results):
-        with local_copy(results) as folder:
-            yield folder
-        return
     if Path(results).is_file():
         raise typer.BadParameter(
             f"expected a folder, got the file {results}", param_hint="--results"
         )
-    yield Path(results)
+    with remote.results_folder(results) as folder:
+        yield folder
 
 
 def choose_grid(options: GridOptions, image_size: int | None = None) -> Grid:
@@ -182,11 +179,12 @@ def write_tables(results: Results) -> None:
     from hgmvae_bench.utils.atomic_files import write_output
 
     folder = results.path / "tables" / results.grid.spec.name
-    for name, table in results.tables().items():
+    for table in results.tables().values():
+        formatted = table.formatted
         typer.echo()
-        print_table(table.formatted)
+        print_table(formatted)
         for suffix, write in WRITERS.values():
-            write_output(folder / f"table-{name}.{suffix}", write(table.formatted).encode())
+            write_output(folder / f"{formatted.name}.{suffix}", write(formatted).encode())
     typer.echo(f"\ntables in {folder}{os.sep}, records in {results.path / 'records'}{os.sep}")
 
 

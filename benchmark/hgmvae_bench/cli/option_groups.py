@@ -13,7 +13,6 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, TypeGuard, get_type_hints
 
 from hgmvae_bench.cli.options import (
-    DEFAULT_RESULTS,
     Data,
     Datasets,
     DeviceOption,
@@ -34,6 +33,7 @@ from hgmvae_bench.cli.options import (
     Weights,
     Workers,
 )
+from hgmvae_bench.utils.bounds import DEFAULT_RESULTS
 
 
 @dataclass(frozen=True)

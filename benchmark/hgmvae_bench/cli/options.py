@@ -13,8 +13,6 @@ import typer
 from hgmvae_bench.utils.bounds import MAX_SECONDS, Device, Precision
 from hgmvae_bench.utils.text import quote
 
-DEFAULT_RESULTS = "results/local"
-
 
 def parse_duration(text: str) -> float:
     """Convert a duration such as ``90s``, ``30m``, ``12h`` or ``2d`` to seconds.

@@ -15,7 +15,6 @@ from hgmvae_bench.cli.common import (
     results_folder,
 )
 from hgmvae_bench.cli.options import (
-    DEFAULT_RESULTS,
     Controls,
     Data,
     Datasets,
@@ -25,6 +24,7 @@ from hgmvae_bench.cli.options import (
     Plugins,
     Results,
 )
+from hgmvae_bench.utils.bounds import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
     from hgmvae_bench.analysis.figures.catalogue import FigureInput

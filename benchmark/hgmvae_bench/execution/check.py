@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
+from hgmvae_bench.analysis.frames import Folder
 from hgmvae_bench.analysis.regression.baseline import (
     Baseline,
     load_baseline,
@@ -23,7 +24,7 @@ from hgmvae_bench.analysis.regression.check import (
 from hgmvae_bench.execution.options import ExecutionOptions
 from hgmvae_bench.execution.plan import grid_runs
 from hgmvae_bench.execution.preflight import load_data
-from hgmvae_bench.execution.results import Folder, Results
+from hgmvae_bench.execution.results import Results
 from hgmvae_bench.execution.session import DataByName, Session
 from hgmvae_bench.grid import Grid, GridLike
 from hgmvae_bench.utils.errors import UserError

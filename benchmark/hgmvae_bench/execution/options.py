@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TypedDict
 
+from hgmvae_bench.analysis.frames import Folder
 from hgmvae_bench.execution.backends import Executor
-from hgmvae_bench.execution.results import Folder
 from hgmvae_bench.execution.runner import Reporter
 from hgmvae_bench.plugins.protocols import DatasetPlugin, MetricPlugin, ModelPlugin
 from hgmvae_bench.utils.bounds import Device
 
-DEFAULT_RESULTS = Path("results/local")
-
 
 class ExecutionOptions(TypedDict, total=False):
-    """Keyword arguments that `run_grid`, `check_grid` and `evaluate_grid` share. All are optional.
+    """Keyword arguments that the functions of the Python interface share. All are optional.
+
+    These functions are `run_grid`, `evaluate_grid`, `plan_grid`, `check_grid` and
+    `update_baseline`.
 
     Attributes:
         results: results folder or URL, such as ``s3://bucket/folder``; ``results/local`` by

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import pandas as pd
 from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, comparison_tables, frames
 from hgmvae_bench.analysis.export import export as export_tables
 from hgmvae_bench.analysis.export import formatted_tables
+from hgmvae_bench.analysis.frames import Folder
 from hgmvae_bench.analysis.tables import Table, build_table, with_all_metrics
 from hgmvae_bench.data.catalogue import default_root
 from hgmvae_bench.grid import Grid
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from hgmvae_bench.analysis.figures import FigureSource
     from hgmvae_bench.analysis.figures.catalogue import FigureInput
-
-Folder = str | os.PathLike[str]
 
 
 class Results:

@@ -21,7 +21,7 @@ from hgmvae_bench.execution.backends import (
     ray_executor,
 )
 from hgmvae_bench.execution.controls import score_controls
-from hgmvae_bench.execution.options import DEFAULT_RESULTS, ExecutionOptions
+from hgmvae_bench.execution.options import ExecutionOptions
 from hgmvae_bench.execution.plan import ExecutionPlan, PlanError, make_plan
 from hgmvae_bench.execution.preflight import check_cells, check_metrics
 from hgmvae_bench.execution.results import Results
@@ -35,10 +35,10 @@ from hgmvae_bench.plugins.local_files import using_plugins
 from hgmvae_bench.plugins.objects import PluginObject, wrap_plugins
 from hgmvae_bench.plugins.protocols import UnknownNameError
 from hgmvae_bench.plugins.registry import MODELS
-from hgmvae_bench.storage.remote import RemoteResults, is_url, local_copy
+from hgmvae_bench.storage.remote import RemoteResults, results_folder
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
-from hgmvae_bench.utils.bounds import check_count, check_seconds
+from hgmvae_bench.utils.bounds import DEFAULT_RESULTS, check_count, check_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,8 @@ class Session:
         data = options.get("data")
         _check_bounds(options)
         device, executor = _choose_executor(options)
-        with using_plugins(plugins), _results_folder(options) as folder:
+        results = options.get("results", DEFAULT_RESULTS)
+        with using_plugins(plugins), results_folder(results) as folder:
             yield cls(
                 Store(folder),
                 default_root() if data is None else Path(data),
@@ -242,17 +243,6 @@ def _choose_executor(options: ExecutionOptions) -> tuple[str, Executor]:
         else ray_executor(asked, workers)
     )
     return made.choose_device(asked), made
-
-
-@contextmanager
-def _results_folder(options: ExecutionOptions) -> Iterator[Path]:
-    """Yield the results folder; of a URL, a local copy that is uploaded at the end."""
-    results = options.get("results", DEFAULT_RESULTS)
-    if not is_url(str(results)):
-        yield Path(results)
-        return
-    with local_copy(str(results)) as folder:
-        yield folder
 
 
 @contextmanager

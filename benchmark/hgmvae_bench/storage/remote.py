@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -276,6 +277,20 @@ def local_copy(url: str) -> Iterator[Path]:
         yield remote.root
     finally:
         remote.push()
+
+
+@contextmanager
+def results_folder(results: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the results folder; for a URL a `local_copy`.
+
+    Raises:
+        RemoteError: if the results at the URL cannot be read or written.
+    """
+    if not is_url(str(results)):
+        yield Path(results)
+        return
+    with local_copy(str(results)) as folder:
+        yield folder
 
 
 def _find(fs: Any, folder: str) -> list[str]:

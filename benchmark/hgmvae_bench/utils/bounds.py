@@ -1,4 +1,4 @@
-"""Choices and bounds of options that users pass, on the command line and from Python."""
+"""Choices, defaults and bounds of options that users pass, on the command line and from Python."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ Device = Literal["auto", "cpu", "cuda"]
 
 Precision = Literal["float32", "tf32", "bf16"]
 """Number format of the networks during training."""
+
+DEFAULT_RESULTS = "results/local"
+"""Default results folder."""
 
 MAX_LATENT_DIM = 65_536
 MAX_WIDTH = 1024
