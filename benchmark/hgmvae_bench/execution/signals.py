@@ -84,13 +84,12 @@ def stop_on_signals(advice: str) -> Iterator[Callable[[], bool]]:
             b"\nstopping: current runs end after their epoch; press Ctrl-C again to stop at once\n",
         )
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
-    try:
-        yield lambda: bool(received)
-    except KeyboardInterrupt as error:
-        raise StoppedError(f"stopped at once; {advice}", received[0]) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with preserve_signal_handlers():
+        for number in SIGNALS:
+            signal.signal(number, handle)
+        try:
+            yield lambda: bool(received)
+        except KeyboardInterrupt as error:
+            raise StoppedError(f"stopped at once; {advice}", received[0]) from error
     if received:
         raise StoppedError(f"stopped; {advice}", received[0])
