@@ -62,8 +62,9 @@ class FolderComparison:
             ``metric``; number of values, mean and standard deviation of either folder;
             ``difference`` (second minus first); ``p`` (Welch's t-test) and ``p_holm`` (Holm's
             correction over all rows); ``outcome``; ``note``. The outcome is ``better`` or
-            ``worse`` (the second folder, significant at 5 %), ``equal`` (the same values),
-            ``not significant``, ``untested`` (fewer than two seeds) or ``not comparable``.
+            ``worse`` (the second folder, significant at 5 %), ``different`` (significant, for a
+            metric without a better direction), ``equal`` (the same values), ``not significant``,
+            ``untested`` (fewer than two seeds) or ``not comparable``.
         missing: one line per cell or value that only one of the folders has.
     """
 
@@ -153,7 +154,7 @@ def compare_folders(first: Path, second: Path) -> FolderComparison:
 
 
 def cell_name(row: Mapping[str, Any] | pd.Series) -> str:
-    """Return the readable name of a cell, such as ``mnist, HGMVAE-U, L = 8``."""
+    """Return the readable name of a cell, such as ``mnist, hgmvae-u, L = 8``."""
     return f"{row['dataset']}, {row['model']}, L = {row['latent_dim']}"
 
 
@@ -199,11 +200,18 @@ def _different_settings(first: pd.DataFrame, second: pd.DataFrame) -> str:
 
 
 def _row(metric: str, first: pd.DataFrame, second: pd.DataFrame, note: str) -> dict[str, Any]:
-    """Means, difference and p-value of one metric of one cell."""
+    """Means, difference and p-value of one metric of one cell.
+
+    The outcome is empty if the corrected p-value decides it.
+    """
     one, other = first["value"].tolist(), second["value"].tolist()
     prints = {*first["fingerprint"], *second["fingerprint"]}
     digests = {*first["data_digest"], *second["data_digest"]}
-    comparable = len(prints) == len(digests) == 1
+    comparable, outcome = len(prints) == len(digests) == 1, ""
+    if not comparable:
+        outcome = "not comparable"
+    elif sorted(one) == sorted(other):
+        outcome = "equal"
     reasons = [note] if note else []
     if len(digests) > 1:
         reasons.append("trained on different data")
@@ -220,22 +228,20 @@ def _row(metric: str, first: pd.DataFrame, second: pd.DataFrame, note: str) -> d
         "std_second": second["value"].std(),
         "difference": second["value"].mean() - first["value"].mean(),
         "p": welch_test(one, other) if comparable else None,
-        "outcome": "equal" if comparable and sorted(one) == sorted(other) else "",
+        "outcome": outcome,
         "note": "; ".join(reasons) if comparable else "; ".join(["not comparable", *reasons]),
     }
 
 
 def _outcome(row: pd.Series) -> str:
-    """Return the outcome of a row; `FolderComparison` lists the outcomes."""
+    """Return the outcome of a row, by its test unless `_row` has decided it."""
     if row["outcome"]:
         return str(row["outcome"])
-    if str(row["note"]).startswith("not comparable"):
-        return "not comparable"
     if pd.isna(row["p_holm"]):
         return "untested"
     if row["p_holm"] > ALPHA:
         return "not significant"
-    direction = METRICS[row["metric"]].direction if row["metric"] in [*METRICS] else None
+    direction = METRICS[row["metric"]].direction if row["metric"] in METRICS else None
     if direction in {None, "neutral"}:
         return "different"
     return "better" if (row["difference"] > 0) == (direction == "higher") else "worse"
