@@ -281,18 +281,3 @@ ABLATION_CLAIMS: tuple[Claim, ...] = (
 )
 
 CLAIMS: tuple[Claim, ...] = (*PAPER_CLAIMS, *DISENTANGLEMENT_CLAIMS, *ABLATION_CLAIMS)
-
-
-def claims_about(tables: Iterable[str], grid: str = PAPER) -> list[Claim]:
-    """The claims of a grid that are based on any of these tables.
-
-    Args:
-        tables: names of the paper's tables, or of the grid's for another grid.
-        grid: name of the grid.
-    """
-    names = set(tables)
-    return [
-        claim
-        for claim in CLAIMS
-        if claim.grid == grid and names & {hypothesis.table for hypothesis in claim.hypotheses}
-    ]

@@ -15,9 +15,11 @@ from hgmvae_bench.analysis.comparison import (
     MIN_SEEDS,
     ComparedValue,
     ValueVerdict,
+    compare_with_paper,
 )
 from hgmvae_bench.analysis.stats import POWER
 from hgmvae_bench.analysis.tables import Table
+from hgmvae_bench.grid import Grid
 from hgmvae_bench.utils.errors import UserError
 
 LEGEND = (
@@ -43,6 +45,14 @@ def comparison_frame(compared: Iterable[ComparedValue]) -> pd.DataFrame:
     frame = pd.DataFrame([dataclasses.astuple(each) for each in compared], columns=names)
     numbers = ["mean", "median", "std", "low", "high", "difference", "p_value", "detectable"]
     return frame.astype(dict.fromkeys([*numbers, "equivalent_within"], float))
+
+
+def format_comparisons(grid: Grid, tables: Iterable[Table]) -> list[render.FormattedTable]:
+    """Lay out the comparison of every table of a grid that has cells of the paper."""
+    tables = list(tables)
+    compared = compare_with_paper(grid, tables)
+    published = {each.table for each in compared}
+    return [format_comparison(table, compared) for table in tables if table.spec.name in published]
 
 
 def format_comparison(table: Table, compared: Iterable[ComparedValue]) -> render.FormattedTable:

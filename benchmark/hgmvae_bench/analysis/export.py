@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hgmvae_bench.analysis import claim_tables, claim_tests, claims, comparison, comparison_tables
+from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, comparison_tables
+from hgmvae_bench.analysis.claims import PAPER
 from hgmvae_bench.analysis.render import WRITERS, FormattedTable, latex_document
 from hgmvae_bench.analysis.tables import Table
 from hgmvae_bench.grid import Grid
@@ -19,14 +20,7 @@ def formatted_tables(grid: Grid, tables: Iterable[Table]) -> list[FormattedTable
     """Lay out a grid's tables, the comparison where the paper has their cells, and the claims."""
     tables = list(tables)
     formatted = [table.formatted for table in tables]
-    compared = comparison.compare_with_paper(grid, tables)
-    if compared:
-        published = {each.table for each in compared}
-        formatted += [
-            comparison_tables.format_comparison(table, compared)
-            for table in tables
-            if table.spec.name in published
-        ]
+    formatted += comparison_tables.format_comparisons(grid, tables)
     if results := claim_tests.evaluate_claims(grid, tables):
         formatted.append(claim_tables.format_claims(results))
     return formatted
@@ -46,10 +40,13 @@ def formatted_comparison(grid: Grid, tables: list[Table], name: str) -> list[For
     (table,) = (table for table in tables if table.spec.name == name)
     compared = comparison.compare_with_paper(grid, [table])
     formatted = comparison_tables.format_comparison(table, compared)
-    about = claims.claims_about(each.paper_table for each in compared)
-    if grid.spec.name != claims.PAPER:
-        about += claims.claims_about([name], grid.spec.name)
-    to_test = [claim for claim in claim_tests.grid_claims(grid, tables) if claim in about]
+    # A claim of the paper names the paper's tables, another one those of its grid.
+    shown = {grid.spec.name: {name}, PAPER: {each.paper_table for each in compared}}
+    to_test = [
+        claim
+        for claim in claim_tests.grid_claims(grid, tables)
+        if shown[claim.grid] & {hypothesis.table for hypothesis in claim.hypotheses}
+    ]
     results = claim_tests.evaluate_claims(grid, tables, to_test)
     return [formatted, *([claim_tables.format_claims(results)] if results else [])]
 

@@ -29,7 +29,6 @@ class Leaderboard:
     Attributes:
         dataset: name in the grid.
         latent_dim: L.
-        table: means, intervals, ranks and ties.
         frame: the table to print as Markdown, with escaped names. Each row is a model, best first,
             with its metrics, the number of seeds and the median training time on the hardware
             that trained most runs.
@@ -37,19 +36,15 @@ class Leaderboard:
 
     dataset: str
     latent_dim: int
-    table: Table
     frame: pd.DataFrame
 
 
-def leaderboards(
-    grid: Grid, runs: Iterable[StoredRun], metrics: Sequence[str] = MAIN_METRICS
-) -> list[Leaderboard]:
+def leaderboards(grid: Grid, runs: Iterable[StoredRun]) -> list[Leaderboard]:
     """Build a leaderboard for each dataset and latent dim for which two models have runs.
 
     Args:
         grid: names the cells.
         runs: recorded runs.
-        metrics: registered names, the most important first.
     """
     recorded = [run for run in runs if run.record.status == "complete"]
     by_cell = runs_by_cell(recorded)
@@ -61,7 +56,7 @@ def leaderboards(
     for (dataset, latent_dim), names in sorted(models.items()):
         cells = {name: grid.cell(dataset, name, latent_dim).identity for name in names}
         present = {m for c in cells.values() for run in by_cell[c] for m in run.metrics}
-        shown = [metric for metric in metrics if metric in present]
+        shown = [metric for metric in MAIN_METRICS if metric in present]
         if len(names) < MIN_MODELS or not shown:
             continue
         spec = TableSpec(
@@ -76,7 +71,7 @@ def leaderboards(
         )
         table = build_table(grid, spec, recorded)
         by_model = {name: by_cell[identity] for name, identity in cells.items()}
-        boards.append(Leaderboard(dataset, latent_dim, table, _frame(table, by_model)))
+        boards.append(Leaderboard(dataset, latent_dim, _frame(table, by_model)))
     return boards
 
 
@@ -116,9 +111,8 @@ def _cost(runs: Sequence[StoredRun]) -> dict[str, str]:
     """Number of seeds, and the median training time on the most frequent hardware."""
     seconds: dict[str, list[float]] = {}
     for run in runs:
-        provenance = run.record.provenance
-        hardware = provenance.get("gpu") or provenance.get("cpu") or "unknown hardware"
-        seconds.setdefault(str(hardware), []).append(run.record.seconds.get("training", 0.0))
+        times = seconds.setdefault(run.record.hardware, [])
+        times.append(run.record.seconds.get("training", 0.0))
     hardware, times = max(seconds.items(), key=lambda item: len(item[1]))
     minutes = statistics.median(times) / 60
     return {"seeds": str(len(runs)), "training": f"{minutes:.1f} min ({escape_markdown(hardware)})"}

@@ -274,6 +274,12 @@ class Record(_Frozen):
         return ProvenanceView.model_validate(self.provenance).gpu_bytes
 
     @property
+    def hardware(self) -> str:
+        """Name of the GPU that the run used, without one that of the CPU."""
+        gpu, cpu = self.provenance.get("gpu"), self.provenance.get("cpu")
+        return str(gpu or cpu or "unknown hardware")
+
+    @property
     def environment(self) -> dict[str, Any]:
         """Provenance without the entries that differ from run to run."""
         own = ("stages", "resumed_after_epoch")

@@ -11,7 +11,6 @@ from hgmvae_bench.analysis.claims import (
     Claim,
     Hypothesis,
     ModelAtDim,
-    claims_about,
 )
 from hgmvae_bench.analysis.render import to_text
 from hgmvae_bench.analysis.tables import build_table
@@ -210,16 +209,6 @@ def test_every_hypothesis_is_about_cells_of_the_grid_of_its_claim():
         for each in claim.hypotheses:
             for place in (*each.candidates, *each.rivals):
                 assert (claim.grid, each.table, each.dataset, each.metric, place) in known
-
-
-def test_claims_are_found_by_the_tables_they_are_based_on():
-    assert {claim.name for claim in claims_about(["2", "5"])} == {
-        "best-classification",
-        "both-best-classification",
-        "fisher-helps-generation",
-    }
-    assert claims_about(["1"], "ablations") == list(ABLATION_CLAIMS)
-    assert claims_about(["2"], "ablations") == []
 
 
 def test_a_failed_hypothesis_has_its_numbers_in_a_footnote(grid, tables):

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 import hgmvae_bench as hb
-from hgmvae_bench.analysis.claims import DISENTANGLEMENT_CLAIMS
-from hgmvae_bench.analysis.export import export, formatted_tables
+from hgmvae_bench.analysis.claims import ABLATION_CLAIMS, DISENTANGLEMENT_CLAIMS
+from hgmvae_bench.analysis.export import export, formatted_comparison, formatted_tables
 from hgmvae_bench.analysis.tables import build_table
 from hgmvae_bench.grid import Run, load_grid, parse_grid
 from hgmvae_bench.storage.schema import MetricValue, Record
@@ -74,6 +74,31 @@ def test_the_paper_tables_compile_and_fit_the_page(paper_export):
         ).stdout
         assert "Clustering on MNIST" in text
         assert "n = 0 of 5: 5 × not run" in text
+
+
+@pytest.mark.parametrize(
+    ("table", "claims"),
+    [
+        ("2", {"best-classification", "both-best-classification"}),
+        ("5", {"fisher-helps-generation"}),
+    ],
+)
+def test_a_compared_table_of_the_paper_has_the_claims_about_it(published_runs, table, claims):
+    grid = load_grid("paper").select(seeds=2)
+    runs = published_runs(grid, 0.02)
+    tables = [build_table(grid, spec, runs) for spec in grid.spec.tables]
+    comparison, tested = formatted_comparison(grid, tables, table)
+    assert comparison.name == f"table-{table}-paper"
+    assert set(tested.tidy["claim"]) == claims
+
+
+def test_a_compared_table_of_another_grid_has_its_claims_and_those_of_the_paper():
+    grid = load_grid("ablations")
+    tables = [build_table(grid, spec, []) for spec in grid.spec.tables]
+    _, tested = formatted_comparison(grid, tables, "1")
+    own = {claim.name for claim in ABLATION_CLAIMS}
+    of_paper = {"both-best-classification", "fisher-helps-clustering"}
+    assert set(tested.tidy["claim"]) == own | of_paper
 
 
 def test_a_long_table_repeats_all_names_in_every_group_of_rows(paper_export):

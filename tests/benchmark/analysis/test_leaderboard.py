@@ -64,7 +64,7 @@ def test_the_cost_is_the_median_on_the_hardware_of_most_runs(tiny_grid, runs_of)
 def test_the_lowest_mean_comes_first_if_lower_is_better(tiny_grid, runs_of):
     runs = runs_of("wae-imq", [0.9, 0.91]) + runs_of("vae", [0.5, 0.51])
     of_db = [StoredRun(r.record, r.sha256, {"db": r.metrics["accuracy"]}) for r in runs]
-    [board] = leaderboards(tiny_grid, of_db, metrics=["db"])
+    [board] = leaderboards(tiny_grid, of_db)
     assert board.frame["model"].tolist() == ["VAE", "WAE-IMQ"]
 
 

@@ -93,7 +93,7 @@ class MeasureComparison:
         """One line with cell, measure, old and new values, the allowed range, and the threshold."""
         old, new = float(np.mean(self.old)), float(np.mean(self.new))
         verdict = ""
-        is_metric = self.measure in METRICS.names()
+        is_metric = self.measure in METRICS
         if is_metric and (direction := METRICS[self.measure].direction) != "neutral":
             verdict = ", better" if (new > old) == (direction == "higher") else ", worse"
         values = ", ".join(f"{value:.4g}" for value in self.new)

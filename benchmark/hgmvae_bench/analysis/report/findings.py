@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from hgmvae_bench.analysis import claim_tables, claim_tests, comparison, comparison_tables
+from hgmvae_bench.analysis import claim_tables, claim_tests, comparison_tables
 from hgmvae_bench.analysis.render import FormattedEntry
 from hgmvae_bench.analysis.report.layout import NO_VALUE, PageColumn, PageRow, PageTable, page_table
 from hgmvae_bench.analysis.table_entries import TableEntry, choose_decimals
@@ -49,13 +49,9 @@ def claims(grid: Grid, tables: Iterable[Table]) -> PageTable | None:
 
 def comparisons(grid: Grid, tables: Iterable[Table]) -> list[PageTable]:
     """Each table beside the paper's values; empty if the paper has no value of the grid's cells."""
-    tables = list(tables)
-    compared = comparison.compare_with_paper(grid, tables)
-    published = {value.table for value in compared}
     return [
-        page_table(comparison_tables.format_comparison(table, compared), value_column="Measured")
-        for table in tables
-        if table.spec.name in published
+        page_table(table, value_column="Measured")
+        for table in comparison_tables.format_comparisons(grid, tables)
     ]
 
 

@@ -58,8 +58,8 @@ def environments(source: FigureSource) -> tuple[list[Environment], dict[str, int
         if code := recorded.get("code"):
             changes = ", with uncommitted changes" if code["dirty"] else ""
             facts["code"] = f"commit {code['commit']}{changes}"
-        hardware = recorded.get("gpu") or recorded.get("cpu") or "unknown hardware"
-        environments.append(Environment(f"{hardware}, {pluralize(len(runs), 'run')}", facts))
+        title = f"{runs[0].record.hardware}, {pluralize(len(runs), 'run')}"
+        environments.append(Environment(title, facts))
     return environments, numbers
 
 

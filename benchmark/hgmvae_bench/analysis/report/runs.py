@@ -200,9 +200,8 @@ def _cost_entries(records: list[Record]) -> list[str]:
 def _page_run(run: StoredRun, environment_of: Mapping[str, int]) -> PageRun:
     record = run.record
     facts: Facts = {}
-    known = METRICS.names()
     titles = distinct_titles(
-        {name: METRICS[name].title if name in known else name for name in run.metrics}
+        {name: METRICS[name].title if name in METRICS else name for name in run.metrics}
     )
     for name, recorded in run.metrics.items():
         value = recorded.missing if recorded.value is None else f"{recorded.value:.6g}"
