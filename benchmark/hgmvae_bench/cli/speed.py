@@ -76,13 +76,13 @@ class SpeedOptions:
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="CPU threads.  [default: all]"),
     ] = None
-    seeds: Annotated[
+    joint_seeds: Annotated[
         int | None,
         typer.Option(
-            "--seeds",
+            "--joint-seeds",
             metavar="N",
             min=1,
-            help="Seeds trained concurrently.  [default: one per thread; 10 on a GPU]",
+            help="Seeds that the suite trains at once.  [default: one per thread; 10 on a GPU]",
         ),
     ] = None
     steps: Annotated[
@@ -126,7 +126,7 @@ def speed(options: SpeedOptions) -> None:
     check_names("--model", resolve_model, models)
     device = torch.device(local_device(options.device))
     threads = options.threads or available_cores()
-    seeds = options.seeds or (10 if device.type == "cuda" else threads)
+    joint_seeds = options.joint_seeds or (10 if device.type == "cuda" else threads)
     cells = _make_cells(options, models)
     plugin = catalogue.resolve_dataset(options.dataset)
     console = Console(stderr=True)
@@ -134,7 +134,7 @@ def speed(options: SpeedOptions) -> None:
         cells,
         plugin.load(options.data or catalogue.default_root(), image_size=plugin.image_size),
         names,
-        SpeedSettings(device, threads, seeds, options.steps, options.repeats),
+        SpeedSettings(device, threads, joint_seeds, options.steps, options.repeats),
         on_progress=lambda what: console.print(f"[dim]{what}[/dim]"),
     )
     content = json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"

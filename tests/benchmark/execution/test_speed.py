@@ -42,7 +42,7 @@ def cell(model="vae"):
     )
 
 
-def test_trainerstake_turns_and_the_first_turn_is_a_warm_up(monkeypatch):
+def test_trainers_take_turns_and_the_first_turn_is_a_warm_up(monkeypatch):
     order, clock = [], [0.0]
     monkeypatch.setattr(measure_module.time, "perf_counter", lambda: clock[0])
 
@@ -55,8 +55,8 @@ def test_trainerstake_turns_and_the_first_turn_is_a_warm_up(monkeypatch):
 
         return epoch
 
-    contenders = {"a": lasting("a", 8, 1, 4), "b": lasting("b", 2, 2, 0.5)}
-    seconds = take_turns(contenders, 2, CPU)
+    epochs = {"a": lasting("a", 8, 1, 4), "b": lasting("b", 2, 2, 0.5)}
+    seconds = take_turns(epochs, 2, CPU)
     assert order == ["a", "b"] * 3
     assert seconds == {"a": [1, 4], "b": [2, 0.5]}
 
@@ -76,7 +76,9 @@ def test_torchs_layers_give_the_same_output_with_the_same_parameters():
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
-def test_every_trainer_trains_every_model(digits, tmp_path, monkeypatch, caplog):
+def test_every_trainer_trains_every_model(digits, tmp_path, tmp_path_factory, monkeypatch, caplog):
+    # Torch creates this folder when its compiler is first imported.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(measure_module, "process_folder", lambda: tmp_path)
     monkeypatch.setattr(trainers, "process_folder", lambda: tmp_path)
@@ -86,10 +88,10 @@ def test_every_trainer_trains_every_model(digits, tmp_path, monkeypatch, caplog)
         ["ssim", "lpips"],
         SpeedSettings(CPU, threads=1, joint_seeds=2, steps=4, repeats=2),
     )
-    assert [(t.model, t.contender) for t in report.training] == [
-        (model, contender)
+    assert [(t.model, t.trainer) for t in report.training] == [
+        (model, trainer)
         for model in ("vae", "hgmvae-u")
-        for contender in ("suite", "suite, one seed", "bare loop", "pythae")
+        for trainer in ("suite", "suite, one seed", "bare loop", "pythae")
     ]
     assert all(len(t.turns) == 2 and min(t.turns) > 0 for t in report.training)
     assert report.scoring["ssim"] > 0
@@ -97,7 +99,7 @@ def test_every_trainer_trains_every_model(digits, tmp_path, monkeypatch, caplog)
     assert report.scoring_share == pytest.approx(sum(report.scoring.values()) / training_seconds)
     assert multiprocessing.active_children() == []
     assert 0.1 < report.start_up < 60
-    assert json.loads(json.dumps(report.to_json()))["settings"]["side_by_side"] == 2
+    assert json.loads(json.dumps(report.to_json()))["settings"]["joint_seeds"] == 2
     # Pythae's trainer creates folders and logs them.
     assert list(tmp_path.iterdir()) == []
     assert [line.name for line in caplog.records if line.name.startswith("pythae")] == []
@@ -107,14 +109,14 @@ def test_every_trainer_trains_every_model(digits, tmp_path, monkeypatch, caplog)
 def test_two_trainers_are_compared_turn_by_turn():
     """The machine slows down by half after the third turn."""
     turns = [300, 310, 320, 150, 155, 160, 165]
-    rivals = [100, 100, 100, 50, 50, 50, 50]
+    of_pythae = [100, 100, 100, 50, 50, 50, 50]
     training = [
         Throughput("vae", "suite", turns),
-        Throughput("vae", "pythae", rivals),
+        Throughput("vae", "pythae", of_pythae),
         Throughput("vae", "bare loop", turns),
     ]
     report = SpeedReport({}, {}, training, {}, 0, 0)
-    ratios = {(r.contender, r.rival): r for r in report.ratios}
+    ratios = {(r.trainer, r.reference): r for r in report.ratios}
     assert ratios["suite", "pythae"] == SpeedRatio("vae", "suite", "pythae", 3.1, (3.0, 3.3))
     assert ratios["suite", "bare loop"].interval == (1, 1)
     assert ("pythae", "pythae") not in ratios

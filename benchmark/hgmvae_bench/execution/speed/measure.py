@@ -50,6 +50,9 @@ REFERENCES = ("bare loop", "pythae")
 STACKED = "suite, stacked seeds"
 """The trainer that exists on a GPU only."""
 
+START_UP_REPEATS = 5
+"""Starts of ``hgmvae-bench list models`` whose median is reported."""
+
 
 @dataclass(frozen=True)
 class Throughput:
@@ -57,12 +60,12 @@ class Throughput:
 
     Attributes:
         model: registered name.
-        contender: name of the trainer.
+        trainer: name of the trainer.
         turns: images/s of each turn.
     """
 
     model: str
-    contender: str
+    trainer: str
     turns: list[float]
 
     @property
@@ -77,26 +80,26 @@ class SpeedRatio:
 
     Attributes:
         model: registered name.
-        contender: name of the trainer.
-        rival: name of the trainer that it is compared with.
+        trainer: name of the trainer.
+        reference: name of the trainer that it is compared with.
         median: median over the turns of the ratio of images/s.
         interval: 95 % confidence interval of the median; None for fewer than six turns.
     """
 
     model: str
-    contender: str
-    rival: str
+    trainer: str
+    reference: str
     median: float
     interval: Interval | None
 
     @classmethod
-    def of(cls, contender: Throughput, rival: Throughput) -> SpeedRatio:
+    def of(cls, measured: Throughput, reference: Throughput) -> SpeedRatio:
         """Compare two throughputs that were measured in the same turns."""
-        ratios = [a / b for a, b in zip(contender.turns, rival.turns, strict=True)]
+        ratios = [a / b for a, b in zip(measured.turns, reference.turns, strict=True)]
         return cls(
-            contender.model,
-            contender.contender,
-            rival.contender,
+            measured.model,
+            measured.trainer,
+            reference.trainer,
             statistics.median(ratios),
             median_interval(ratios),
         )
@@ -150,12 +153,12 @@ class SpeedReport:
     @property
     def ratios(self) -> list[SpeedRatio]:
         """Every trainer compared with each of `REFERENCES` except itself."""
-        by_name = {(each.model, each.contender): each for each in self.training}
+        by_name = {(each.model, each.trainer): each for each in self.training}
         return [
             SpeedRatio.of(each, by_name[each.model, reference])
             for each in self.training
             for reference in REFERENCES
-            if reference != each.contender
+            if reference != each.trainer
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -197,14 +200,14 @@ def measure_speed(
     on_progress("scoring")
     scoring = _measure_scoring(cells[0], models[0], data, metrics, device)
     on_progress("start-up")
-    suite = next(each for each in throughputs if each.contender == "suite")
+    suite = next(each for each in throughputs if each.trainer == "suite")
     training_seconds = training.epochs * len(data.train_images) / suite.median
     return SpeedReport(
         machine=collect_provenance(device),
         settings={
             "cells": [cell.settings for cell in cells],
             "threads": settings.threads,
-            "side_by_side": settings.joint_seeds,
+            "joint_seeds": settings.joint_seeds,
             "steps": settings.steps,
             "repeats": settings.repeats,
         },
@@ -219,10 +222,10 @@ def _measure_training(
     cell: Cell, images: Tensor, settings: SpeedSettings, on_progress: Callable[[str], None]
 ) -> tuple[BenchmarkModel, list[Throughput]]:
     """Measure every trainer on one cell; the trained model of a single seed is returned too."""
-    device, n_seeds = settings.device, settings.joint_seeds
+    device, joint_seeds = settings.device, settings.joint_seeds
     single = new_trainer(cell, images.to(device), device, seed=0)
-    with concurrent_seeds(cell, images, device, n_seeds, settings.threads) as suite:
-        contenders: dict[str, Epoch] = {
+    with concurrent_seeds(cell, images, device, joint_seeds, settings.threads) as suite:
+        trainers: dict[str, Epoch] = {
             "suite": suite,
             "suite, one seed": partial(train_epoch, [single]),
             "bare loop": bare_loop(cell, images, device),
@@ -230,12 +233,12 @@ def _measure_training(
         }
         if device.type == "cuda":
             try:
-                contenders[STACKED] = stacked_seeds(cell, images, device, n_seeds)
+                trainers[STACKED] = stacked_seeds(cell, images, device, joint_seeds)
             except StackingError as reason:
                 on_progress(f"{cell.model} without stacked seeds: {reason}")
         with tf32(enabled=cell.training.precision == "tf32"):
-            seconds = take_turns(contenders, settings.repeats, device)
-    seeds_of = {"suite": n_seeds, STACKED: n_seeds}
+            seconds = take_turns(trainers, settings.repeats, device)
+    seeds_of = {"suite": joint_seeds, STACKED: joint_seeds}
     throughputs = [
         Throughput(cell.model, name, [len(images) * seeds_of.get(name, 1) / s for s in times])
         for name, times in seconds.items()
@@ -245,18 +248,18 @@ def _measure_training(
 
 def format_speed(report: SpeedReport) -> str:
     """Format a report as tables for a terminal."""
-    ratios = {(r.model, r.contender, r.rival): str(r) for r in report.ratios}
+    ratios = {(r.model, r.trainer, r.reference): str(r) for r in report.ratios}
     training = pd.DataFrame(
         [
             {
                 "model": each.model,
-                "trainer": each.contender,
+                "trainer": each.trainer,
                 "images/s": f"{each.median:,.0f}",
                 "min – max": f"{min(each.turns):,.0f} – {max(each.turns):,.0f}",
             }
             | {
-                f"× {rival}": ratios.get((each.model, each.contender, rival), "1")
-                for rival in REFERENCES
+                f"× {reference}": ratios.get((each.model, each.trainer, reference), "1")
+                for reference in REFERENCES
             }
             for each in report.training
         ]
@@ -267,7 +270,7 @@ def format_speed(report: SpeedReport) -> str:
     machine, settings = report.machine, report.settings
     head = (
         f"{machine['gpu'] or machine['cpu']}, {settings['threads']} threads, "
-        f"{settings['side_by_side']} seeds at a time under `suite`; "
+        f"{settings['joint_seeds']} seeds at a time under `suite`; "
         f"medians of {settings['repeats']} turns of {settings['steps']} steps, "
         "ratios with 95 % confidence intervals"
     )
@@ -283,12 +286,12 @@ def _repeated(images: Tensor, n: int) -> Tensor:
 
 
 def take_turns(
-    contenders: dict[str, Epoch], repeats: int, device: torch.device
+    trainers: dict[str, Epoch], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Return the seconds of every turn of every trainer, after one warm-up turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for turn in range(repeats + 1):
-        for name, epoch in contenders.items():
+        for name, epoch in trainers.items():
             _wait(device)
             start = time.perf_counter()
             epoch()
@@ -327,11 +330,11 @@ def _measure_scoring(
     return seconds
 
 
-def _measure_start_up(repeats: int = 5) -> float:
+def _measure_start_up() -> float:
     """Return the median seconds of ``hgmvae-bench list models`` in a new process."""
     command = [sys.executable, "-m", "hgmvae_bench", "list", "models"]
     seconds = []
-    for _ in range(repeats):
+    for _ in range(START_UP_REPEATS):
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)  # noqa: S603
         seconds.append(time.perf_counter() - start)

@@ -61,13 +61,13 @@ def train_epoch(trainers: Sequence[Trainer]) -> None:
         trainer.finish_epoch()
 
 
-def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int) -> Epoch:
+def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, joint_seeds: int) -> Epoch:
     """Make an epoch of several seeds as one model of stacked weights (``run --stack-seeds``).
 
     Raises:
         StackingError: if the cell's model cannot be stacked.
     """
-    on_device, seeds = images.to(device), range(n_seeds)
+    on_device, seeds = images.to(device), range(joint_seeds)
     made = [_new_model(cell, images, device, seed) for seed in seeds]
     stack = StackedModels([model for model, _ in made], [rng for _, rng in made])
     batch = to_unit(on_device[: cell.training.batch_size])
@@ -78,7 +78,7 @@ def stacked_seeds(cell: Cell, images: Tensor, device: torch.device, n_seeds: int
 
 @contextmanager
 def concurrent_seeds(
-    cell: Cell, images: Tensor, device: torch.device, n_seeds: int, threads: int
+    cell: Cell, images: Tensor, device: torch.device, joint_seeds: int, threads: int
 ) -> Iterator[Epoch]:
     """Make an epoch of several seeds as ``run`` trains them.
 
@@ -87,14 +87,14 @@ def concurrent_seeds(
     """
     if device.type == "cuda":
         on_device = images.to(device)
-        trainers = [new_trainer(cell, on_device, device, seed) for seed in range(n_seeds)]
+        trainers = [new_trainer(cell, on_device, device, seed) for seed in range(joint_seeds)]
         yield lambda: train_epoch(trainers)
         return
     context = process_context(device.type)
     processes, pipes = [], []
-    for seed in range(n_seeds):
+    for seed in range(joint_seeds):
         ours, theirs = context.Pipe()
-        work = theirs, cell, images, seed, max(1, threads // n_seeds)
+        work = theirs, cell, images, seed, max(1, threads // joint_seeds)
         with theirs:
             processes.append(context.Process(target=train_on_demand, args=work, daemon=True))
             processes[-1].start()
