@@ -1,6 +1,7 @@
-"""Generates the reference pages: command line, registries, grid files and Python API.
+"""Generates the reference pages, the results pages and the leaderboard.
 
-Run by mkdocs (plug-in gen-files). Every page is built from the code, so none can be out of date.
+Run by mkdocs (plug-in gen-files). The pages are built from code, READMEs and records, so none can
+be out of date.
 """
 
 from __future__ import annotations
@@ -64,23 +65,14 @@ VALUES = """
 ## Values
 
 Grid files are YAML 1.2. `1e-3` is a number; `yes`, `on`, `1:30` and `2026-11-29` are text. An
-integer with a leading zero is refused, because YAML 1.1 reads it as octal. Numbers are finite and
-bounded:
-
-| key | minimum | maximum |
-|---|---|---|
-| `seeds` | 1 | 10,000 |
-| `network.width` | 1 | 1,024 |
-| `training.epochs` | 1 | 100,000 |
-| `training.batch_size` | 2 | 65,536 |
-| `image_size` | 1 | 1,024 |
-| `latent_dims` | 1 | 65,536 |
+integer with a leading zero is refused, because YAML 1.1 reads it as octal. Numbers are finite
+and within the limits of the tables above.
 
 A grid has at most 2,000,000 runs. Its file has at most 1,000,000 bytes and 100,000 keys and values,
 counting an alias with everything that it refers to. Names and titles must not contain control
 characters or other invisible characters.
 """
-"""How the values of a grid file are read, and their limits."""
+"""How the values of a grid file are read, and the limits of the whole file."""
 
 
 def write(path: str, lines: Iterator[str]) -> None:
@@ -164,16 +156,17 @@ def schema_page() -> Iterator[str]:
         seen.add(section)
         yield f"## `{name}`\n"
         yield f"{inspect.cleandoc(section.__doc__ or '').split('Attributes:')[0].strip()}\n"
-        yield "| key | type | default | meaning |\n|---|---|---|---|"
+        yield "| key | type | limits | default | meaning |\n|---|---|---|---|---|"
         meanings = attribute_docs(section)
+        schemas = section.model_json_schema()["properties"]
         for key, field in section.model_fields.items():
             default = field.default
             if field.default_factory is not None:
                 default = "(empty)"
             text = "required" if default is PydanticUndefined else f"`{default}`"
             kind = escaped(type_name(field.annotation))
-            meaning = escaped(field.description or meanings.get(key, ""))
-            yield f"| `{key}` | {kind} | {text} | {meaning} |"
+            meaning = escaped(meanings.get(key, ""))
+            yield f"| `{key}` | {kind} | {limits(schemas[key])} | {text} | {meaning} |"
             queue += [(key, model) for model in models_in(field.annotation)]
         yield ""
     yield VALUES
@@ -207,6 +200,19 @@ def type_name(annotation: Any) -> str:
     if origin is dict:
         return f"mapping to {inner[-1]}"
     return inner[0] if inner else str(annotation)
+
+
+def limits(schema: dict[str, Any]) -> str:
+    """Limits of a number, or of the numbers of a list, by its JSON schema."""
+    found: dict[str, Any] = {}
+    for part in (schema, *schema.get("anyOf", []), schema.get("items", {})):
+        found |= part
+    if "exclusiveMinimum" in found:
+        return f"above {found['exclusiveMinimum']}"
+    if "minimum" not in found:
+        return ""
+    low, high = found["minimum"], found.get("maximum")
+    return f"at least {low}" if high is None else f"{low} to {high:,}"
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
