@@ -27,7 +27,7 @@ def published() -> pd.DataFrame:
     ``latent_dim``, ``value``, and ``note``, which says where the paper contradicts itself and is
     empty elsewhere.
     """
-    with _file("tables.csv").open(encoding="utf-8") as file:
+    with _tables_file().open(encoding="utf-8") as file:
         frame = pd.read_csv(file, dtype={"table": str})
     frame["note"] = frame["note"].astype(object).fillna("")
     return frame
@@ -43,7 +43,9 @@ def values_by_cell() -> Mapping[ValueKey, Mapping[str, tuple[float, str]]]:
     return cells
 
 
-def _file(name: str) -> Traversable:
-    """A file of ``results/paper``, packaged as ``hgmvae_bench/analysis/published_tables``."""
-    packaged = resources.files("hgmvae_bench.analysis") / "published_tables" / name
-    return packaged if packaged.is_file() else Path(__file__).parents[3] / "results/paper" / name
+def _tables_file() -> Traversable:
+    """``results/paper/tables.csv``, packaged in ``hgmvae_bench/analysis/published_tables``."""
+    packaged = resources.files("hgmvae_bench.analysis") / "published_tables/tables.csv"
+    if packaged.is_file():
+        return packaged
+    return Path(__file__).parents[3] / "results/paper/tables.csv"

@@ -16,7 +16,7 @@ from hgmvae_bench.analysis.escape import (
     escape_markdown,
     one_line,
 )
-from hgmvae_bench.analysis.text_layout import WIDTH, fit_to_width, index_as_columns
+from hgmvae_bench.analysis.text_layout import LINE_LENGTH, fit_to_width, index_as_columns
 
 SUPERSCRIPTS = {1: "¹", 2: "²", 3: "³"}
 MARKDOWN_STYLES = {1: "**%s**", 2: "***%s***", 3: "*%s*"}
@@ -131,7 +131,7 @@ def to_text(table: FormattedTable, width: int | None = None) -> str:
             table needs.
     """
     frame = _map_text(table.frame, _entry_to_text, one_line)
-    prose_width = min(width or WIDTH, WIDTH)
+    prose_width = min(width or LINE_LENGTH, LINE_LENGTH)
     legend = one_line(table.legend)
     if table.ranked:
         legend += f" ¹ best, ² second, ³ third; {TIE} indistinguishable from the best."

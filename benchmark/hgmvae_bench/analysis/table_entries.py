@@ -175,7 +175,9 @@ def aggregate_cell(
         seeds=max(planned, len(runs)),
         planned=planned,
         rank=None,
-        note=_missing_seeds(runs, metric, planned, others, grid_runs.withheld.get(metric, "")),
+        note=_explain_missing_seeds(
+            runs, metric, planned, others, grid_runs.withheld.get(metric, "")
+        ),
         low=low,
         high=high,
         median=statistics.median(values) if values else None,
@@ -184,7 +186,7 @@ def aggregate_cell(
     )
 
 
-def _missing_seeds(
+def _explain_missing_seeds(
     runs: list[StoredRun], metric: str, planned: int, with_other_settings: int, withheld: str
 ) -> str:
     """Explain why seeds of a cell have no value; name unsuccessful runs with reason and log."""

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 100
+LINE_LENGTH = 100
 """Characters per line of prose, and of tables that are broken into lines."""
 
 
 def fit_to_width(
-    frame: pd.DataFrame, width: int | None, *, long: bool, shares: tuple[float, ...] = ()
+    frame: pd.DataFrame, width: int | None, *, long: bool, shares: tuple[float, ...]
 ) -> str:
     """Lay out a frame as text of at most ``width`` characters per line, if one is given.
 
@@ -24,10 +24,11 @@ def fit_to_width(
         frame: text of the entries.
         width: characters per line.
         long: whether to break lines of a frame that is too wide, instead of splitting its columns.
-        shares: column widths as shares of a line, for entries that are always broken into lines.
+        shares: column widths as shares of a line, for entries that are always broken into lines;
+            empty for other entries.
     """
     if shares:
-        return _break_lines(frame, width or WIDTH, shares)
+        return _break_lines(frame, width or LINE_LENGTH, shares)
     text = frame.to_string()
     if width is None or _line_length(text) <= width:
         return text

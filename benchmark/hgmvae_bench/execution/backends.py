@@ -154,7 +154,7 @@ def local_executor(
 
 def ray_executor(
     device: Device,
-    workers: int | None = None,
+    workers: int | None,
     *,
     address: str | None = None,
     cpus: int = 1,
@@ -164,7 +164,7 @@ def ray_executor(
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
-        workers: maximum number of concurrent runs; by default limited by the cluster.
+        workers: maximum number of concurrent runs; None for the limit of the cluster.
         address: address of the cluster, as for `hgmvae_bench.execution.ray.driver.RayExecutor`.
         cpus: CPU cores of a run.
         gpus: fraction of a GPU that a run takes; by default 1 on ``cuda``, else 0.

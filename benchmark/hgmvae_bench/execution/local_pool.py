@@ -45,7 +45,7 @@ from hgmvae_bench.execution.tasks import (
 from hgmvae_bench.execution.worker_process import WorkerProcess, cause_of_death, start_worker
 from hgmvae_bench.storage.schema import Record, ScoreRecord
 
-POLL_SECONDS = 0.5
+WORKER_POLL_SECONDS = 0.5
 
 
 @dataclass
@@ -94,7 +94,7 @@ class WorkerPool:
             if self.tasks.stopping:
                 self.request_stop()
             pipes = {worker.pipe: worker for worker in self.busy}
-            for pipe in wait(list(pipes), POLL_SECONDS):
+            for pipe in wait(list(pipes), WORKER_POLL_SECONDS):
                 yield from self.receive(pipes[pipe])  # type: ignore[index]
             yield from self.end_hung()
 

@@ -43,7 +43,7 @@ class AlreadyRecordedError(RuntimeError):
 
 
 def execute_task(
-    task: Task, data: ImageData, context: RunContext, *, on_epoch: OnRunEpoch | None = None
+    task: Task, data: ImageData, context: RunContext, *, on_epoch: OnRunEpoch
 ) -> Record | ScoreRecord:
     """Train and score a run, or score a finished one; errors as in `execute_run` and `rescore`."""
     if task.stored is not None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from hgmvae_bench.execution.backends import Executor
 from hgmvae_bench.execution.plan import ExecutionPlan
-from hgmvae_bench.execution.task_queue import POLL_SECONDS, TaskQueue
+from hgmvae_bench.execution.task_queue import LEASE_POLL_SECONDS, TaskQueue
 from hgmvae_bench.execution.tasks import Event, Finished, FinishedElsewhere, RunContext, Task
 from hgmvae_bench.plugins import local_files
 from hgmvae_bench.storage.leases import Leases, new_owner_id
@@ -118,7 +118,7 @@ def _execute_pass(
                 if isinstance(event, Finished | FinishedElsewhere):
                     queue.mark_finished(by_key[event.run.key])
         if queue:  # Other drivers hold the remaining tasks.
-            time.sleep(POLL_SECONDS)
+            time.sleep(LEASE_POLL_SECONDS)
     return elsewhere
 
 

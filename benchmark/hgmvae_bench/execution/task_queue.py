@@ -14,7 +14,7 @@ from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.record_file import as_store_errors, record_file_name
 from hgmvae_bench.storage.store import Store
 
-POLL_SECONDS = 2.0
+LEASE_POLL_SECONDS = 2.0
 """Interval at which tasks that other drivers hold are tried again."""
 
 
@@ -65,7 +65,7 @@ class TaskQueue:
             task = self._waiting.popleft()
             if self._acquire(task):
                 return task
-        if time.monotonic() - self._polled_at > POLL_SECONDS:
+        if time.monotonic() - self._polled_at > LEASE_POLL_SECONDS:
             self._polled_at = time.monotonic()
             for _ in range(len(self._held_elsewhere)):
                 if self._acquire(task := self._held_elsewhere.popleft()):

@@ -22,6 +22,7 @@ from hgmvae_bench.analysis.tables import build_table, metric_titles
 from hgmvae_bench.grid import Grid, TableSpec
 from hgmvae_bench.plugins.registry import METRICS
 from hgmvae_bench.storage.schema import Record
+from hgmvae_bench.utils.text import pluralize
 
 
 class TermLabel(NamedTuple):
@@ -168,9 +169,8 @@ def _format_seed_counts(entries: list[TableEntry]) -> str:
     """``3 seeds``, or ``1 to 3 of 3 seeds`` if some entries have fewer than the maximum."""
     counts = {entry.n for entry in entries}
     maximum = max(entry.seeds for entry in entries)
-    if counts == {maximum}:
-        return "1 seed" if maximum == 1 else f"{maximum} seeds"
-    return f"{_format_range(counts)} of {maximum} seeds"
+    planned = pluralize(maximum, "seed")
+    return planned if counts == {maximum} else f"{_format_range(counts)} of {planned}"
 
 
 def _format_range(counts: set[int]) -> str:

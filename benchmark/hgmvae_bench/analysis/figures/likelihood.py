@@ -16,7 +16,7 @@ from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import CellNames, FigureError, FigureSource
 from hgmvae_bench.analysis.table_entries import incomparable
 
-MARGIN = 0.12
+MARGIN_SHARE = 0.12
 """Margin around the points, as a share of their range."""
 
 Points = npt.NDArray[np.float64]
@@ -134,7 +134,7 @@ def _extent(points: Points) -> Points:
 def _draw_elbo_lines(panel: Axes, points: Points) -> None:
     """Set the panel's limits around points (n, 2), and draw lines of constant negative ELBO."""
     low, high = points.min(axis=0), points.max(axis=0)
-    margin = MARGIN * np.maximum(high - low, 1e-3 * np.abs(high) + 1e-6)
+    margin = MARGIN_SHARE * np.maximum(high - low, 1e-3 * np.abs(high) + 1e-6)
     low, high = low - margin, high + margin
     panel.set_xlim(low[0], high[0])
     panel.set_ylim(low[1], high[1])

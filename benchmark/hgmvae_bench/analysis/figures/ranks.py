@@ -16,12 +16,11 @@ from matplotlib.figure import Figure
 
 from hgmvae_bench.analysis.figures import style
 from hgmvae_bench.analysis.figures.source import FigureError, FigureSource
+from hgmvae_bench.analysis.stats import ALPHA
 from hgmvae_bench.analysis.tables import build_table, metric_titles
 from hgmvae_bench.grid import TableSpec
 from hgmvae_bench.plugins.registry import METRICS
-
-ALPHA = 0.05
-"""Significance level of the critical difference."""
+from hgmvae_bench.utils.text import pluralize
 
 BLOCK_OFFSET = 0.3
 """Vertical distance, in rows, between a mean rank and the ranks in single blocks."""
@@ -90,7 +89,7 @@ def mean_ranks(source: FigureSource, metrics: Sequence[str] | None = None) -> Fi
 
 def _format_seeds(source: FigureSource) -> str:
     seeds = source.grid.spec.seeds
-    return "1 seed" if seeds == 1 else f"up to {seeds} seeds"
+    return f"{'' if seeds == 1 else 'up to '}{pluralize(seeds, 'seed')}"
 
 
 def rank_models(source: FigureSource, metric: str) -> Ranks | None:

@@ -69,7 +69,7 @@ def build_report(
         "heatmap": heatmap(source) if "records" in figures else None,
         "figures": list(page_figures(source, tables, figures)),
     }
-    return _render(content, sections=_sections(content))
+    return _render({**content, "sections": _sections(content)})
 
 
 def _with_own_clusters(source: FigureSource) -> list[TableSpec]:
@@ -159,7 +159,7 @@ def _sections(content: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _render(content: dict[str, Any], **options: Any) -> str:
+def _render(content: dict[str, Any]) -> str:
     css, script = _asset("page.css"), _asset("page.js")
     environment = jinja2.Environment(
         autoescape=True,
@@ -181,7 +181,6 @@ def _render(content: dict[str, Any], **options: Any) -> str:
         ranks=RANKS,
         repeated_labels=repeated_labels,
         **content,
-        **options,
     )
 
 

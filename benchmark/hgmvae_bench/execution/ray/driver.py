@@ -52,9 +52,9 @@ logger = logging.getLogger(__name__)
 MAX_PENDING_TASKS = 1000
 """Ray tasks submitted at a time: enough for an autoscaler to see how far to grow the cluster."""
 
-POLL_SECONDS = 0.2
+RAY_POLL_SECONDS = 0.2
 
-DUMP_SECONDS = 1.0
+RAY_DUMP_SECONDS = 1.0
 """Time that a run gets to write its stack to its log before it is ended."""
 
 END_SECONDS = 10.0
@@ -197,7 +197,9 @@ class _Driver:
                     self.submit(_SubmittedTask(task, self.gpus))
                 if not self.submitted:
                     return
-                ended, _ = ray.wait(list(self.submitted), timeout=POLL_SECONDS, fetch_local=False)
+                ended, _ = ray.wait(
+                    list(self.submitted), timeout=RAY_POLL_SECONDS, fetch_local=False
+                )
                 yield from self.collect_events()
                 for reference in ended:
                     yield from self.finish(reference)
@@ -310,7 +312,7 @@ class _Driver:
         limit = self.context.time_limit
         if limit is None:
             return
-        before = time.monotonic() - limit - DUMP_SECONDS
+        before = time.monotonic() - limit - RAY_DUMP_SECONDS
         late = [r for r, s in self.submitted.items() if s.node and s.started_at < before]
         for reference in late:
             ended, _ = ray.wait([reference], timeout=0, fetch_local=False)
