@@ -41,15 +41,40 @@ def modules(package: str) -> dict[str, ast.Module]:
     }
 
 
-def imports(tree: ast.AST, *, for_types: bool = True) -> Iterator[ast.ImportFrom]:
-    """``from`` imports at any depth; without ``for_types`` not those under TYPE_CHECKING."""
+def imports(tree: ast.AST, *, for_types: bool = True) -> Iterator[tuple[str, str]]:
+    """Imports at any depth; without ``for_types`` not those under TYPE_CHECKING.
+
+    Yields:
+        The imported module, and the module followed by the name that is imported from it, if any.
+    """
     for node in ast.iter_child_nodes(tree):
         only_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         if only_types and not for_types:
             continue
-        if isinstance(node, ast.ImportFrom):
-            yield node
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or "."
+            yield from ((module, f"{module}.{alias.name}") for alias in node.names)
         yield from imports(node, for_types=for_types)
+
+
+def test_both_forms_of_imports_are_found() -> None:
+    tree = ast.parse("import a.b, c\ndef f():\n    from d import e\nif TYPE_CHECKING: import g")
+    found = [("a.b", "a.b"), ("c", "c"), ("d", "d.e")]
+    assert list(imports(tree, for_types=False)) == found
+    assert list(imports(tree)) == [*found, ("g", "g")]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_import_is_relative(package: str) -> None:
+    relative = [
+        f"{name}: {ast.unparse(node)}"
+        for name, tree in modules(package).items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level > 0
+    ]
+    assert relative == []
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -57,11 +82,7 @@ def test_no_module_imports_itself_through_others() -> None:
     assert len(trees) > 100
     uses = {}
     for name, tree in trees.items():
-        found = {
-            (node.module, f"{node.module}.{alias.name}")
-            for node in imports(tree, for_types=False)
-            for alias in node.names
-        }
+        found = imports(tree, for_types=False)
         uses[name] = {inner if inner in trees else outer for outer, inner in found} & trees.keys()
     TopologicalSorter(uses).prepare()  # raises CycleError, which names the modules of the cycle
 
@@ -73,12 +94,12 @@ def test_packages_import_only_from_those_before_them() -> None:
         if name.count(".") == 0 or name == "hgmvae_bench.__main__":
             continue  # the front door imports everything, when it is asked to
         own = name.split(".")[1]
-        for node in imports(tree):
-            parts = (node.module or "").split(".")
+        for module, _ in imports(tree):
+            parts = module.split(".")
             if parts[0] != "hgmvae_bench" or parts[1:2] == [own]:
                 continue
             if len(parts) == 1 or rank[parts[1]] >= rank[own]:
-                wrong.append(f"{name} imports {node.module}")
+                wrong.append(f"{name} imports {module}")
     assert wrong == []
 
 
@@ -141,17 +162,36 @@ def test_functions_have_at_most_50_lines_of_code_and_four_levels_of_blocks(packa
 @pytest.mark.parametrize("package", ["hgmvae", "vae_baselines"])
 def test_models_and_baselines_import_nothing_of_the_suite(package: str) -> None:
     for name, tree in modules(package).items():
-        for node in imports(tree):
-            assert not (node.module or "").startswith("hgmvae_bench"), name
+        for module, _ in imports(tree):
+            assert not module.startswith("hgmvae_bench"), name
 
 
 def test_hgmvae_imports_nothing_of_the_baselines() -> None:
     for name, tree in modules("hgmvae").items():
-        for node in imports(tree):
-            assert not (node.module or "").startswith("vae_baselines"), name
+        for module, _ in imports(tree):
+            assert not module.startswith("vae_baselines"), name
 
 
 def test_tox_names_only_test_files_that_exist() -> None:
     paths = re.findall(r"\btests/[\w/.]+", (ROOT / "tox.ini").read_text(encoding="utf-8"))
     assert len(paths) > 10
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_test_on_the_page_about_reliability_exists() -> None:
+    """The page names files, each followed by the first words of its tests."""
+    text = (ROOT / "docs" / "explanation" / "reliability.md").read_text(encoding="utf-8")
+    missing, n_tests, sources = [], 0, [""]
+    for name, ending in re.findall(r"`(test_\w+)(\.py|…|)`", text):
+        if ending == ".py":
+            paths = (ROOT / "tests").rglob(f"{name}.py")
+            sources = [path.read_text(encoding="utf-8") for path in paths]
+            exists = bool(sources)
+        else:
+            n_tests += 1
+            function = f"def {name}" if ending else f"def {name}("
+            exists = any(function in source for source in sources)
+        if not exists:
+            missing.append(name)
+    assert missing == []
+    assert n_tests > 30

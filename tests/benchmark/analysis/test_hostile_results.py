@@ -6,11 +6,9 @@ import os
 import shutil
 import subprocess
 
-import pandas as pd
 import pytest
 
 from hgmvae_bench.analysis.leaderboard import leaderboards
-from hgmvae_bench.analysis.render import to_csv
 from hgmvae_bench.cli import main
 from hgmvae_bench.grid import Run, parse_grid
 from hgmvae_bench.storage.schema import ControlRecord, MetricValue, Record
@@ -214,12 +212,3 @@ def test_a_leaderboard_of_hostile_titles_and_hardware_is_escaped(folder):
     for text in [*board.frame.columns, *board.frame.to_numpy().ravel()]:
         assert "<svg" not in text
         assert not set(text) & set(HIDDEN.replace("[31m", ""))
-
-
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
-def test_a_csv_cell_that_spreadsheets_run_is_quoted(folder, start):
-    from hgmvae_bench.analysis.render import FormattedTable
-
-    tidy = pd.DataFrame({"name": [f"{start}HYPERLINK(1)"]})
-    table = FormattedTable("t", "t", pd.DataFrame(), tidy, "l")
-    assert f"'{start}HYPERLINK" in to_csv(table)

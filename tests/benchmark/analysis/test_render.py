@@ -130,7 +130,13 @@ def test_latex_commands_in_names_are_printed_not_run():
     assert r"\textbackslash{}write18\{rm -rf\}" in latex
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("=1+1", "+1", "-1", "@SUM(A1)", "\t=1"),
+        *("\uff1d1", "\uff0b1", "\uff0d1", "\uff20SUM(A1)"),  # full-width = + - @
+    ],
+)
 def test_csv_quotes_text_that_a_spreadsheet_would_run(text, read_csv):
     written = to_csv(table_of(text))
     (name,) = read_csv(io.StringIO(written))["name"]
