@@ -11,7 +11,10 @@ import pytest
 import typer
 import yaml
 
+from hgmvae_bench.analysis.figures import FIGURES
 from hgmvae_bench.cli import app
+from hgmvae_bench.grid import grid_names, load_grid
+from hgmvae_bench.plugins.registry import DATASETS, METRICS, MODELS
 from hgmvae_bench.utils.code_version import PACKAGE, code_version
 
 ROOT = Path(__file__).parents[3]
@@ -118,7 +121,7 @@ def test_reading_options_neither_imports_plugins_nor_connects(cli, tmp_path, opt
     assert [path.name for path in tmp_path.iterdir()] == ["plugin.py"]
 
 
-def test_an_error_is_red_on_a_terminal_only_and_never_with_no_color(cli, tmp_path):
+def test_an_error_is_red_on_a_terminal_only_and_never_with_no_color(cli):
     command = ("run", "--grid", "none.yaml")
     assert "\x1b[31m" in cli(*command, terminal=True, NO_COLOR=None).stderr
     assert "\x1b" not in cli(*command, terminal=True).stderr
@@ -126,20 +129,21 @@ def test_an_error_is_red_on_a_terminal_only_and_never_with_no_color(cli, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"),
+    ("kind", "titles"),
     [
-        ("models", {"vae", "gmvae", "hgmvae-g", "hgmvae-u-nofisher"}),
-        ("datasets", {"digits", "mnist", "celeba"}),
-        ("metrics", {"sc", "svm-accuracy", "ms-ssim"}),
-        ("grids", {"smoke", "small", "paper"}),
-        ("figures", {"3"}),
+        ("models", {name: MODELS[name].title for name in MODELS}),
+        ("datasets", {name: DATASETS[name].title for name in DATASETS}),
+        ("metrics", {name: METRICS[name].title for name in METRICS}),
+        ("grids", {name: load_grid(name).spec.title for name in grid_names()}),
+        ("figures", {name: figure.title for name, figure in FIGURES.items()}),
     ],
 )
-def test_list_prints_every_registered_name_with_its_title(cli, kind, names):
+def test_list_prints_every_registered_name_with_its_title(cli, kind, titles):
     heads, *lines = cli("list", kind).stdout.splitlines()
     assert heads.split()[:2] == ["name", "title"]
-    assert names <= {line.split()[0] for line in lines}
-    assert min(len(line.split()) for line in lines) >= 2
+    printed = dict(line.split(maxsplit=1) for line in lines)
+    assert printed.keys() == titles.keys()
+    assert [name for name, title in titles.items() if not printed[name].startswith(title)] == []
 
 
 def test_lists_do_not_import_torch():

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 from PIL import Image
 
 from hgmvae_bench.execution.speed import measure
-from hgmvae_bench.grid import Run
+from hgmvae_bench.grid import Run, load_grid
 from hgmvae_bench.storage.schema import Record
 from hgmvae_bench.storage.store import Store
 
@@ -67,6 +68,17 @@ def test_plan_prints_the_same_as_json(cli, tiny):
     assert (total["complete"], total["missing"], total["unsuccessful"]) == (4, 2, 0)
 
 
+def test_images_of_another_size_are_other_cells(cli, tiny):
+    plan = ("plan", "--grid", "tiny.yaml", "--results", "r", "--model", "vae", "--json")
+    plans = {size: cli(*plan, "--image-size", size, cwd=tiny) for size in (32, 64)}
+    assert [outcome.exit_status for outcome in plans.values()] == [0, 0]
+    found = {size: json.loads(outcome.stdout) for size, outcome in plans.items()}
+    counts = {size: (p["total"]["complete"], p["total"]["missing"]) for size, p in found.items()}
+    assert counts == {32: (2, 0), 64: (0, 2)}
+    grid = load_grid(str(tiny / "tiny.yaml")).select(models=["vae"], image_size=64)
+    assert [cell["cell"] for cell in found[64]["cells"]] == [cell.identity for cell in grid.cells]
+
+
 def test_plan_refuses_a_precision_that_run_would_refuse(cli, tiny):
     options = ("--precision", "tf32", "--device", "cpu")
     for command in ("run", "plan"):
@@ -108,6 +120,41 @@ def test_a_setting_of_the_command_line_becomes_part_of_the_runs(cli, folder):
     assert len(run.record.history["loss"]) == 2
 
 
+WEIGHT_FILES = """
+class WeightFiles:
+    title, reference, direction, cost, needs = "Files", "none", "higher", "cheap", ("codes",)
+    range = (0, float("inf"))
+
+    def compute(self, outputs):
+        return float(len(list(outputs.weights.iterdir())))
+
+    def fingerprint(self, outputs):
+        return {"n_images": len(outputs.test_images), "folder": str(outputs.weights)}
+
+METRICS = {"weight-files": WeightFiles()}
+"""
+
+
+def test_metrics_of_runs_and_controls_get_the_folder_of_weights(cli, folder):
+    (folder / "files.py").write_text(WEIGHT_FILES)
+    (folder / "w").mkdir()
+    for name in ("a.pth", "b.pth", "c.pth"):
+        (folder / "w" / name).touch()
+    text = (folder / "tiny.yaml").read_text()
+    (folder / "tiny.yaml").write_text(text.replace("[sc, accuracy]", "[weight-files]"))
+    options = ("--plugin", "files.py", "--weights", "w", "--model", "vae", "--seeds", 1)
+    outcome = cli(*TINY_RUN, *options, cwd=folder)
+    assert outcome.exit_status == 0, outcome.stderr
+    store = Store(folder / "r")
+    [run] = store.runs().values()
+    found = run.metrics["weight-files"]
+    # The path is absolute, because a model may change the directory of a worker.
+    assert (found.value, found.fingerprint["folder"]) == (3, str(folder / "w"))
+    [pca] = store.controls().values()
+    assert pca.control == "pca"
+    assert pca.metrics["weight-files"].value == 3
+
+
 def test_evaluate_computes_a_metric_of_finished_runs_and_prints_it(cli, tiny):
     outcome = cli("evaluate", "--metrics", "nmi", "--results", "r", cwd=tiny)
     assert outcome.exit_status == 0, outcome.stderr
@@ -120,6 +167,15 @@ def test_evaluate_computes_a_metric_of_finished_runs_and_prints_it(cli, tiny):
     )
     assert "NMI" not in default
     assert "NMI" in everything
+
+
+def test_evaluate_leaves_the_models_that_are_not_selected(cli, tiny):
+    command = ("evaluate", "--metrics", "nmi", "--model", "vae", "--results", "r")
+    outcome = cli(*command, cwd=tiny)
+    assert outcome.exit_status == 0, outcome.stderr
+    runs = Store(tiny / "r").runs().values()
+    with_nmi = Counter(run.record.settings["model"]["name"] for run in runs if "nmi" in run.metrics)
+    assert with_nmi == {"vae": 2}
 
 
 def test_metrics_missing_for_one_reason_are_printed_together(cli, tiny):
@@ -241,3 +297,14 @@ def test_speed_measures_models_with_an_argument_and_metrics_once(cli, monkeypatc
     outcome = cli("speed", "--model", "pythae:RAE_L2", "--metrics", "sc,sc")
     assert outcome.exit_status == 0, outcome.stderr
     assert asked == [["pythae:RAE_L2"], ["sc"]]
+
+
+def test_speed_prints_and_stores_the_same_json(cli, tmp_path, monkeypatch):
+    contenders = {"suite": 300.0, "bare loop": 150.0, "pythae": 100.0}
+    training = [measure.Throughput("vae", name, [turn]) for name, turn in contenders.items()]
+    report = measure.SpeedReport({"cpu": "A CPU"}, {"steps": 4}, training, {"sc": 0.1}, 0.5, 1.5)
+    monkeypatch.setattr(measure, "measure_speed", lambda *_, **__: report)
+    outcome = cli("speed", "--json", "--results", tmp_path)
+    assert outcome.exit_status == 0, outcome.stderr
+    assert json.loads(outcome.stdout) == report.to_json()
+    assert (tmp_path / "speed.json").read_text(encoding="utf-8") == outcome.stdout

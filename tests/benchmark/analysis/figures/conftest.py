@@ -1,13 +1,18 @@
 """Results that figures are drawn from: made-up records, and models with random weights."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from hgmvae_bench.analysis.figures import FigureSource
+from hgmvae_bench.analysis.figures.style import to_png, to_svg
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.evaluation.outputs import ModelCodec
 from hgmvae_bench.grid import Run, parse_grid
@@ -100,6 +105,25 @@ def stored_models(tmp_path_factory: pytest.TempPathFactory, tiny_text: str, digi
 def source(stored_models: Path) -> FigureSource:
     """Results with models that can be drawn."""
     return FigureSource.open(stored_models, data=Path())
+
+
+def _assert_deterministic_files(draw: Callable[[], Figure]) -> None:
+    first, second = draw(), draw()
+    svg = to_svg(first)
+    assert svg == to_svg(second)
+    assert b"<dc:date>" not in svg
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    png = to_png(first)
+    assert png == to_png(second)
+    image = Image.open(io.BytesIO(png))
+    np.testing.assert_allclose(image.size, first.get_size_inches() * 200, atol=1)
+    assert np.asarray(image.convert("L")).std() > 5
+
+
+@pytest.fixture(scope="session")
+def assert_deterministic_files() -> Callable[[Callable[[], Figure]], None]:
+    """Function that asserts that what is drawn twice gives equal and valid SVG and PNG files."""
+    return _assert_deterministic_files
 
 
 @pytest.fixture

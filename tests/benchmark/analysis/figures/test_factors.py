@@ -96,3 +96,7 @@ def test_a_dataset_without_factors_is_refused(source):
 def test_an_image_that_does_not_exist_is_refused(source_of_factors):
     with pytest.raises(FigureError, match="4,096"):
         FIGURES["factors"].draw(source_of_factors, image=4_096)
+
+
+def test_the_same_results_give_the_same_files(source_of_factors, assert_deterministic_files):
+    assert_deterministic_files(lambda: FIGURES["factors"].draw(source_of_factors))

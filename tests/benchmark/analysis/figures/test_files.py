@@ -1,42 +1,32 @@
 """Figure files: formats, names and the command."""
 
-import io
 import re
+import shutil
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import matplotlib as mpl
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from typer.testing import CliRunner
 
 from hgmvae_bench.analysis.figures import FIGURES, FigureError, FigureSource
 from hgmvae_bench.analysis.figures.files import draw_all, write_figures
 from hgmvae_bench.analysis.figures.style import STYLE, to_png, to_svg
-from hgmvae_bench.cli import app
 from hgmvae_bench.grid import parse_grid
 from hgmvae_bench.storage.store import Store
 
+# Their own modules test their files.
 NOT_IN_TINY_GRID = {"components", "factors", "ranks", "rate-distortion", "verdicts"}
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in NOT_IN_TINY_GRID])
-def test_every_figure_is_valid_and_deterministic_svg_and_png(source, name):
+def test_figures_of_the_tiny_grid_give_deterministic_files(
+    source, assert_deterministic_files, name
+):
     part = next(part for _, part in source.split(FIGURES[name].scope))
     # 100 points show the same as the default of 1,000 and make t-SNE ten times faster.
     options = {"3": {"metrics": ["sc"]}, "4": {"max_points": 100}}.get(name, {})
-    first, second = (FIGURES[name].draw(part, **options) for _ in range(2))
-    svg = to_svg(first)
-    assert svg == to_svg(second)
-    assert b"<dc:date>" not in svg
-    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
-    png = to_png(first)
-    assert png == to_png(second)
-    image = Image.open(io.BytesIO(png))
-    np.testing.assert_allclose(image.size, first.get_size_inches() * 200, atol=1)
-    assert np.asarray(image.convert("L")).std() > 5
+    assert_deterministic_files(lambda: FIGURES[name].draw(part, **options))
 
 
 def test_names_are_drawn_as_text_not_as_formulas(made_up, lines):
@@ -99,18 +89,48 @@ tables:"""
     assert names[1] in {path.stem for path, _ in filtered}
 
 
-def test_the_command_prints_the_path_of_the_file(stored_models, tmp_path):
+def test_the_command_prints_the_path_of_the_file(cli, stored_models, tmp_path):
     output = tmp_path / "a.svg"
-    command = ["figure", "5a", "--results", str(stored_models), "--output", str(output)]
-    outcome = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert outcome.exit_code == 0
+    outcome = cli("figure", "5a", "--results", stored_models, "--output", output)
+    assert outcome.exit_status == 0, outcome.stderr
     assert outcome.stdout == f"{output}\n"
     ElementTree.parse(output)
 
 
-def test_the_command_fails_if_nothing_can_be_drawn(stored_models):
-    outcome = CliRunner().invoke(app, ["figure", "components", "--results", str(stored_models)])
-    assert isinstance(outcome.exception, FigureError)
-    assert outcome.exception.exit_status == 2
-    assert "none of vae, wae-imq has components" in str(outcome.exception)
+def test_the_command_draws_the_selected_cell_and_seed(cli, stored_models, tmp_path):
+    options = ("--dataset", "digits", "--model", "vae", "--latent-dim", 2)
+
+    def drawn(*seed):
+        output = tmp_path / "a.png"
+        outcome = cli(
+            "figure", "5b", "--results", stored_models, *options, *seed, "--output", output
+        )
+        assert outcome.exit_status == 0, outcome.stderr
+        return output.read_bytes()
+
+    assert drawn() == drawn("--seed", 0) != drawn("--seed", 1)
+
+
+def test_a_seed_that_was_not_run_is_named(cli, stored_models, tmp_path):
+    command = ("figure", "5b", "--results", stored_models, "--model", "vae", "--output", tmp_path)
+    outcome = cli(*command, "--seed", 7)
+    assert outcome.exit_status == 2
+    assert "seed 7" in outcome.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_exits_with_1_if_some_figures_cannot_be_drawn(cli, stored_models, tmp_path):
+    results = shutil.copytree(stored_models, tmp_path / "r")
+    for folder in (results / "artifacts").glob("digits_wae-imq_*"):
+        shutil.rmtree(folder)
+    outcome = cli("figure", "5b", "--results", results, "--output", tmp_path / "out")
+    assert outcome.exit_status == 1
+    assert outcome.stderr.startswith("not drawn: ")
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {"figure-5b-digits-L2-vae"}
+
+
+def test_the_command_fails_if_nothing_can_be_drawn(cli, stored_models):
+    outcome = cli("figure", "components", "--results", stored_models)
+    assert outcome.exit_status == 2
+    assert "none of vae, wae-imq has components" in outcome.stderr
     assert not (stored_models / "figures").exists()

@@ -1,6 +1,7 @@
 """Test codes by class, and component use by class."""
 
 import numpy as np
+import pytest
 
 from hgmvae_bench.analysis.figures import FIGURES
 from hgmvae_bench.analysis.figures.latent import usage_by_class
@@ -34,12 +35,22 @@ def test_usage_is_the_mean_probability_by_class():
     np.testing.assert_allclose(usage, [[0.8, 0.2], [1, 0], [2.6 / 3, 0.4 / 3]], rtol=1e-6)
 
 
-def test_components_are_drawn_for_models_that_have_them(source, digits, monkeypatch):
+@pytest.fixture
+def one_component_per_class(source, digits, monkeypatch):
+    """A VAE that assigns every image to the component with the number of its class."""
     codec = source.codec("vae", source.runs_to_draw()["vae"])
     one_hot = np.eye(10, dtype=np.float32)[digits.test_labels.numpy()]
     monkeypatch.setattr(type(codec), "component_probabilities", lambda self, images: one_hot)
-    panel = FIGURES["components"].draw(source.select(models=["vae"])).axes[0]
+    return source.select(models=["vae"])
+
+
+def test_components_are_drawn_for_models_that_have_them(one_component_per_class):
+    panel = FIGURES["components"].draw(one_component_per_class).axes[0]
     usage = panel.collections[0].get_array().reshape(11, 10)
     assert sorted(usage[:10].argmax(axis=1)) == list(range(10))
     assert usage[:10].max(axis=1).tolist() == [1] * 10
     assert panel.get_title() == "VAE: 10.0 of 10 in use"
+
+
+def test_the_same_results_give_the_same_files(one_component_per_class, assert_deterministic_files):
+    assert_deterministic_files(lambda: FIGURES["components"].draw(one_component_per_class))

@@ -54,3 +54,8 @@ def test_a_neutral_metric_ranks_no_models(made_up, monkeypatch):
     neutral = dataclasses.replace(METRICS["sc"], direction="neutral")
     monkeypatch.setattr(ranks, "METRICS", {"sc": neutral})
     assert rank_models(source, "sc") is None
+
+
+def test_the_same_results_give_the_same_files(made_up, assert_deterministic_files):
+    source = made_up()
+    assert_deterministic_files(lambda: FIGURES["ranks"].draw(source))

@@ -111,7 +111,7 @@ def test_shortened_titles_stay_distinct():
     assert max(map(len, short.values())) <= MAX_TITLE_LENGTH
 
 
-def test_models_with_long_and_equal_titles_are_all_drawn(tmp_path, source, stored_models, lines):
+def test_models_with_long_and_equal_titles_are_all_drawn(source, lines):
     long = "A model whose title is as long as a line"
     models = {name: {"model": name, "title": long} for name in ("vae", "wae-imq")}
     spec = {**source.grid.spec.model_dump(), "models": models}

@@ -5,21 +5,19 @@ import hashlib
 import re
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from bs4 import BeautifulSoup
-from typer.testing import CliRunner
 
 from hgmvae_bench.analysis.claims import DISENTANGLEMENT_CLAIMS
 from hgmvae_bench.analysis.figures import FigureSource
 from hgmvae_bench.analysis.report import build_report
-from hgmvae_bench.cli import app
 from hgmvae_bench.grid import Run, load_grid
 from hgmvae_bench.storage.record_file import StoreError
 from hgmvae_bench.storage.schema import MetricValue, Record
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.storage.stored_run import StoredRun
-from hgmvae_bench.utils.atomic_files import OutputError
 
 
 @pytest.fixture(scope="module")
@@ -377,15 +375,17 @@ def test_a_report_on_the_papers_grid_is_fast_and_small(tmp_path):
     assert page.count('<details id="run-') == 830
 
 
-def report(source, output):
-    command = ["report", "--results", str(source.store.root), "--figures", "none"]
-    return CliRunner().invoke(app, [*command, "--output", str(output)])
+@pytest.fixture
+def write_report(cli, source):
+    """Function that writes the report to a file by the command."""
+    command = ("report", "--results", source.store.root, "--figures", "none", "--output")
+    return partial(cli, *command)
 
 
-def test_the_command_writes_the_page(source, tmp_path):
+def test_the_command_writes_the_page(source, write_report, tmp_path):
     output = tmp_path / "report.html"
-    outcome = report(source, output)
-    assert outcome.exit_code == 0, outcome.output
+    outcome = write_report(output)
+    assert outcome.exit_status == 0, outcome.stderr
     assert str(output) in outcome.stdout
     # The file has the default permissions, so that others may read it.
     (tmp_path / "any").touch()
@@ -393,9 +393,9 @@ def test_the_command_writes_the_page(source, tmp_path):
     assert output.read_text(encoding="utf-8") == build_report(source, figures=())
 
 
-def test_an_error_names_the_output_that_cannot_be_written(source, tmp_path):
+def test_an_error_names_the_output_that_cannot_be_written(write_report, tmp_path):
     (tmp_path / "file").touch()
     output = tmp_path / "file" / "report.html"
-    outcome = report(source, output)
-    assert isinstance(outcome.exception, OutputError)
-    assert f"{output}: cannot be written" in str(outcome.exception)
+    outcome = write_report(output)
+    assert outcome.exit_status == 2
+    assert f"{output}: cannot be written" in outcome.stderr
