@@ -1,11 +1,13 @@
 """A real MLflow server on SQLite, and TensorBoard's own reader of what was written."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 
 import pytest
 
@@ -34,6 +36,25 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310
+            return True
+    except OSError:
+        return False
+
+
+def stop(process):
+    """End a process and its children, by force if they do not end within 20 s."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """URI of an MLflow server with an SQLite file behind it."""
@@ -52,16 +73,15 @@ def server(tmp_path_factory):
             start_new_session=True,
         )
     uri = f"http://127.0.0.1:{port}"
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=5)  # noqa: S310
-            break
-        except OSError:
-            assert process.poll() is None, (folder / "log").read_text()
+    try:
+        deadline = time.monotonic() + 120
+        while not answers(f"{uri}/health"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"MLflow did not start:\n{(folder / 'log').read_text()}")
             time.sleep(0.2)
-    yield uri
-    os.killpg(process.pid, 15)
-    process.wait(20)
+        yield uri
+    finally:
+        stop(process)
 
 
 @pytest.fixture(scope="module")

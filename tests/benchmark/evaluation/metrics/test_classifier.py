@@ -141,7 +141,7 @@ def test_unwritable_cache_is_reported(digits, tmp_path) -> None:
 
 
 def test_concurrent_requests_train_once(digits, tmp_path, few_steps, monkeypatch) -> None:
-    train, calls, requested = classifier.train_classifier, [], threading.Barrier(3)
+    train, calls, requested = classifier.train_classifier, [], threading.Barrier(3, timeout=60)
 
     def counted(*arguments):
         calls.append(arguments)
