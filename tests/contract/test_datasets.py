@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,18 @@ from hgmvae_bench.data.source import Source
 from hgmvae_bench.plugins.registry import DATASETS
 
 NAMES = list(DATASETS)
+SOURCES = {
+    name: source
+    for name in NAMES
+    if isinstance(source := getattr(DATASETS[name], "source", None), Source)
+}
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HGMVAE_BENCH_CACHE", raising=False)
+    monkeypatch.delenv("HGMVAE_BENCH_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """Folder of real data, which may be absent."""
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    return Path(os.environ.get("HGMVAE_BENCH_TEST_DATA", beside))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,14 +39,17 @@ def test_metadata(name: str) -> None:
     assert dataset.reconstruction_loss in ("bce", "mse")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_messages_use_the_registered_name(name: str) -> None:
-    source = getattr(DATASETS[name], "source", None)
-    if isinstance(source, Source):
-        assert source.name == name
-        assert source.address.startswith("http")
-        assert source.layout
-        assert source.size
+def test_the_datasets_that_are_downloaded_have_a_source() -> None:
+    assert len(SOURCES) >= 7
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_has_the_registered_name_and_says_where_the_data_is(name: str) -> None:
+    source = SOURCES[name]
+    assert source.name == name
+    assert source.address.startswith("http")
+    assert source.layout
+    assert source.size
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,7 +66,11 @@ def test_without_files_the_error_says_how_to_get_them(name: str, tmp_path: Path)
         dataset.load(root, image_size=dataset.image_size)
     except DataError as error:
         message = str(error)
-        assert str(root) in message or f"{name}:" in message
+        if name in SOURCES:
+            assert f"data fetch {name} --data {root}" in message
+            assert SOURCES[name].size in message
+        else:
+            assert str(root) in message or f"{name}:" in message
         assert "\n" not in message
     else:
         keeps_the_contract(name, root)
@@ -116,7 +121,7 @@ def test_some_datasets_need_no_files(name: str, tmp_path: Path) -> None:
 )
 def test_real_data_loads(name: str, folder: str, real_data: Path) -> None:
     if not (real_data / folder).is_dir():
-        pytest.skip(f"no {folder} in {real_data} (HGMVAE_BENCH_TEST_DATA names another folder)")
+        pytest.skip(f"no {folder} in {real_data}")
     keeps_the_contract(name, real_data)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,20 +16,11 @@ from PIL import Image
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep tests from the cache of the user who runs them."""
+    """Keep tests from the cache and the data of the user who runs them."""
     monkeypatch.delenv("HGMVAE_BENCH_CACHE", raising=False)
+    monkeypatch.delenv("HGMVAE_BENCH_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
     return tmp_path / "user-cache"
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Folder of the real MNIST and Fashion-MNIST files."""
-    beside = Path(__file__).parents[4] / "shared" / "data"
-    folder = Path(os.environ.get("HGMVAE_BENCH_TEST_DATA", beside))
-    if not (folder / "MNIST").is_dir():
-        pytest.skip(f"no real data in {folder} (HGMVAE_BENCH_TEST_DATA names another folder)")
-    return folder
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_the_split_is_stratified_and_stays_the_same(root: Path) -> None:
     assert data.digest == DIGITS.load(root / "elsewhere", image_size=32).digest
 
 
-def test_enlarging_invents_nothing(root: Path) -> None:
+def test_enlarging_repeats_pixels(root: Path) -> None:
     small, large = (DIGITS.load(root, image_size=size).train_images for size in (8, 32))
     assert torch.equal(large[:, :, ::4, ::4], small)
     assert torch.equal(large[:, :, 3::4, 3::4], small)

@@ -334,8 +334,8 @@ def test_check_decodes_every_image_and_writes_nothing(classes: Path, root: Path)
 
 
 @pytest.mark.shared_data
-def test_real_photographs_load_unchanged(shared_data: Path, tmp_path: Path) -> None:
-    archive = shared_data / "cifar10-jpeg.tar.gz"
+def test_real_photographs_load_unchanged(real_data: Path, tmp_path: Path) -> None:
+    archive = real_data / "cifar10-jpeg.tar.gz"
     if not archive.exists():
         pytest.skip(f"no {archive}")
     root = tmp_path / "data"

@@ -73,7 +73,7 @@ def test_a_part_of_the_data_has_another_digest() -> None:
     assert data.with_validation_as_test(2).digest != "from the cache"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n_train=st.integers(4, 200), fraction=st.floats(0.01, 0.9))
 def test_held_out_images_come_from_training_alone(n_train: int, fraction: float) -> None:
     data = numbered(n_train)

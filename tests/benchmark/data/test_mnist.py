@@ -45,9 +45,9 @@ def fake(root: Path) -> Path:
     ids=["mnist", "fashion-mnist"],
 )
 def test_real_files_load_as_published(
-    shared_data: Path, dataset: MnistLike, test_counts: list[int]
+    real_data: Path, dataset: MnistLike, test_counts: list[int]
 ) -> None:
-    data = dataset.load(shared_data, image_size=32)
+    data = dataset.load(real_data, image_size=32)
     assert data.train_images.shape == (60_000, 1, 32, 32)
     assert data.test_images.shape == (10_000, 1, 32, 32)
     assert data.train_labels is not None
@@ -57,21 +57,21 @@ def test_real_files_load_as_published(
     border = data.test_images.clone()
     border[:, :, 2:30, 2:30] = 0
     assert border.sum() == 0
-    official = getattr(datasets, dataset.torchvision_class)(shared_data, train=False)
+    official = getattr(datasets, dataset.torchvision_class)(real_data, train=False)
     assert torch.equal(data.test_images[:, 0, 2:30, 2:30], official.data)
     assert torch.equal(data.test_labels, official.targets)
-    unpadded = dataset.load(shared_data, image_size=28)
+    unpadded = dataset.load(real_data, image_size=28)
     assert torch.equal(unpadded.test_images[:, 0], official.data)
-    assert dataset.check(shared_data, lambda *_: None).complete
+    assert dataset.check(real_data, lambda *_: None).complete
 
 
 @pytest.mark.shared_data
-def test_the_official_mnist_keeps_its_digest(shared_data: Path) -> None:
-    train_images = shared_data / "MNIST/raw/train-images-idx3-ubyte"
+def test_the_official_mnist_keeps_its_digest(real_data: Path) -> None:
+    train_images = real_data / "MNIST/raw/train-images-idx3-ubyte"
     digest = hashlib.file_digest(train_images.open("rb"), "sha256").hexdigest()
     if digest != "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db":
         pytest.skip("these are not the official training images")
-    data = MNIST.load(shared_data, image_size=32)
+    data = MNIST.load(real_data, image_size=32)
     assert data.train_labels is not None
     assert data.train_labels.bincount().tolist() == [
         *(5923, 6742, 5958, 6131, 5842),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def test_scores_are_ordered_by_quality(by_name) -> None:
     assert values("accuracy")["pca 16"] > values("accuracy")["pca 2"] > 0.2
 
 
-def test_only_the_halves_use_other_images_than_the_models(by_name, digits) -> None:
+def test_only_the_halves_use_other_images_than_the_models(by_name) -> None:
     fingerprints = {
         name: METRICS["fid-classifier-samples"].fingerprint(control.outputs)
         for name, control in by_name.items()
@@ -191,13 +190,9 @@ class TestPca:
 
 @pytest.mark.shared_data
 @pytest.mark.slow
-def test_pca_of_mnist() -> None:
+def test_pca_of_mnist(real_data) -> None:
     """The values in docs/results/metrics.md."""
-    beside = Path(__file__).parents[4] / "shared" / "data"
-    root = Path(os.environ.get("HGMVAE_BENCH_TEST_DATA", beside))
-    if not (root / "MNIST").is_dir():
-        pytest.skip(f"no real data in {root}")
-    data = DATASETS["mnist"].load(root, image_size=32)
+    data = DATASETS["mnist"].load(real_data, image_size=32)
     (*_, pca) = build_controls(data, "mnist", [8], device=torch.device("cpu"))
     scores = pca.score(["sc", "ch", "db"])
     found = {name: score.value for name, score in scores.items()}

@@ -294,4 +294,4 @@ def test_an_installed_package_passes_the_contract_tests(installed):
     )
     assert outcome.returncode == 0, outcome.stdout
     passed = int(re.search(r"(\d+) passed", outcome.stdout)[1])
-    assert passed >= 25, outcome.stdout
+    assert passed >= 20, outcome.stdout

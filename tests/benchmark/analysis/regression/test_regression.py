@@ -130,7 +130,7 @@ def test_one_deviating_seed_is_no_shift(cells, ten):
     assert [c for c in check.shifts if c.cell.startswith("digits")] == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sets(st.integers(0, 9), min_size=1), st.integers(0, 1000))
 def test_the_seeds_of_the_baseline_are_never_a_shift(seeds, draw):
     grid = parse_grid(CELLS, "cells.yaml").select(models=["vae"], latent_dims=[2])
@@ -155,11 +155,8 @@ def test_values_without_spread_may_move_by_two_percent(cells):
         assert [shift.measure for shift in check.shifts] == shifted
 
 
-@pytest.mark.parametrize(
-    ("noise", "arguments", "seed"),
-    [("normal", (), 0), ("exponential", (), 2), ("two modes", (), 3)],
-)
-def test_false_alarms_are_as_rare_as_stated(cells, monkeypatch, noise, arguments, seed):
+@pytest.mark.parametrize(("noise", "seed"), [("normal", 0), ("exponential", 2), ("two modes", 3)])
+def test_false_alarms_are_as_rare_as_stated(cells, monkeypatch, noise, seed):
     """The level is 0.2 instead of 0.01, so that a hundred checks suffice."""
     monkeypatch.setattr(check_module, "FALSE_ALARM_RATE", 0.2)
     rng = np.random.default_rng(seed)
@@ -167,7 +164,7 @@ def test_false_alarms_are_as_rare_as_stated(cells, monkeypatch, noise, arguments
     def draw(n):
         if noise == "two modes":  # one seed in seven ends in a bad optimum
             return rng.normal(20 + 10 * (rng.random((n, 1)) < 1 / 7), 1, (n, 4))
-        return 20 + getattr(rng, noise)(*arguments, size=(n, 4))
+        return 20 + getattr(rng, noise)(size=(n, 4))
 
     old, new = runs_with(cells, range(10)), runs_with(cells, range(10, 14))
     first = [run for run in new if run.seed < 12]
