@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import fields
@@ -44,11 +43,6 @@ def test_settings_are_those_of_the_config_with_its_defaults(plugin: Baseline) ->
 @every_plugin
 def test_added_settings_are_settings(plugin: Baseline) -> None:
     assert plugin.added_settings <= plugin.settings.keys()
-
-
-@every_plugin
-def test_settings_are_plain_json(plugin: Baseline) -> None:
-    assert json.loads(json.dumps(plugin.settings)) == plugin.settings
 
 
 def test_an_unknown_setting_lists_the_nearest(build) -> None:

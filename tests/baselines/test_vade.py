@@ -133,7 +133,7 @@ def test_moments_of_a_cluster_are_those_of_its_gaussians() -> None:
     torch.testing.assert_close(variances[1], codes.var(dim=0), rtol=0.03, atol=0)
 
 
-def test_merged_start_finds_clusters_that_are_not_gaussian(build) -> None:
+def test_merged_start_finds_clusters_that_are_not_gaussian() -> None:
     """Known answer: the clusters of two concentric rings share their mean; one is wider."""
     torch.manual_seed(0)
     label = torch.arange(2000) % 2

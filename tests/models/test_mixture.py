@@ -138,7 +138,7 @@ def test_fit_depends_only_on_its_seed():
     assert not torch.equal(fitted[0], fitted[2])
 
 
-def test_of_several_fits_the_one_with_the_most_even_clusters_is_taken():
+def test_the_fit_with_the_most_even_clusters_is_chosen():
     # Ten even clusters that touch, in a circle: some fits put two of them into one.
     angle = torch.arange(10) * 2 * math.pi / 10
     centres = 2 * torch.stack([angle.cos(), angle.sin()], dim=1)

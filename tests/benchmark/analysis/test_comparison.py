@@ -241,7 +241,7 @@ def test_a_cell_without_runs_is_missing_and_one_seed_is_undecided(grid, runs):
     assert (missing.verdict, missing.mean, missing.n) == ("missing", None, 0)
 
 
-def test_a_cell_is_compared_with_the_table_of_its_own_number(grid):
+def test_a_cell_is_compared_with_the_table_of_its_own_number():
     whole = load_grid("paper").select(datasets=["3d-chairs"])
     rows = compared(whole, [], "3", "5")
     values = {

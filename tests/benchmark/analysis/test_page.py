@@ -109,6 +109,6 @@ def test_every_part_can_be_on_a_page(grid, runs):
         (BEGIN.replace("values", "dreams") + "\n", "measured dreams.*measured values"),
     ],
 )
-def test_a_page_that_cannot_be_written_is_refused(grid, runs, page, named, tmp_path):
+def test_a_page_that_cannot_be_written_is_refused(grid, runs, page, named):
     with pytest.raises(PageError, match=named):
         update_page(page, grid, runs)

@@ -4,7 +4,6 @@ from contextlib import suppress
 from itertools import takewhile
 
 import pytest
-import torch
 
 import hgmvae_bench as hb
 from hgmvae_bench.execution.backends import LocalExecutor
@@ -17,8 +16,6 @@ from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.leases import Leases
 from hgmvae_bench.storage.store import Store
 from hgmvae_bench.utils.threads import available_cores
-
-CPU = torch.device("cpu")
 
 
 def outcome(record):
@@ -216,7 +213,7 @@ def test_stopped_joint_training_continues_every_seed_from_its_checkpoint(grid_of
 
 
 @pytest.mark.slow
-def test_workers_stack_the_seeds_of_a_cell_on_request(grid_of, digits, tmp_path):
+def test_workers_stack_the_seeds_of_a_cell_on_request(grid_of, tmp_path):
     grid, root = grid_of("well"), tmp_path / "r"
     run(grid, root, together=3, stacked=True)
     records = [stored.record for stored in Store(root).runs().values()]

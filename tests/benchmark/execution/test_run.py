@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from hgmvae_bench.data import ImageData
 from hgmvae_bench.execution.run import AlreadyRecordedError, execute_run, rescore
@@ -12,8 +11,6 @@ from hgmvae_bench.grid import Grid, Run, parse_grid
 from hgmvae_bench.plugins.local_files import LocalPlugin, using_plugins
 from hgmvae_bench.storage.schema import MetricValue, Record, ScoreRecord
 from hgmvae_bench.storage.store import Store
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def test_the_next_command_uploads_what_could_not_be_uploaded(tiny_grid, tmp_path
     assert len(fs.find("/refused/records")) == 1
 
 
-def test_local_changes_that_were_not_uploaded_are_kept_and_uploaded(url, tiny_grid, tmp_path):
+def test_local_changes_that_were_not_uploaded_are_kept_and_uploaded(url, tmp_path):
     here, there = machine(url, tmp_path / "here"), machine(url, tmp_path / "there")
     table, log = Path("tables/tiny/table-1.csv"), Path("logs/run.log")
 

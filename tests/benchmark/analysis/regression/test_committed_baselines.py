@@ -14,7 +14,7 @@ SEEDS = {"smoke": 10, "small": 3, "small-bf16": 3}
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_a_committed_baseline_is_whole_and_of_todays_settings(name):
+def test_a_committed_baseline_is_complete_and_has_the_current_settings(name):
     baseline = load_baseline(COMMITTED[name]).in_precision("float32")
     assert all(cell.seeds == list(range(SEEDS[name])) for cell in baseline.cells)
     grid = load_grid(baseline.grid)

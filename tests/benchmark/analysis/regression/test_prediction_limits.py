@@ -18,7 +18,7 @@ def test_one_new_value_has_students_prediction_interval(level, degrees, n_old):
 
 
 @pytest.mark.parametrize("n_new", [2, 3, 8])
-def test_of_a_known_distribution_every_value_is_a_normal_quantile(n_new):
+def test_with_a_known_distribution_the_factor_is_a_normal_quantile(n_new):
     expected = stats.norm.isf((4e-5 / 2) ** (1 / n_new))
     assert prediction_factor(4e-5, 1e6, 10**9, n_new) == pytest.approx(expected, rel=1e-4)
 
@@ -58,7 +58,7 @@ def test_moderation_finds_the_common_scale_and_how_far_it_holds():
     assert np.array_equal(moderated.values[~raised], sample[~raised])
 
 
-def test_of_equal_variances_all_degrees_count():
+def test_equal_variances_pool_their_degrees_of_freedom():
     rng, n = np.random.default_rng(2), 500
     sample = 2.5 * rng.chisquare(3, n) / 3
     moderated = moderate(Variances(sample, np.full(n, 3.0)))
@@ -68,7 +68,7 @@ def test_of_equal_variances_all_degrees_count():
     assert few.degrees.tolist() == [11, 11, 11]
 
 
-def test_what_has_no_spread_or_no_company_stays_as_it_is():
+def test_zero_or_too_few_variances_are_not_moderated():
     lone = Variances(np.array([0.0, 2.0]), np.array([4.0, 4.0]))
     assert moderate(lone) is lone
     flat = Variances(np.zeros(3), np.full(3, 4.0))

@@ -34,7 +34,6 @@ from hgmvae_bench.plugins.registry import METRICS
 
 NAMES = [name for name in METRICS if "factors" in METRICS[name].needs]
 SCORES = [name for name in NAMES if METRICS[name].direction == "higher"]
-PREDICTORS = [name for name in NAMES if name.startswith("dci") or name == "sap"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -244,7 +244,7 @@ class TestOnClassifierFeatures:
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-    def test_gpu_agrees_with_the_cpu(self, classified, tmp_path) -> None:
+    def test_gpu_agrees_with_the_cpu(self, classified) -> None:
         on_cpu = FID_CLASSIFIER.compute(classified)
         # The cached classifier is kept; the features that the CPU computed are not.
         for file in (classified.cache / "features").iterdir():

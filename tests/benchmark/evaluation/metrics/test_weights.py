@@ -42,7 +42,7 @@ def published(path: Path, url: str = "https://example.org/net-1234.pth") -> Pret
     return PretrainedWeights("Net", url, hashlib.sha256(path.read_bytes()).hexdigest()[:8])
 
 
-def test_weights_are_read_from_the_given_folder(file, tmp_path) -> None:
+def test_weights_are_read_from_the_given_folder(file) -> None:
     state = published(file).load(file.parent)
     assert state["layer.weight"].tolist() == [0, 1, 2]
 
