@@ -12,6 +12,7 @@ from hgmvae_bench.analysis.table_entries import TableEntry, choose_decimals
 from hgmvae_bench.analysis.tables import build_table, metric_titles, with_all_metrics
 from hgmvae_bench.grid import Grid
 from hgmvae_bench.plugins.registry import METRICS
+from hgmvae_bench.storage.schema import ControlRecord
 from hgmvae_bench.storage.stored_run import StoredRun
 from hgmvae_bench.utils.text import pluralize
 
@@ -28,13 +29,17 @@ class DatasetValues:
     Attributes:
         entries: values by row and metric, without those that no seed has.
         compared: comparisons with the paper by row and metric, one for each table with the value.
+        control_titles: displayed names of the controls among the rows.
     """
 
     entries: Mapping[tuple[Row, str], TableEntry]
     compared: Mapping[tuple[Row, str], Sequence[ComparedValue]]
+    control_titles: Mapping[str, str]
 
 
-def measured_values(grid: Grid, runs: Iterable[StoredRun]) -> str:
+def measured_values(
+    grid: Grid, runs: Iterable[StoredRun], controls: Iterable[ControlRecord] = ()
+) -> str:
     """Write the measured values of each dataset as two Markdown tables.
 
     Both have a row for each latent dim and model with a value. The first has the metrics of the
@@ -44,9 +49,11 @@ def measured_values(grid: Grid, runs: Iterable[StoredRun]) -> str:
     Args:
         grid: names the cells.
         runs: recorded runs; those of other cells are ignored.
+        controls: recorded controls, of which those with codes have a row below the models.
     """
     runs = list(runs)
-    by_dataset = _values_by_dataset(grid, runs)
+    with_codes = [control for control in controls if control.latent_dim is not None]
+    by_dataset = _values_by_dataset(grid, runs, with_codes)
     parts = [_cell_counts(grid, runs), _legend(by_dataset.values())]
     of_tables = dict.fromkeys(metric for spec in grid.spec.tables for metric in spec.metrics)
     others = [metric for metric in METRICS if metric not in of_tables]
@@ -60,28 +67,35 @@ def measured_values(grid: Grid, runs: Iterable[StoredRun]) -> str:
     return "\n\n".join(parts)
 
 
-def _values_by_dataset(grid: Grid, runs: Sequence[StoredRun]) -> dict[str, DatasetValues]:
+def _values_by_dataset(
+    grid: Grid, runs: Sequence[StoredRun], controls: Sequence[ControlRecord]
+) -> dict[str, DatasetValues]:
     """Measured values of the datasets that have any, in the order of the grid's tables."""
     entries: dict[str, dict[tuple[Row, str], TableEntry]] = defaultdict(dict)
     compared: dict[str, dict[tuple[Row, str], list[ComparedValue]]] = defaultdict(dict)
+    titles: dict[str, dict[str, str]] = defaultdict(dict)
     for spec in grid.spec.tables:
-        table = build_table(grid, with_all_metrics(grid, spec, runs), runs)
+        table = build_table(grid, with_all_metrics(grid, spec, runs), runs, controls)
         for entry in table.entries:
             if entry.n:
                 key = (entry.model, entry.latent_dim), entry.metric
                 entries[entry.dataset][key] = entry
+                if entry.control:
+                    titles[entry.dataset][entry.model] = table.titles["model"][entry.model]
     tables = [build_table(grid, spec, runs) for spec in grid.spec.tables]
     for each in compare_with_paper(grid, tables):
         key = (each.model, each.latent_dim), each.metric
         compared[each.dataset].setdefault(key, []).append(each)
-    return {name: DatasetValues(entries[name], compared[name]) for name in entries}
+    return {name: DatasetValues(entries[name], compared[name], titles[name]) for name in entries}
 
 
 def _table(grid: Grid, values: DatasetValues, columns: Sequence[str]) -> str:
-    models = list(dict.fromkeys(model for spec in grid.spec.tables for model in spec.models))
+    models = {model: grid.model_title(model) for spec in grid.spec.tables for model in spec.models}
+    titles = {**models, **values.control_titles}
+    order = list(titles)
     found = {row for row, metric in values.entries if metric in columns}
     lines = []
-    for row in sorted(found, key=lambda row: (row[1], models.index(row[0]))):
+    for row in sorted(found, key=lambda row: (row[1], order.index(row[0]))):
         entries = [values.entries.get((row, metric)) for metric in columns]
         compared = [values.compared.get((row, metric), []) for metric in columns]
         n = max(entry.n for entry in entries if entry is not None)
@@ -89,7 +103,7 @@ def _table(grid: Grid, values: DatasetValues, columns: Sequence[str]) -> str:
             NO_VALUE if entry is None else _value(entry, n, _decimals(values, entry.metric), paper)
             for entry, paper in zip(entries, compared, strict=True)
         ]
-        lines.append([grid.model_title(row[0]), str(row[1]), str(n), *cells])
+        lines.append([titles[row[0]], str(row[1]), str(n) if row[0] in models else "", *cells])
         if any(compared):
             published = [
                 format_number(paper[0].published, f",.{_decimals(values, paper[0].metric)}f")

@@ -81,7 +81,9 @@ class Results:
         """The recorded runs of the folder, including those of other cells."""
         return list(self._store.runs(on_invalid="warn").values())
 
-    def _controls(self) -> list[ControlRecord]:
+    @property
+    def controls(self) -> list[ControlRecord]:
+        """The recorded controls of the folder."""
         return list(self._store.controls(on_invalid="warn").values())
 
     def frame(self) -> pd.DataFrame:
@@ -119,12 +121,12 @@ class Results:
                 spec = spec.with_metrics(distinct_metrics(metrics))
             if all_metrics:
                 spec = with_all_metrics(self.grid, spec, runs)
-            return build_table(self.grid, spec, runs, self._controls() if controls else ())
+            return build_table(self.grid, spec, runs, self.controls if controls else ())
 
     def tables(self, *, controls: bool = False) -> dict[str, Table]:
         """Build every table of the grid, by name."""
         with using_plugins(self._plugins):
-            runs, known = self._all_runs(), self._controls() if controls else []
+            runs, known = self._all_runs(), self.controls if controls else []
             return {
                 spec.name: build_table(self.grid, spec, runs, known)
                 for spec in self.grid.spec.tables
@@ -262,7 +264,8 @@ class Results:
         path = Path(page)
         with using_plugins(self._plugins):
             try:
-                text = update_page(path.read_text(encoding="utf-8"), self.grid, self.runs)
+                page_text = path.read_text(encoding="utf-8")
+                text = update_page(page_text, self.grid, self.runs, self.controls)
             except (PageError, UnicodeDecodeError) as error:
                 raise PageError(f"{path}: {error}") from error
         write_output(path, text.encode())

@@ -9,6 +9,7 @@ from hgmvae_bench.analysis.comparison import compare_with_paper
 from hgmvae_bench.analysis.measured_values import measured_values
 from hgmvae_bench.analysis.page import PARTS, PageError, update_page
 from hgmvae_bench.grid import load_grid
+from hgmvae_bench.storage.schema import ControlRecord, MetricValue
 
 BEGIN = "<!-- begin: measured values, generated -->"
 END = "<!-- end: measured values -->"
@@ -61,6 +62,33 @@ def test_measured_values_stand_above_the_published_ones(grid, runs):
     assert "±" not in lines[6][3]
 
 
+def test_controls_with_codes_have_a_row_below_the_models(grid, runs):
+    first = runs[0].record
+    value = MetricValue(value=0.0625, fingerprint=runs[0].metrics["sc"].fingerprint)
+
+    def control(name, title, latent_dim):
+        return ControlRecord(
+            key=f"mnist_{name}{'' if latent_dim is None else '_L8'}_1",
+            control=name,
+            title=title,
+            dataset="mnist",
+            image_size=32,
+            train_images=first.settings["training"]["train_images"],
+            comparable=True,
+            data_digest=first.data_digest,
+            latent_dim=latent_dim,
+            metrics={"sc": value},
+        )
+
+    pca, mean = control("pca", "PCA", 8), control("mean-image", "Mean image", None)
+    lines = lines_of(measured_values(grid, runs, [pca, mean]))
+    assert [line[:4] for line in lines if "control" in line[0]] == [
+        ["PCA (control)", "8", "", "0.062"]
+    ]
+    assert lines[-1][0] == "PCA (control)"
+    assert lines[:-1] == lines_of(measured_values(grid, runs))
+
+
 def test_cells_are_counted_by_their_seeds(grid, runs):
     text = measured_values(grid, runs)
     n_cells = len(grid.cells)
@@ -88,15 +116,15 @@ def test_the_legend_explains_two_verdicts_on_one_value(grid, runs, monkeypatch):
 
 def test_a_page_keeps_what_is_not_generated(grid, runs):
     page = f"# Title\n\n{BEGIN}\nold\n{END}\n\nText\n"
-    once = update_page(page, grid, runs)
+    once = update_page(page, grid, runs, [])
     assert once == f"# Title\n\n{BEGIN}\n\n{measured_values(grid, runs)}\n\n{END}\n\nText\n"
-    assert update_page(once, grid, runs) == once
+    assert update_page(once, grid, runs, []) == once
 
 
 def test_every_part_can_be_on_a_page(grid, runs):
     page = "\n".join(f"<!-- begin: {name}, generated -->\n<!-- end: {name} -->" for name in PARTS)
-    text = update_page(page, grid, runs)
-    assert all(write(grid, runs) in text for write in PARTS.values())
+    text = update_page(page, grid, runs, [])
+    assert all(write(grid, runs, []) in text for write in PARTS.values())
 
 
 @pytest.mark.parametrize(
@@ -111,4 +139,4 @@ def test_every_part_can_be_on_a_page(grid, runs):
 )
 def test_a_page_that_cannot_be_written_is_refused(grid, runs, page, named):
     with pytest.raises(PageError, match=named):
-        update_page(page, grid, runs)
+        update_page(page, grid, runs, [])

@@ -102,7 +102,7 @@ def test_the_generated_parts_of_a_page_are_those_of_its_records(path):
     """If this fails, `hgmvae-bench page PAGE --results FOLDER` regenerates them."""
     results = Results(path.parent)
     page = path.read_text(encoding="utf-8")
-    assert update_page(page, results.grid, results.runs) == page
+    assert update_page(page, results.grid, results.runs, results.controls) == page
 
 
 @pytest.mark.parametrize("path", ["README.md", "docs/index.md"])
