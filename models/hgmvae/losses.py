@@ -132,7 +132,7 @@ def mixture_cross_kl(weights: Tensor, other_weights: Tensor, divergence: Tensor)
     """Conditional prior as printed (Eq. 4): Σ_i Σ_j w_i ŵ_j KL(N(μ_i, Σ_i) ‖ N(μ̂_j, Σ̂_j)).
 
     Args:
-        weights: w, mixture weights of an image's components (B, P).
+        weights: w, weights of an image's Gaussians (B, P).
         other_weights: ŵ, weights of the Gaussians of the global mixture (B, M) or (M,).
         divergence: the divergences of all pairs (B, P, M).
 
@@ -163,7 +163,7 @@ def responsibility_prior(
 
 
 def sample_fisher(weights: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Fisher criterion (Eq. 13) of each image's own mixture.
+    """Fisher criterion (Eq. 13) of each image's own Gaussians.
 
     With diagonal Σ the trace is Σ_d [Σ_k w_k² μ_kd²] / [Σ_k w_k² σ²_kd]. It has no upper bound.
 
