@@ -159,13 +159,13 @@ def trained_classifier(
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             # One process trains while the others wait for its files.
-            with FileLock(folder.with_name(f".{folder.name}.lock")):
+            with (
+                FileLock(folder.with_name(f".{folder.name}.lock")),
+                temporary_folder(cache / CACHE_TEMPORARY) as temporary,
+            ):
                 if not folder.exists():
-                    with temporary_folder(cache / CACHE_TEMPORARY) as temporary:
-                        complete = temporary / "complete"
-                        complete.mkdir()
-                        _train_into(complete, data, dataset, device)
-                        complete.rename(folder)
+                    _train_into(temporary / "complete", data, dataset, device)
+                    (temporary / "complete").rename(folder)
         content = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
         description = ClassifierDescription(**content)
         weights = (folder / WEIGHTS_FILE).read_bytes()
@@ -184,7 +184,7 @@ def trained_classifier(
 
 
 def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.device) -> None:
-    """Train the classifier and store it in an empty folder."""
+    """Train the classifier and store it in a new folder."""
     if data.train_labels is None:
         raise MetricMissingError("the dataset has no classes")
     classes, targets = data.train_labels.unique(return_inverse=True)
@@ -200,6 +200,7 @@ def _train_into(folder: Path, data: ImageData, dataset: str, device: torch.devic
         test_accuracy=_test_accuracy(classifier, classes, data, device),
         weights_sha256=hashlib.sha256(content).hexdigest(),
     )
+    folder.mkdir()
     write_durably(folder / WEIGHTS_FILE, content)
     write_durably(folder / DESCRIPTION_FILE, json.dumps(asdict(description), indent=2).encode())
 
