@@ -156,7 +156,7 @@ def schema_page() -> Iterator[str]:
         seen.add(section)
         yield f"## `{name}`\n"
         yield f"{inspect.cleandoc(section.__doc__ or '').split('Attributes:')[0].strip()}\n"
-        yield "| key | type | limits | default | meaning |\n|---|---|---|---|---|"
+        yield "| key | type | default | meaning |\n|---|---|---|---|"
         meanings = attribute_docs(section)
         schemas = section.model_json_schema()["properties"]
         for key, field in section.model_fields.items():
@@ -164,9 +164,9 @@ def schema_page() -> Iterator[str]:
             if field.default_factory is not None:
                 default = "(empty)"
             text = "required" if default is PydanticUndefined else f"`{default}`"
-            kind = escaped(type_name(field.annotation))
+            kind = escaped(type_name(field.annotation)) + limits(schemas[key])
             meaning = escaped(meanings.get(key, ""))
-            yield f"| `{key}` | {kind} | {limits(schemas[key])} | {text} | {meaning} |"
+            yield f"| `{key}` | {kind} | {text} | {meaning} |"
             queue += [(key, model) for model in models_in(field.annotation)]
         yield ""
     yield VALUES
@@ -203,16 +203,16 @@ def type_name(annotation: Any) -> str:
 
 
 def limits(schema: dict[str, Any]) -> str:
-    """Limits of a number, or of the numbers of a list, by its JSON schema."""
+    """Limits of a number, or of the numbers of a list, as ``, 1 to 10``; empty if it has none."""
     found: dict[str, Any] = {}
     for part in (schema, *schema.get("anyOf", []), schema.get("items", {})):
         found |= part
     if "exclusiveMinimum" in found:
-        return f"above {found['exclusiveMinimum']}"
+        return f", above {found['exclusiveMinimum']}"
     if "minimum" not in found:
         return ""
     low, high = found["minimum"], found.get("maximum")
-    return f"at least {low}" if high is None else f"{low} to {high:,}"
+    return f", at least {low}" if high is None else f", {low} to {high:,}"
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -240,13 +240,13 @@ DISENTANGLEMENT_CLAIMS: tuple[Claim, ...] = (
 
 ABLATION_CLAIMS: tuple[Claim, ...] = (
     _ABLATIONS.claim(
-        "mixture-helps",
+        "ten-gaussians-help",
         "HGMVAE-U clusters better with ten Gaussians per image than with one",
         ["hgmvae-u"],
         "hgmvae-u-single",
     ),
     _ABLATIONS.claim(
-        "mixture-helps-without-fisher",
+        "ten-gaussians-help-without-fisher",
         "Without the Fisher term, too, HGMVAE-U clusters better with ten Gaussians per image than "
         "with one",
         ["hgmvae-u-nofisher"],

@@ -46,4 +46,4 @@ def score(outputs: Outputs, metrics: Iterable[str]) -> dict[str, MetricValue]:
 
 def _publishable(message: str) -> str:
     """Shorten a message and the home folder in it: records keep it, and records are published."""
-    return shorten_message(message.replace(str(Path.home()), "~"))
+    return shorten_message(message.replace(f"{Path.home()}/", "~/"))

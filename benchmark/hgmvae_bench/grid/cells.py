@@ -33,7 +33,7 @@ PROTOCOL_VERSION = 1
 """Part of every run key, raised when a change of code changes results but no setting."""
 
 MAX_SLUG = 80
-"""Characters of a slug. File names, of at most 255 bytes, hold those of a dataset and a model."""
+"""Maximum length of a slug. A file name has at most 255 bytes and holds two of them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,8 +74,7 @@ class NetworkSettings(_Strict):
     """Size of the shared network.
 
     Attributes:
-        width: channels of the first of five convolutions, at most 1,024; each further convolution
-            doubles them.
+        width: channels of the first of five convolutions; each further one doubles them.
     """
 
     width: Integer = Field(default=32, ge=1, le=MAX_WIDTH)
@@ -85,8 +84,8 @@ class TrainingSettings(_Strict):
     """Training settings of every model of the grid; the optimiser is AdamW.
 
     Attributes:
-        epochs: passes over the training images, pretraining included; at most 100,000.
-        batch_size: images per step, 2 to 65,536; an incomplete last batch is left out of the epoch.
+        epochs: passes over the training images, pretraining included.
+        batch_size: images per step; an incomplete last batch is left out of the epoch.
         learning_rate: learning rate of AdamW.
         weight_decay: weight decay of AdamW.
         train_images: number of training images, the first of the dataset; all if None.
@@ -109,7 +108,7 @@ class DatasetVariant(_Strict):
     Attributes:
         dataset: registered name; the key in ``datasets`` if None.
         title: name in tables; the plug-in's if None.
-        image_size: side in pixels, at most 1,024; the plug-in's if None.
+        image_size: side in pixels; the plug-in's if None.
     """
 
     dataset: Name | None = None
@@ -138,7 +137,7 @@ class TableSpec(_Strict):
         name: argument of ``hgmvae-bench table``.
         title: caption.
         datasets, models: registered names, or keys of the grid's ``datasets`` and ``models``.
-        latent_dims: latent dimensions L, at most 65,536.
+        latent_dims: latent dimensions L.
         metrics: registered names.
         rows, columns: axes, outermost first, at least one each. Together they name every axis that
             has several values.
@@ -199,7 +198,7 @@ class GridSpec(_Strict):
     Attributes:
         name: used in messages and file names.
         title: one line for ``hgmvae-bench list grids``.
-        seeds: runs per cell, at most 10,000.
+        seeds: runs per cell.
         network, training: settings of every run.
         datasets, models: variants of datasets and models, by the name that tables use.
         metrics: computed for every cell, in addition to those of its tables.

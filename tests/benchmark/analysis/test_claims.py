@@ -286,8 +286,8 @@ def test_claims_of_the_ablations_reach_every_verdict():
     verdicts = {name: each.verdict for name, each in claim_results("ablations", values).items()}
     # DB is better if lower, so that one of five hypotheses has the other outcome.
     assert verdicts == {
-        "mixture-helps": "undecided",
-        "mixture-helps-without-fisher": "not measured",
+        "ten-gaussians-help": "undecided",
+        "ten-gaussians-help-without-fisher": "not measured",
         "fisher-helps-single": "holds",
         "single-beats-vade": "undecided",
         "fisher-helps-vade": "does not hold",

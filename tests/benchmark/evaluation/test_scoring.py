@@ -1,7 +1,5 @@
 """Scoring: what is recorded if a metric has no value."""
 
-from pathlib import Path
-
 import pytest
 
 from hgmvae_bench.evaluation import scoring
@@ -19,15 +17,16 @@ class Failing:
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("home", "error", "reason"),
     [
-        (MetricMissingError("no file in {}/weights"), "no file in ~/weights"),
-        (OSError("cannot read {}/weights"), "error: OSError: cannot read ~/weights"),
+        ("/home/me", MetricMissingError("no file in /home/me/w"), "no file in ~/w"),
+        ("/home/me", OSError("cannot read /home/me/w"), "error: OSError: cannot read ~/w"),
+        ("/home/me", MetricMissingError("no file in /home/mean/w"), "no file in /home/mean/w"),
+        ("/", MetricMissingError("no file in /data/w"), "no file in /data/w"),
     ],
 )
-def test_reasons_do_not_contain_the_home_folder(error, reason, monkeypatch):
+def test_reasons_do_not_contain_the_home_folder(home, error, reason, monkeypatch):
     """Records are published."""
-    monkeypatch.setenv("HOME", "/home/somebody")
-    failing = Failing(type(error)(str(error).format(Path.home())))
-    monkeypatch.setattr(scoring, "METRICS", {"failing": failing})
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(scoring, "METRICS", {"failing": Failing(error)})
     assert scoring.score(None, ["failing"])["failing"].missing == reason
