@@ -178,7 +178,8 @@ def page(
     """Regenerate the marked parts of a Markdown page from the records.
 
     Each part is between the lines `<!-- begin: NAME, generated -->` and `<!-- end: NAME -->`. NAME
-    is `summary of the records` (verdicts on the paper's values and claims) or `measured values`.
+    is `summary of the records` (verdicts on the paper's values and claims) or `measured values`
+    (with PCA below the models if it was scored).
     """
     from hgmvae_bench.execution.results import Results as GridResults
 
