@@ -246,8 +246,7 @@ def fisher_share(scatter: Scatter) -> Tensor:
     Returns:
         A scalar in [0, min(L, K − 1)].
     """
-    # float64, because the smallest variance of a direction may be 10⁻⁸ of the largest.
-    root, _ = torch.linalg.cholesky_ex((scatter.within + scatter.between).double())
+    root = _cholesky(scatter.within + scatter.between)
     half = torch.linalg.solve_triangular(root, scatter.between.double(), upper=False)
     whitened = torch.linalg.solve_triangular(root, half.mT, upper=False)
     # The gradient of trace() would read a number back from a GPU.
@@ -257,6 +256,16 @@ def fisher_share(scatter: Scatter) -> Tensor:
 
 def _log_det(matrix: Tensor) -> Tensor:
     """Log-determinant of a positive definite matrix; NaN for other matrices."""
-    root, _ = torch.linalg.cholesky_ex(matrix.double())
-    log_det: Tensor = 2 * root.diagonal().log().sum().to(matrix.dtype)
+    log_det: Tensor = 2 * _cholesky(matrix).diagonal().log().sum().to(matrix.dtype)
     return log_det
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """Cholesky factor in float64, which dimensions of very different scale need (L, L).
+
+    NaN if the matrix is not positive definite, so that the run counts as diverged. Rounding can
+    make it so: the entries of a scatter matrix have the precision of the codes, which in float32
+    does not resolve a variance below some 10⁻⁶ of the largest unless its direction is an axis.
+    """
+    root, failed_at = torch.linalg.cholesky_ex(matrix.double())
+    return torch.where(failed_at > 0, torch.nan, root)

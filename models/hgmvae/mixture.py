@@ -210,7 +210,8 @@ class GlobalMixture(nn.Module):
 
         Args:
             codes: (N, L). Fewer than M are repeated with a jitter of 1% of their spread.
-            noise: mean posterior variance of the latents (L,), at least 0.
+            noise: mean posterior variance of the latents (L,), at least 0. HGMVAE gives that of
+                drawn coefficients, which in HGMVAE-G leaves out the variance of the draw.
             seed: seed of all random numbers, in [0, 2³² - n_fits].
             n_fits: number of fits, of which the one with the most even clusters is taken.
         """

@@ -297,3 +297,26 @@ def test_random_membership_separates_nothing(labelled):
     scatter = losses.batch_scatter(torch.full_like(membership, 0.25), mean, variance)
     for fisher in (losses.fisher_by_dimension, losses.fisher_log_det, losses.fisher_share):
         assert fisher(scatter).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_fisher_share_resolves_dimensions_of_very_different_scale():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(128) % 2
+    membership = torch.nn.functional.one_hot(labels).float()
+    mean = torch.randn(128, 2, generator=generator)
+    mean[:, 1] += 4 * labels
+    variance = torch.full((128, 2), 0.01)
+    scale = torch.tensor([1, 1e-4])
+    expected = losses.fisher_share(losses.batch_scatter(membership, mean, variance))
+    assert 0.75 < expected < 0.9
+    scatter = losses.batch_scatter(membership, scale * mean, scale**2 * variance)
+    torch.testing.assert_close(losses.fisher_share(scatter), expected)
+
+
+@pytest.mark.parametrize("fisher", [losses.fisher_log_det, losses.fisher_share])
+def test_a_scatter_matrix_that_is_not_positive_definite_counts_as_divergence(fisher):
+    """Rounding makes such matrices; a finite value would be maximised."""
+    within = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    assert fisher(losses.Scatter(torch.zeros(2, 2), within)).isnan()
+    within = torch.tensor([[1.0, 1.0], [1.0, 1.0]])
+    assert fisher(losses.Scatter(torch.zeros(2, 2), within)).isnan()

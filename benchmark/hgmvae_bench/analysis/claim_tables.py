@@ -17,10 +17,10 @@ MAX_NAMED_FAILURES = 3
 
 LEGEND = (
     "A claim is a list of hypotheses about cells. A hypothesis holds or fails where Welch's t-test "
-    "over seeds distinguishes the two cells (Holm over all pairs of cells in the claim, measured "
-    "or not, 5 %), and is undecided where it does not. A claim of all hypotheses holds if each "
-    "does, and does not hold if one fails; a claim of most holds if more than half do, and does "
-    "not hold if half or more fail."
+    "over seeds distinguishes a cell of one side from every cell of the other (Holm over all pairs "
+    "of cells in the claim, measured or not, 5 %), and is undecided where it does not. A claim of "
+    "all hypotheses holds if each does, and does not hold if one fails; a claim of most holds if "
+    "more than half do, and does not hold if half or more fail."
 )
 
 PUBLISHED_COLUMN = "By the paper's numbers"

@@ -49,14 +49,19 @@ class HypothesisResult:
 
     Attributes:
         hypothesis: the tested hypothesis.
-        candidate: the best cell of its side; None if a cell of that side has no value.
-        rival: the best cell of its side; None if a cell of that side has no value and no other
-            is better than the candidate.
+        candidate: the cell of its side on which the outcome depends: the one that is better than
+            every rival (``holds``), the one that is least clearly worse than the rival
+            (``fails``), otherwise the best by its mean; None if a cell of that side has no value.
+        rival: the cell of its side on which the outcome depends: the one that is least clearly
+            worse than the candidate (``holds``), the one that is better than every candidate
+            (``fails``), or the best of those that are not distinguishably worse
+            (``undecided``); None if a cell of that side has no value, unless one fails.
         candidate_mean, rival_mean: their means.
         candidate_n, rival_n: their numbers of seeds with a value.
         p_value: two-sided, corrected after Holm for all pairs of cells that the claim compares,
             measured or not; None if no test could be made.
-        outcome: ``holds`` or ``fails`` only where the seeds distinguish the two.
+        outcome: ``holds`` if the seeds distinguish a candidate from every rival, ``fails`` if
+            they distinguish a rival from every candidate.
         published: outcome by the paper's own numbers, which have no spread; ``undecided`` if they
             are equal. None for a claim beyond the paper.
     """
@@ -192,14 +197,14 @@ def _test_claim(claim: Claim, measured: SeedValues) -> ClaimResult:
     )
 
 
-Pair = tuple[int, ModelAtDim | None, ModelAtDim | None]
+Pair = tuple[int, ModelAtDim, ModelAtDim]
 """Number of a hypothesis in its claim, a candidate and a rival."""
 
 
 def _p_values(claim: Claim, measured: SeedValues) -> dict[Pair, float | None]:
     """Corrected p-values of every pair of a candidate and a rival.
 
-    All pairs count, because only the data determine which cell is the best of its side.
+    All pairs count, because only the data determine which of them decide.
     """
     pairs: list[Pair] = [
         (number, candidate, rival)
@@ -220,16 +225,17 @@ def _test_hypothesis(
     p_values: Mapping[Pair, float | None],
 ) -> HypothesisResult:
     hypothesis = claim.hypotheses[number]
-    candidate = _best(hypothesis, hypothesis.candidates, measured)
-    rival = _best(hypothesis, hypothesis.rivals, measured)
-    if not _all_measured(hypothesis, hypothesis.candidates, measured):
-        candidate = None  # The cell without a value could be the best.
-    p_value = p_values.get((number, candidate, rival))
+    means = {
+        model: _mean(_values(hypothesis, model, measured))
+        for model in (*hypothesis.candidates, *hypothesis.rivals)
+    }
+    of_pairs = {
+        (candidate, rival): p_value
+        for (of_number, candidate, rival), p_value in p_values.items()
+        if of_number == number
+    }
+    outcome, candidate, rival = _decide(hypothesis, means, of_pairs)
     of_candidate, of_rival = (_values(hypothesis, model, measured) for model in (candidate, rival))
-    outcome = _outcome(hypothesis.metric, _mean(of_candidate), _mean(of_rival), p_value)
-    # One rival that is better refutes the hypothesis, whatever the others are.
-    if outcome != "fails" and not _all_measured(hypothesis, hypothesis.rivals, measured):
-        rival, of_rival, p_value, outcome = None, (), None, "not measured"
     return HypothesisResult(
         hypothesis=hypothesis,
         candidate=candidate,
@@ -238,26 +244,60 @@ def _test_hypothesis(
         rival_mean=_mean(of_rival),
         candidate_n=len(of_candidate),
         rival_n=len(of_rival),
-        p_value=p_value,
+        p_value=of_pairs[candidate, rival] if candidate and rival else None,
         outcome=outcome,
         published=_published_outcome(hypothesis) if claim.grid == PAPER else None,
     )
 
 
-def _all_measured(
-    hypothesis: Hypothesis, models: Iterable[ModelAtDim], measured: SeedValues
-) -> bool:
-    return all(_values(hypothesis, model, measured) for model in models)
+def _decide(
+    hypothesis: Hypothesis,
+    means: Mapping[ModelAtDim, float | None],
+    p_values: Mapping[tuple[ModelAtDim, ModelAtDim], float | None],
+) -> tuple[Outcome, ModelAtDim | None, ModelAtDim | None]:
+    """The outcome, and the candidate and the rival that it depends on most.
+
+    The cell with the best mean of its side is not enough: another cell of that side may have a
+    similar mean and vary more between seeds, or have too few of them.
+    """
+    candidates = _ranked(hypothesis, hypothesis.candidates, means)
+    rivals = _ranked(hypothesis, hypothesis.rivals, means)
+    all_rivals = len(rivals) == len(hypothesis.rivals)
+    if len(candidates) < len(hypothesis.candidates):
+        return "not measured", None, rivals[0] if all_rivals else None
+    outcomes = {
+        pair: _outcome(hypothesis.metric, means[pair[0]], means[pair[1]], p_values[pair])
+        for pair in itertools.product(candidates, rivals)
+    }
+
+    def p_value(pair: tuple[ModelAtDim, ModelAtDim]) -> float:
+        value = p_values[pair]
+        return 1 if value is None else value
+
+    # One rival that is better refutes the hypothesis, whatever the others are.
+    for rival in rivals:
+        pairs = [(candidate, rival) for candidate in candidates]
+        if all(outcomes[pair] == "fails" for pair in pairs):
+            return "fails", *max(pairs, key=p_value)
+    if not all_rivals:
+        return "not measured", candidates[0], None
+    for candidate in candidates:
+        pairs = [(candidate, rival) for rival in rivals]
+        if all(outcomes[pair] == "holds" for pair in pairs):
+            return "holds", *max(pairs, key=p_value)
+    best = candidates[0]
+    return "undecided", best, next(r for r in rivals if outcomes[best, r] != "holds")
 
 
-def _best(
-    hypothesis: Hypothesis, models: Iterable[ModelAtDim], measured: SeedValues
-) -> ModelAtDim | None:
-    """The model with the best mean; None if none has a value."""
-    means = {model: _mean(_values(hypothesis, model, measured)) for model in models}
-    known = {model: mean for model, mean in means.items() if mean is not None}
-    sign = 1 if METRICS[hypothesis.metric].direction == "higher" else -1
-    return max(known, key=lambda model: sign * known[model], default=None)
+def _ranked(
+    hypothesis: Hypothesis,
+    models: Iterable[ModelAtDim],
+    means: Mapping[ModelAtDim, float | None],
+) -> list[ModelAtDim]:
+    """The models that have a value, by their means, the best first."""
+    sign = -1 if METRICS[hypothesis.metric].direction == "higher" else 1
+    known = {model: mean for model in models if (mean := means[model]) is not None}
+    return sorted(known, key=lambda model: sign * known[model])
 
 
 def _values(

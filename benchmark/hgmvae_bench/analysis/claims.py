@@ -1,7 +1,7 @@
 """Claims as data: those of the paper, and those of the grids that go beyond it.
 
-A claim is a list of hypotheses. Each says that the best of some cells (the candidates) outperforms
-the best of some others (the rivals) in one metric on one dataset.
+A claim is a list of hypotheses. Each says that one of some cells (the candidates) outperforms all
+of some others (the rivals) in one metric on one dataset.
 `hgmvae_bench.analysis.claim_tests` tests them on measured tables.
 """
 
@@ -39,12 +39,12 @@ class ModelAtDim(NamedTuple):
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The best candidate outperforms the best rival.
+    """One of the candidates outperforms all rivals.
 
     Attributes:
         table: the paper's table that has the cells, or the grid's for a claim beyond the paper.
         dataset, metric: registered names.
-        candidates, rivals: the models of each side; the one with the best mean counts.
+        candidates, rivals: the models of each side.
     """
 
     table: str

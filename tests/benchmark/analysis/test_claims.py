@@ -123,6 +123,26 @@ def test_the_best_cell_of_each_side_counts(grid):
     assert (one.candidate, one.outcome, result.verdict) == (U, "undecided", "undecided")
 
 
+@pytest.mark.parametrize("unclear", [[0.99, 0.2, 0.5], [0.5]], ids=["varies", "one seed"])
+def test_every_rival_must_be_distinguished_for_a_hypothesis_to_hold(grid, unclear):
+    """The rival with the best mean is not always the one that is hardest to distinguish."""
+    near = [0.7, 0.71, 0.72]
+    sides = hypothesis(candidates=[U], rivals=[GMVAE, G])
+    (one,) = judged(grid, [sides], hgmvae_u=HIGH, gmvae=near, hgmvae_g=unclear).hypotheses
+    assert (one.candidate, one.rival, one.outcome) == (U, G, "undecided")
+    assert one.rival_mean < 0.71
+    assert one.p_value is None or one.p_value > 0.05
+
+
+def test_every_candidate_must_be_distinguished_for_a_hypothesis_to_fail(grid):
+    sides = hypothesis(candidates=[U, G], rivals=[GMVAE])
+    near = [0.7, 0.71, 0.72]
+    (one,) = judged(grid, [sides], gmvae=HIGH, hgmvae_u=near, hgmvae_g=[0.99, 0.2, 0.5]).hypotheses
+    assert one.outcome == "undecided"
+    (one,) = judged(grid, [sides], gmvae=HIGH, hgmvae_u=near, hgmvae_g=LOW).hypotheses
+    assert (one.candidate, one.rival, one.outcome) == (U, GMVAE, "fails")
+
+
 def test_p_values_are_corrected_for_every_cell_that_could_be_the_best(grid):
     """Only the data determine which cell of a side is its best."""
     near = [0.875, 0.895, 0.885]

@@ -33,6 +33,9 @@ TOLERANCE = 1e-4
 KERNEL_CHUNK = 2**19
 # Test codes that a thread classifies at a time.
 PREDICTION_BATCH = 1000
+# Machines (pairs of classes) whose weights are in memory at a time: those of 1,000 classes would
+# need hundreds of gigabytes.
+MACHINES = 256
 
 
 class BinarySvm(NamedTuple):
@@ -179,11 +182,14 @@ def svm_predict(
         return svm._replace(support=chosen[svm.support])
 
     svms = parallel_map(fit_pair, pairs)
-    is_second = _margins(svms, train_codes, test_codes, gamma=gamma, device=device) > 0
     votes = np.zeros((len(test_codes), len(classes)), dtype=np.int64)
-    for i, (first, second) in enumerate(pairs):
-        votes[:, first] += ~is_second[:, i]
-        votes[:, second] += is_second[:, i]
+    for start in range(0, len(pairs), MACHINES):
+        group = slice(start, start + MACHINES)
+        margins = _margins(svms[group], train_codes, test_codes, gamma=gamma, device=device)
+        for (first, second), margin in zip(pairs[group], margins.T, strict=True):
+            is_second = margin > 0
+            votes[:, first] += ~is_second
+            votes[:, second] += is_second
     labels: Labels = classes[votes.argmax(axis=1)]
     return labels
 

@@ -73,10 +73,18 @@ def factored_codes(outputs: Outputs) -> FactoredCodes:
 
 
 def split_for_prediction(images: FactoredCodes) -> tuple[FactoredCodes, FactoredCodes]:
-    """Return the images that predictors are fitted to, two thirds, and those for scoring."""
+    """Return the images that predictors are fitted to, two thirds, and those for scoring.
+
+    Raises:
+        MetricMissingError: if a factor has a single value among the images to fit.
+    """
+    import numpy as np
+
     n_fitted = min(MAX_FITTED, len(images.codes) * 2 // 3)
     n_scored = min(MAX_SCORED, len(images.codes) - n_fitted)
     fitted, scored = slice(n_fitted), slice(n_fitted, n_fitted + n_scored)
+    if not np.ptp(images.factors[fitted], axis=0).all():
+        raise MetricMissingError("a factor has a single value among the images to fit")
     return (
         FactoredCodes(images.codes[fitted], images.factors[fitted]),
         FactoredCodes(images.codes[scored], images.factors[scored]),

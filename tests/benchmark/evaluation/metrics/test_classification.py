@@ -54,6 +54,14 @@ def test_predictions_equal_scikit_learn(pixels, dims, initial, maximum, monkeypa
     np.testing.assert_array_equal(svm_predict(train, labels, test, CPU), expected)
 
 
+def test_machines_vote_in_groups_as_they_do_together(pixels, monkeypatch) -> None:
+    """The weights of all machines of many classes would not fit into memory."""
+    train, train_labels, test, _ = pixels
+    together = svm_predict(train, train_labels, test, CPU)
+    monkeypatch.setattr(classification, "MACHINES", 4)
+    np.testing.assert_array_equal(svm_predict(train, train_labels, test, CPU), together)
+
+
 def test_two_classes_need_a_single_machine(pixels) -> None:
     train, train_labels, test, _ = pixels
     is_even = train_labels % 2

@@ -241,9 +241,15 @@ def test_fingerprints_count_the_images() -> None:
 
 
 def test_at_most_3000_images_train_and_score_predictors() -> None:
-    images = FactoredCodes(np.zeros((10_000, 2)), np.zeros((10_000, 2), dtype=np.int64))
-    fitted, scored = split_for_prediction(images)
+    factors = np.arange(20_000).reshape(10_000, 2)
+    fitted, scored = split_for_prediction(FactoredCodes(np.zeros((10_000, 2)), factors))
     assert (len(fitted.codes), len(scored.codes)) == (2_000, 1_000)
+
+
+def test_a_factor_that_varies_only_among_scored_images_cannot_be_predicted() -> None:
+    images = FactoredCodes(np.zeros((9, 2)), np.array([[0, 1]] * 8 + [[1, 0]]))
+    with pytest.raises(MetricMissingError, match="single value among the images to fit"):
+        split_for_prediction(images)
 
 
 def test_dci_of_a_hand_calculated_importance() -> None:
